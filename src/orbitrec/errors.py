@@ -1,0 +1,8 @@
+"""The one error a user is meant to read."""
+
+
+class InputError(ValueError):
+    """Bad input, said in one sentence that names the file, row or option, what is wrong and what to do.
+
+    The command line prints it and exits with status 2; from Python it is an ordinary ``ValueError``.
+    """

@@ -1,0 +1,1 @@
+"""Comparing maps: alignment and Fourier shell correlation."""

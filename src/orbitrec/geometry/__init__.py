@@ -1,0 +1,1 @@
+"""Fourier transforms, polar grids, rotations and quadrature rules."""

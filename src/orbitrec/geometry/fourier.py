@@ -1,0 +1,75 @@
+"""Centred unitary Fourier transforms and cropping in Fourier space.
+
+Kernel ``e^{-ikx}``, unitary, and index ``n // 2`` is the origin in both domains for even and odd ``n``
+(``docs/conventions.md``). Frequencies are the DFT's own points ``2πj/n`` in radians per pixel.
+"""
+
+import math
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+from orbitrec.errors import InputError
+
+
+def frequencies(n: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n"]:
+    """Centred DFT frequencies ``2π(j − n//2)/n``, j = 0 … n−1, in radians per pixel."""
+    return 2 * math.pi * (torch.arange(n, dtype=dtype) - n // 2) / n
+
+
+def radial_frequencies(n: int, ndim: int = 2, dtype: torch.dtype = torch.float64) -> Float[Tensor, "..."]:
+    """Length of the frequency vector at every point of the centred ``n``^ndim DFT grid, radians per pixel."""
+    k = frequencies(n, dtype)
+    axes = torch.meshgrid(*([k] * ndim), indexing="ij")
+    return torch.stack(axes).square().sum(0).sqrt()
+
+
+def _last(ndim: int) -> tuple[int, ...]:
+    return tuple(range(-ndim, 0))
+
+
+def centred_fft(x: Shaped[Tensor, "..."], ndim: int = 2) -> Complex[Tensor, "..."]:
+    """Unitary DFT over the last ``ndim`` axes, origin at index ``n // 2`` in and out."""
+    dims = _last(ndim)
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dim=dims), dim=dims, norm="ortho"), dim=dims)
+
+
+def centred_ifft(x: Shaped[Tensor, "..."], ndim: int = 2) -> Complex[Tensor, "..."]:
+    """Inverse (and adjoint) of :func:`centred_fft`."""
+    dims = _last(ndim)
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(x, dim=dims), dim=dims, norm="ortho"), dim=dims)
+
+
+def fourier_crop(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[Tensor, "..."]:
+    """The ``size``^ndim low frequencies of a centred transform, values unchanged.
+
+    Raises:
+        InputError: if ``size`` is larger than an axis or smaller than 1.
+    """
+    for dim in _last(ndim):
+        n = x.shape[dim]
+        if not 1 <= size <= n:
+            raise InputError(f"cannot crop a Fourier axis of {n} points to {size}; choose a size between 1 and {n}")
+        x = x.narrow(dim, n // 2 - size // 2, size)
+    return x
+
+
+def fourier_pad(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[Tensor, "..."]:
+    """Adjoint of :func:`fourier_crop`: the centred transform set in a larger grid of zeros.
+
+    Raises:
+        InputError: if ``size`` is smaller than an axis.
+    """
+    for dim in _last(ndim):
+        n = x.shape[dim]
+        if size < n:
+            raise InputError(f"cannot pad a Fourier axis of {n} points to {size}; choose a size of at least {n}")
+    shape = (*x.shape[:-ndim], *([size] * ndim))
+    out = x.new_zeros(shape)
+    window = out
+    for dim in _last(ndim):
+        n = x.shape[dim]
+        window = window.narrow(dim, size // 2 - n // 2, n)
+    window.copy_(x)
+    return out

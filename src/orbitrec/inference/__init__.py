@@ -1,0 +1,1 @@
+"""Moments and likelihood on templates and observations in circular modes."""

@@ -1,0 +1,1 @@
+"""Forward models: how an object becomes observations."""

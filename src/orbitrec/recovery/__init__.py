@@ -1,0 +1,1 @@
+"""From a particle stack to a map and poses."""
