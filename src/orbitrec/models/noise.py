@@ -1,0 +1,127 @@
+"""Stationary noise: its radial power spectrum, estimated from image corners, and whitening by it.
+
+Spectra are in the units of the unitary DFT: white noise of variance σ² has the spectrum σ² at every frequency.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSpectrum:
+    """Variance of the unitary DFT of n × n noise images on the shells ``k = 2πr/n``, r = 0 … n//2.
+
+    Raises:
+        InputError: if a variance is not positive.
+    """
+
+    shells: Float[Tensor, "R"]
+    n: int
+
+    def __post_init__(self) -> None:
+        if not bool((self.shells > 0).all()):
+            raise InputError("the noise variance is not positive on every shell; are the image corners constant?")
+
+    @classmethod
+    def white(cls, n: int, variance: float) -> "NoiseSpectrum":
+        """White noise of one ``variance`` per pixel."""
+        return cls(torch.full((n // 2 + 1,), variance, dtype=torch.float64), n)
+
+    @property
+    def pixel_variance(self) -> float:
+        """Variance of one pixel: the mean of the spectrum over the DFT grid (Parseval)."""
+        return float(self.at(radial_frequencies(self.n)).mean())
+
+    def scaled(self, pixel_variance: float) -> "NoiseSpectrum":
+        """The same shape of spectrum with another variance per pixel."""
+        return NoiseSpectrum(self.shells * (pixel_variance / self.pixel_variance), self.n)
+
+    def at(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Spectrum at radial frequencies ``k`` (radians per pixel): linear between shells, constant past the last."""
+        last = len(self.shells) - 1
+        position = (k * (self.n / (2 * math.pi))).clamp(0, last)
+        below = position.floor().long().clamp(max=max(last - 1, 0))
+        shells = self.shells.to(k)
+        return torch.lerp(shells[below], shells[(below + 1).clamp(max=last)], position - below)
+
+    def sample(
+        self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "count n n"]:
+        """Gaussian noise images with this spectrum."""
+        white = torch.randn(count, self.n, self.n, generator=generator, dtype=dtype)
+        return self._filter(white, 0.5)
+
+    def whiten(self, images: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+        """The images with every Fourier coefficient divided by the noise's standard deviation there.
+
+        The noise becomes white with variance 1. Images may have another box than the one the spectrum was
+        estimated in, since it is a function of radians per pixel.
+        """
+        return self._filter(images, -0.5)
+
+    def _filter(self, images: Float[Tensor, "*batch n n"], power: float) -> Float[Tensor, "*batch n n"]:
+        if bool((self.shells == self.shells[0]).all()):
+            return images * float(self.shells[0]) ** power
+        k = radial_frequencies(images.shape[-1], dtype=images.dtype).to(images.device)
+        return centred_ifft(centred_fft(images) * self.at(k).pow(power)).real
+
+
+def corner_mask(n: int, radius: float = 0.45) -> Bool[Tensor, "n n"]:
+    """Pixels further than ``radius · n`` from the origin, where particles leave the noise alone."""
+    x = torch.arange(n, dtype=torch.float64) - n // 2
+    return x.square()[:, None] + x.square() > (radius * n) ** 2
+
+
+def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.45) -> NoiseSpectrum:
+    """Radial noise spectrum of a stack, from the pixels outside a disc of ``radius · n``, in one pass.
+
+    The spectrum is the transform of the autocovariance (Blackman and Tukey 1958): products of corner pixels are
+    averaged lag by lag, each over as many pairs as the mask has, so the hole in the mask neither leaks power between
+    frequencies, as a masked periodogram would, nor biases any lag. A Hann taper to ``n/3`` sets the resolution. Each
+    image's corner mean is subtracted; the variance that removes is put back.
+
+    Raises:
+        InputError: if there are no images, a corner is constant, or a pixel is not finite.
+    """
+    power, count, n, mask = None, 0, 0, torch.empty(0)
+    for images in chunks:
+        if power is None:
+            n, mask = images.shape[-1], corner_mask(images.shape[-1], radius).to(images)
+            power = torch.zeros(2 * n, n + 1, dtype=torch.float64, device=images.device)
+        background = images - (images * mask).sum((-2, -1), keepdim=True) / mask.sum()
+        # Padding to 2n keeps lags from wrapping round the box.
+        transform = torch.fft.rfft2(background * mask, s=(2 * n, 2 * n))
+        power += transform.abs().square().sum(0)
+        count += len(images)
+    if power is None or count == 0:
+        raise InputError("cannot estimate the noise of an empty stack; give at least one image")
+    if not bool(power.isfinite().all()):
+        raise InputError("an image has pixels that are not finite numbers; remove it from the stack")
+    return NoiseSpectrum(_spectrum_on_shells(power / count, mask.double()), n)
+
+
+def _spectrum_on_shells(power: Float[Tensor, "p q"], mask: Float[Tensor, "n n"]) -> Float[Tensor, "R"]:
+    """Spectrum from the mean power of masked images, both transformed on the grid padded to 2n."""
+    n = mask.shape[-1]
+    lag = torch.fft.fftfreq(2 * n, 1 / (2 * n), dtype=torch.float64, device=mask.device)
+    distance = (lag.square()[:, None] + lag.square()).sqrt()
+    taper = (1 + torch.cos(math.pi * (distance * 3 / n).clamp(max=1))) / 2
+    pairs = torch.fft.irfft2(torch.fft.rfft2(mask, s=(2 * n, 2 * n)).abs().square()).round()
+    covariance = torch.fft.irfft2(power) / pairs.clamp(min=1) * taper
+    # Subtracting a mean over M pixels lowers every lag by its variance Σ pairs·covariance / M².
+    covariance += taper * (pairs * covariance).sum() / mask.sum() ** 2
+    spectrum = torch.fft.fftshift(torch.fft.fft2(covariance).real[::2, ::2])
+    shell = (radial_frequencies(n).to(spectrum) * n / (2 * math.pi)).round().long().reshape(-1)
+    sums = torch.zeros(2, int(shell.max()) + 1, dtype=torch.float64, device=spectrum.device)
+    sums.index_add_(1, shell, torch.stack([spectrum.reshape(-1), torch.ones(n * n).to(spectrum)]))
+    means = (sums[0] / sums[1])[: n // 2 + 1]
+    # A deep dip can come out negative from finite data; the floor keeps whitening finite.
+    return means.clamp(min=1e-3 * float(means.mean()))

@@ -1,0 +1,91 @@
+import math
+
+import pytest
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft, radial_frequencies
+from orbitrec.models.noise import NoiseSpectrum, corner_mask, estimate_noise
+
+
+def coloured(n: int) -> NoiseSpectrum:
+    k = 2 * math.pi * torch.arange(n // 2 + 1, dtype=torch.float64) / n
+    return NoiseSpectrum(0.5 + 2 / (1 + (k / 0.6).square()), n)
+
+
+def shell_counts(n: int) -> torch.Tensor:
+    shell = (radial_frequencies(n) * n / (2 * math.pi)).round().long().reshape(-1)
+    return torch.bincount(shell)[: n // 2 + 1].double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [32, 33])
+def test_white_noise_is_estimated_without_bias(n, dtype):
+    generator, repeats, count, variance = torch.Generator().manual_seed(3), 40, 25, 2.5
+    truth = NoiseSpectrum.white(n, variance)
+    estimates = torch.stack(
+        [estimate_noise([truth.sample(count, generator, dtype) + 7.0]).shells for _ in range(repeats)]
+    )
+    error = estimates.mean(0) - variance
+    standard_error = estimates.std(0) / math.sqrt(repeats)
+    # The zero frequency is what the subtracted mean takes away: its tapered remainder is put back, to second order.
+    assert bool((error.abs()[1:] < 5 * standard_error[1:]).all())
+    assert abs(float(error[0])) < 0.1 * variance
+
+
+def test_coloured_noise_behind_particles():
+    n, count, snr = 64, 600, 0.1
+    generator, truth = torch.Generator().manual_seed(5), coloured(64)
+    x = torch.arange(n) - n // 2
+    particle = torch.exp(-(x[:, None] ** 2 + x**2) / (2 * 8.0**2))
+    particle *= math.sqrt(snr * truth.pixel_variance / float(particle[~corner_mask(n)].var()))
+    images = truth.sample(count, generator) + particle
+    estimate = estimate_noise(images.split(128))
+    relative = (estimate.shells / truth.shells - 1).abs()
+    assert float(relative[2:].max()) < 0.1
+    assert float(relative[2:].mean()) < 0.02
+    assert abs(estimate.pixel_variance / truth.pixel_variance - 1) < 0.02
+
+
+def test_chunks_do_not_matter():
+    images = coloured(33).sample(50, torch.Generator().manual_seed(1), torch.float64)
+    whole, parts = estimate_noise([images]), estimate_noise(images.split(7))
+    assert torch.allclose(whole.shells, parts.shells, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [32, 33])
+def test_whitening_makes_noise_white(n, dtype):
+    count, spectrum = 400, coloured(n)
+    white = spectrum.whiten(spectrum.sample(count, torch.Generator().manual_seed(2), dtype))
+    assert white.dtype == dtype
+    power = centred_fft(white.double()).abs().square().mean(0).reshape(-1)
+    shell = (radial_frequencies(n) * n / (2 * math.pi)).round().long().reshape(-1)
+    counts = shell_counts(n)
+    inside = shell <= n // 2
+    means = torch.zeros(n // 2 + 1, dtype=torch.float64).index_add_(0, shell[inside], power[inside]) / counts
+    # |complex normal|² has variance 1, twice that where a coefficient is its own conjugate: bounded by 2 throughout.
+    assert bool(((means - 1).abs() < 5 * (2 / (counts * count)).sqrt()).all())
+
+
+def test_white_spectrum_only_scales():
+    images = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(NoiseSpectrum.white(8, 4.0).whiten(images), images / 2)
+
+
+def test_interpolation_and_scaling():
+    spectrum = coloured(20)
+    nodes = 2 * math.pi * torch.arange(11, dtype=torch.float64) / 20
+    assert torch.allclose(spectrum.at(nodes), spectrum.shells)
+    assert torch.allclose(spectrum.at((nodes[3] + nodes[4]) / 2), (spectrum.shells[3] + spectrum.shells[4]) / 2)
+    assert float(spectrum.at(torch.tensor(4.5))) == pytest.approx(float(spectrum.shells[-1]))
+    assert spectrum.scaled(3.0).pixel_variance == pytest.approx(3.0)
+
+
+def test_bad_stacks():
+    with pytest.raises(InputError, match="empty stack"):
+        estimate_noise([])
+    with pytest.raises(InputError, match="not finite"):
+        estimate_noise([torch.full((1, 8, 8), math.nan)])
+    with pytest.raises(InputError, match="constant"):
+        estimate_noise([torch.zeros(2, 8, 8)])
