@@ -1,0 +1,5 @@
+"""``python -m orbitrec``."""
+
+from orbitrec.cli.main import run
+
+run()

@@ -1,0 +1,57 @@
+"""The ``orbitrec`` command: one function per command, each in its own file.
+
+Command files import the library inside their functions, so that ``--help`` does not wait for torch.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from orbitrec import __version__
+from orbitrec.cli import info
+from orbitrec.errors import InputError
+
+app = typer.Typer(
+    name="orbitrec",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(info.info)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"orbitrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On bad input show the traceback too.")] = False,
+) -> None:
+    """Recover an object from noisy copies of it that an unknown group element has moved.
+
+    From a RELION particle stack to a 3-D initial model with poses: orbitrec abinitio PARTICLES.star -o RUN
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 on success, 2 on bad input (said in one sentence), 130 when interrupted."""
+    # --debug may stand anywhere, but typer knows it only in front of the command.
+    ordered = sorted(sys.argv[1:] if arguments is None else arguments, key=lambda argument: argument != "--debug")
+    try:
+        app(ordered)
+    except InputError as error:
+        if "--debug" in ordered:
+            raise
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]orbitrec:[/] {escape(str(error))}")
+        sys.exit(2)

@@ -1,0 +1,80 @@
+"""Reading what exists and writing so that a file is either whole or not there."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from orbitrec.errors import InputError
+
+
+def existing_file(path: Path | str) -> Path:
+    """``path`` as a :class:`Path`, if a file is there.
+
+    Raises:
+        InputError: if there is no such file or it is a folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; name a file in it")
+    return path
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary name beside ``path``; what was written there becomes ``path`` at the end, or is removed on an error.
+
+    The suffix is kept, for writers that choose a format by it.
+
+    Raises:
+        InputError: if the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: no permission to write in {path.parent}; choose another output")
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: object) -> object:
+    """``value`` in JSON's own types: paths as text, one-number tensors and arrays as numbers, NaN and ∞ as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays alike
+        return _plain(value.tolist())  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def to_json(data: Mapping[str, object]) -> str:
+    """``data`` as indented JSON; numbers that JSON does not know (NaN, ∞) are null."""
+    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: Path | str, data: Mapping[str, object]) -> None:
+    """Write :func:`to_json` of ``data`` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(to_json(data) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path | str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write ``rows`` as comma-separated values atomically; the columns are all keys, in order of first appearance."""
+    with replacing(path) as temporary:
+        pd.DataFrame([dict(row) for row in rows]).to_csv(temporary, index=False)

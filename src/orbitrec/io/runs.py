@@ -1,0 +1,57 @@
+"""The folder that a command writes its results to."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orbitrec.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """A folder that one run fills; it can be read at any time, for every file in it is written atomically."""
+
+    path: Path
+    _names: set[str] = field(default_factory=set, repr=False)
+
+    def file(self, name: str) -> Path:
+        """Where the output ``name`` goes; it is removed again if the run ends in an :class:`InputError`."""
+        self._names.add(name)
+        return self.path / name
+
+    def _remove_files(self) -> None:
+        for name in self._names:
+            (self.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def new_run(path: Path | str) -> Iterator[RunFolder]:
+    """Create the folder ``path`` for one run.
+
+    Bad input found on the way leaves nothing behind: the run's own files and the folders made for it are removed.
+    After any other error, or an interrupt, the files so far are kept, since they may be hours of work.
+
+    Raises:
+        InputError: if ``path`` is a file, holds something already, or cannot be created.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; choose a folder for the output")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"the folder {path} already holds a run or other files; choose another folder or remove it")
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create the folder {path}: {error.strerror}; choose another folder") from error
+    run = RunFolder(path)
+    try:
+        yield run
+    except BaseException as error:
+        if isinstance(error, InputError):
+            run._remove_files()
+        for folder in created:
+            with suppress(OSError):  # not empty: something worth keeping is in it
+                folder.rmdir()
+        raise
