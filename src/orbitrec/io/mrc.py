@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ def read_map(path: Path | str, voxel_size_A: float | None = None) -> tuple[Float
         raise InputError(
             f"the header of {path} gives no voxel size; set it in the header, or give it in Å as an option"
         )
-    grid = np.ascontiguousarray(header.memory_map().transpose(np.argsort(header.axes)), dtype=np.float32)
+    grid = np.array(header.memory_map().transpose(np.argsort(header.axes)), dtype=np.float32, order="C")
     if not np.isfinite(grid).all():
         raise InputError(f"{path} holds NaN or infinite voxels; it cannot be used as a map")
     return torch.from_numpy(grid), size
@@ -125,7 +125,8 @@ def write_map(path: Path | str, grid: Float[Tensor, "n n n"], voxel_size_A: floa
     """Write a map (z, y, x) in mode 2 with its voxel size in Å and its origin at 0, atomically."""
     values = grid.detach().cpu().numpy().astype(np.float32)
     header = _new_header(values.shape, voxel_size_A, is_map=True)
-    _set_statistics(header, values.min(), values.max(), values.mean(dtype=np.float64), values.std(dtype=np.float64))
+    header["dmin"], header["dmax"] = values.min(), values.max()
+    header["dmean"], header["rms"] = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(header.tobytes())
         file.write(values.tobytes())
@@ -149,7 +150,7 @@ class StackWriter:
         self._written, self._sum, self._squares = 0, 0.0, 0.0
         self._low, self._high = np.inf, -np.inf
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StackWriter":
         with ExitStack() as resources:
             temporary = resources.enter_context(replacing(self.path))
             self._file: BinaryIO = resources.enter_context(temporary.open("wb"))
@@ -184,7 +185,8 @@ class StackWriter:
         header = _new_header((self.count, self.n, self.n), self.pixel_size_A, is_map=False)
         pixels = self.count * self.n**2
         mean = self._sum / pixels
-        _set_statistics(header, self._low, self._high, mean, max(self._squares / pixels - mean**2, 0.0) ** 0.5)
+        header["dmin"], header["dmax"] = self._low, self._high
+        header["dmean"], header["rms"] = mean, max(self._squares / pixels - mean**2, 0.0) ** 0.5
         self._file.seek(0, os.SEEK_SET)
         self._file.write(header.tobytes())
 
@@ -203,7 +205,3 @@ def _new_header(shape: tuple[int, ...], voxel_size_A: float, is_map: bool) -> np
     header["map"], header["machst"], header["nversion"] = b"MAP ", (0x44, 0x44, 0, 0), 20141
     header["nlabl"], header["label"][0] = 1, b"Written by orbitrec"
     return header
-
-
-def _set_statistics(header: np.void, low: float, high: float, mean: float, deviation: float) -> None:
-    header["dmin"], header["dmax"], header["dmean"], header["rms"] = low, high, mean, deviation

@@ -1,0 +1,208 @@
+"""Particle stacks: real files of both RELION dialects, and sets written here and read back."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+import starfile
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.rotations import geodesic_distance, random_rotations
+from orbitrec.io.mrc import read_map
+from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.star import read_star, write_star
+
+
+def _noise(count: int, n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, n, n, generator=torch.Generator().manual_seed(seed))
+
+
+def test_relion31_file(shared_data: Path) -> None:
+    stack = ParticleStack.from_star(shared_data / "particles" / "relion31.star")
+    assert (len(stack), stack.n, stack.pixel_size_A) == (5, 256, 2.806)
+    assert stack.ctf is not None
+    assert stack.ctf.defocus_u_A[0] == 13108.082418
+    assert stack.ctf.voltage_kV.tolist() == [300.0] * 5
+    assert stack.ctf.amplitude_contrast.tolist() == [0.1] * 5
+    poses = stack.poses()
+    assert poses is not None
+    torch.testing.assert_close(poses[1][0], -torch.tensor([0.019324, -0.64686], dtype=torch.float64) / 2.806)
+    with mrcfile.open(shared_data / "particles" / "relion31.mrcs", permissive=True) as mrc:
+        np.testing.assert_array_equal(stack.images([3, 0]).numpy(), mrc.data[[3, 0]])
+    assert "rlnLogLikeliContribution" in stack.particles
+    assert stack.optics is not None
+
+
+def test_relion30_file(shared_data: Path) -> None:
+    stack = ParticleStack.from_star(shared_data / "particles" / "empiar_10076_7.star")
+    assert (len(stack), stack.n) == (7, 320)
+    assert stack.pixel_size_A == pytest.approx(5e4 / 38168, abs=1e-6)
+    assert stack.optics is None
+    assert stack.poses() is None
+    assert stack.ctf is not None
+    assert stack.ctf.cs_mm.tolist() == [2.7] * 7
+    assert stack.images(slice(None)).shape == (7, 320, 320)
+
+
+def test_images_in_any_order_across_stacks(tmp_path: Path) -> None:
+    images = _noise(6, 5)
+    with mrcfile.new(tmp_path / "a.mrcs", data=images[:4].numpy()) as mrc:
+        mrc.set_image_stack()
+    with mrcfile.new(tmp_path / "b.mrcs", data=(100 * images[4:]).numpy().astype(np.int16)) as mrc:
+        mrc.set_image_stack()
+    images[4:] = (100 * images[4:]).to(torch.int16)
+    names = ["2@b.mrcs", "000001@a.mrcs", "4@a.mrcs", "3@a.mrcs", "1@b.mrcs", "2@a.mrcs"]
+    order = [5, 0, 3, 2, 4, 1]
+    write_star(tmp_path / "p.star", {"": pd.DataFrame({"rlnImageName": names, "rlnImagePixelSize": 1.0})})
+    stack = ParticleStack.from_star(tmp_path / "p.star", ctf=False)
+    assert stack.ctf is None
+    torch.testing.assert_close(stack.images(slice(None)), images[order], rtol=0, atol=0)
+    for rows in ([4, 1, 1, 5], range(1, 5), np.array([0]), torch.tensor([5, 3]), slice(4, 0, -2), []):
+        picked = list(range(6))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
+        torch.testing.assert_close(stack.images(rows), images[order][picked], rtol=0, atol=0)
+    with pytest.raises(IndexError):
+        stack.images([6])
+
+
+def test_stacks_are_found_in_datadir(tmp_path: Path, write_particles) -> None:
+    star = write_particles(_noise(3, 4))
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (tmp_path / "particles.mrcs").rename(other / "particles.mrcs")
+    with pytest.raises(InputError, match=r"stack particles.mrcs of row 1 is not found .* --datadir"):
+        ParticleStack.from_star(star)
+    torch.testing.assert_close(ParticleStack.from_star(star, datadir=other).images([1]), _noise(3, 4)[1:2])
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_written_sets_come_back(tmp_path: Path, write_particles, n: int) -> None:
+    stack = ParticleStack.from_star(write_particles(_noise(4, n)))
+    assert (stack.n, stack.pixel_size_A, stack.poses()) == (n, 1.5, None)
+    assert stack.ctf is not None
+    assert stack.ctf.defocus_u_A.tolist() == [10000.0, 10001.0, 10002.0, 10003.0]
+    assert stack.ctf.defocus_angle_deg.tolist() == [30.0] * 4
+    torch.testing.assert_close(stack.images(range(4)), _noise(4, n), rtol=0, atol=0)
+    rotations, shifts = random_rotations(4, torch.Generator().manual_seed(1)), torch.randn(4, 2, dtype=torch.float64)
+    tables = particle_tables("particles.mrcs", 4, n, 1.5, ctf=stack.ctf, rotations=rotations, shifts_px=shifts)
+    write_star(tmp_path / "truth.star", tables)
+    poses = ParticleStack.from_star(tmp_path / "truth.star").poses()
+    assert poses is not None
+    assert geodesic_distance(poses[0], rotations).max() < 1e-7
+    torch.testing.assert_close(poses[1], shifts, rtol=0, atol=1e-6)
+
+
+def test_optics_groups_follow_the_microscope(tmp_path: Path, write_particles) -> None:
+    stack = ParticleStack.from_star(write_particles(_noise(3, 4)))
+    assert stack.ctf is not None
+    stack.ctf.voltage_kV[1] = 200.0
+    write_star(tmp_path / "two.star", particle_tables("particles.mrcs", 3, 4, 1.5, ctf=stack.ctf))
+    again = ParticleStack.from_star(tmp_path / "two.star")
+    assert again.ctf is not None
+    assert again.ctf.voltage_kV.tolist() == [300.0, 200.0, 300.0]
+    assert again.optics is not None
+    assert len(again.optics) == 2
+
+
+@pytest.mark.parametrize("name", ["relion31", "empiar_10076_7"])
+def test_posed_star_keeps_everything_else(shared_data: Path, tmp_path: Path, name: str) -> None:
+    stack = ParticleStack.from_star(shared_data / "particles" / f"{name}.star")
+    count = len(stack)
+    rotations = random_rotations(count, torch.Generator().manual_seed(2)).float()
+    shifts = torch.randn(count, 2, generator=torch.Generator().manual_seed(3))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stack.write_posed(folder / "particles.star", rotations, shifts, {"rlnMaxValueProbDistribution": np.arange(count)})
+    again = ParticleStack.from_star(folder / "particles.star")
+    poses = again.poses()
+    assert poses is not None
+    assert geodesic_distance(poses[0], rotations.double()).max() < 2e-3  # float32 near its own resolution
+    torch.testing.assert_close(poses[1], shifts.double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(again.images(slice(None)), stack.images(slice(None)), rtol=0, atol=0)
+    assert again.particles["rlnMaxValueProbDistribution"].tolist() == list(range(count))
+    changed = {"rlnImageName", "rlnMaxValueProbDistribution", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
+    changed |= {"rlnOriginXAngst", "rlnOriginYAngst"}
+    kept = [column for column in stack.particles if column not in changed]
+    pd.testing.assert_frame_equal(again.particles[kept], stack.particles[kept], check_dtype=False)
+    assert ("rlnOriginX" in again.particles) == (stack.optics is None)
+    if stack.optics is not None:
+        pd.testing.assert_frame_equal(again.optics, stack.optics, check_dtype=False)
+
+
+@pytest.mark.parametrize("dialect", ["3.1", "3.0"])
+def test_relion_reconstructs_from_a_posed_star(shared_data: Path, tmp_path: Path, dialect: str) -> None:
+    """RELION's map from our file is its map from its own file, started in another folder than either."""
+    program = shutil.which("relion_reconstruct")
+    if program is None:
+        pytest.skip("RELION is not installed")
+    source = shared_data / "reference" / "relion" / "emd_0409_ctf_shifted.star"
+    stack = ParticleStack.from_star(source)
+    if dialect == "3.0":
+        stack = ParticleStack.from_star(_as_relion30(source, tmp_path / "old.star"), datadir=source.parent)
+    poses = ParticleStack.from_star(source).poses()
+    assert poses is not None
+    (tmp_path / "run").mkdir()
+    stack.write_posed(tmp_path / "run" / "particles.star", *poses)
+    for star, out, folder in ((source.name, "theirs", source.parent), ("run/particles.star", "ours", tmp_path)):
+        command = [program, "--i", star, "--o", str(tmp_path / f"{out}.mrc"), "--ctf", "--pad", "1"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    theirs, ours = (read_map(tmp_path / f"{out}.mrc", 2.234)[0].flatten() for out in ("theirs", "ours"))
+    assert torch.corrcoef(torch.stack([theirs, ours]))[0, 1] > 0.9999
+
+
+def _as_relion30(source: Path, target: Path) -> Path:
+    blocks = starfile.read(source)
+    table = blocks["particles"].drop(columns=["rlnOpticsGroup", "rlnOriginXAngst", "rlnOriginYAngst"])
+    table["rlnVoltage"], table["rlnSphericalAberration"], table["rlnAmplitudeContrast"] = 300.0, 2.0, 0.1
+    table["rlnMagnification"], table["rlnDetectorPixelSize"] = 10000.0, 2.234
+    starfile.write({"": table}, target)
+    return target
+
+
+def test_names_that_look_like_numbers_are_kept(tmp_path: Path) -> None:
+    table = pd.DataFrame({"rlnMicrographName": ["0012", "7"], "rlnCoordinateX": [1e-7, 123456.789012]})
+    write_star(tmp_path / "a.star", {"": table})
+    pd.testing.assert_frame_equal(read_star(tmp_path / "a.star")[""], table, check_dtype=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_with_nan_name_their_row(write_particles, value: float) -> None:
+    star = write_particles(_noise(4, 6))
+    with mrcfile.mmap(star.with_suffix(".mrcs"), mode="r+") as mrc:
+        mrc.data[2, 1, 3] = value
+    stack = ParticleStack.from_star(star)
+    assert stack.images([0, 1, 3]).isfinite().all()
+    with pytest.raises(InputError, match=r"row 3 \(image 3 of .*particles.mrcs\) holds NaN or infinite"):
+        stack.images([3, 2])
+
+
+def test_constant_images_name_their_row(write_particles) -> None:
+    images = _noise(4, 6)
+    images[3] = 0
+    stack = ParticleStack.from_star(write_particles(images))
+    with pytest.raises(InputError, match=r"row 4 .*is constant"):
+        stack.images(slice(2, 4))
+    with pytest.raises(InputError, match=r"row 4 .*is constant"):
+        stack.images([-1])
+
+
+def test_images_whose_ctf_was_changed_are_refused(write_particles) -> None:
+    star = write_particles(_noise(2, 4))
+    blocks = read_star(star)
+    blocks["optics"]["rlnCtfDataArePhaseFlipped"] = 1
+    write_star(star, blocks)
+    with pytest.raises(InputError, match="rlnCtfDataArePhaseFlipped is set"):
+        ParticleStack.from_star(star)
+
+
+def test_unmodelled_columns_are_named(write_particles) -> None:
+    star = write_particles(_noise(2, 4))
+    blocks = read_star(star)
+    blocks["optics"] = blocks["optics"].assign(rlnBeamTiltX=0.1, rlnBeamTiltY=0.0, rlnOddZernike="[0.1,0.2]")
+    blocks["particles"]["rlnCtfScalefactor"] = 1.0
+    write_star(star, blocks)
+    assert ParticleStack.from_star(star).table.ignored_columns() == ["rlnBeamTiltX", "rlnOddZernike"]
