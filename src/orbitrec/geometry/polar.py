@@ -1,0 +1,176 @@
+"""The polar grid: radial Gauss–Legendre nodes × circular modes.
+
+An image is real, so its transform satisfies ``F(k, φ+π) = conj F(k, φ)`` and its circular modes
+``F_m(k) = (1/2π) ∫ F(k, φ) e^{-imφ} dφ`` satisfy ``F_{−m} = (−1)^m conj F_m``: only m ≥ 0 is kept. The coordinates are
+
+    Y[m, k] = c_m · sqrt(w_k k / 2π) · F_m(k),     c_0 = 1,  c_m = √2 (m > 0),
+
+with Gauss–Legendre weights w_k, so that ``Σ_{m ≥ 0, k} |Y|²`` is the energy ``Σ_x |image(x)|²`` of the part of the image
+below ``k_max`` (Parseval), and inner products likewise. Turning the image's content counter-clockwise by α multiplies
+mode m by ``exp(−imα)``; a shift is a phase on the circle (:meth:`PolarGrid.shift`).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from orbitrec.errors import InputError
+
+
+def _even_fft_size(at_least: int) -> int:
+    """Smallest even 2-3-5-smooth integer that is at least ``at_least``."""
+    size = at_least + at_least % 2
+    while True:
+        rest = size
+        for p in (2, 3, 5):
+            while rest % p == 0:
+                rest //= p
+        if rest == 1:
+            return size
+        size += 2
+
+
+@dataclass(frozen=True)
+class PolarGrid:
+    """Radial nodes on (0, ``k_max``) and circular modes 0 … ``max_mode`` for ``box`` × ``box`` images.
+
+    Args:
+        box: image edge in pixels.
+        k_max: largest frequency in radians per pixel, at most π.
+        radial_nodes: number K of Gauss–Legendre nodes.
+        max_mode: largest circular mode M.
+
+    Raises:
+        InputError: if a size is not positive or ``k_max`` is outside (0, π].
+    """
+
+    box: int
+    k_max: float
+    radial_nodes: int
+    max_mode: int
+
+    def __post_init__(self) -> None:
+        if self.box < 1 or self.radial_nodes < 1 or self.max_mode < 0:
+            raise InputError(f"a polar grid needs a positive box and nodes, not {self.box} and {self.radial_nodes}")
+        if not 0 < self.k_max <= math.pi * (1 + 1e-12):
+            raise InputError(f"k_max must lie in (0, π] radians per pixel, not {self.k_max:g}")
+
+    @classmethod
+    def for_radius(cls, box: int, k_max: float, radius: float) -> "PolarGrid":
+        """The grid that resolves objects of ``radius`` pixels up to ``k_max``.
+
+        Products of two such transforms oscillate at most like ``exp(2i·radius·k)``, which Gauss–Legendre integrates
+        with about ``radius·k_max`` nodes; Bessel functions ``J_m(k r)`` vanish beyond ``m ≈ k r``. Both get the margin
+        after which the quadrature's error is below float32's rounding of a template.
+        """
+        bandwidth = radius * k_max
+        margin = 3 + 1.5 * bandwidth ** (1 / 3)
+        return cls(box, k_max, math.ceil(0.8 * bandwidth + margin), math.ceil(bandwidth + margin))
+
+    @cached_property
+    def _rule(self) -> tuple[np.ndarray, np.ndarray]:
+        x, w = np.polynomial.legendre.leggauss(self.radial_nodes)
+        return (x + 1) / 2 * self.k_max, w / 2 * self.k_max
+
+    @cached_property
+    def nodes(self) -> Float[Tensor, "k"]:
+        """Radial frequencies in radians per pixel (float64)."""
+        return torch.from_numpy(self._rule[0])
+
+    @cached_property
+    def scale(self) -> Float[Tensor, "k"]:
+        """``sqrt(w_k k / 2π)``: what makes the coordinates isometric (float64)."""
+        return torch.from_numpy(np.sqrt(self._rule[1] * self._rule[0] / (2 * math.pi)))
+
+    @property
+    def circle_points(self) -> int:
+        """Samples on the circle that hold modes −M … M."""
+        return _even_fft_size(2 * self.max_mode + 2)
+
+    @cached_property
+    def mode_weights(self) -> Float[Tensor, "m"]:
+        """``c_m``: 1 for m = 0 and √2 above, because −m is not kept (float64)."""
+        c = torch.full((self.max_mode + 1,), math.sqrt(2), dtype=torch.float64)
+        c[0] = 1
+        return c
+
+    @cached_property
+    def points(self) -> Float[Tensor, "phi k 2"]:
+        """Frequency vectors (x, y) of the circle samples, radians per pixel (float64)."""
+        phi = 2 * math.pi * torch.arange(self.circle_points, dtype=torch.float64) / self.circle_points
+        unit = torch.stack([phi.cos(), phi.sin()], dim=-1)
+        return unit[:, None, :] * self.nodes[None, :, None]
+
+    def from_circle(self, values: Complex[Tensor, "... phi k"]) -> Complex[Tensor, "... m k"]:
+        """Coordinates of transform values on the circle samples (an FFT over φ)."""
+        modes = torch.fft.fft(values, dim=-2, norm="forward")[..., : self.max_mode + 1, :]
+        factor = (self.mode_weights[:, None] * self.scale).to(values.real.dtype)
+        return modes * factor.to(values.device)
+
+    def to_circle(self, modes: Complex[Tensor, "... m k"]) -> Complex[Tensor, "... phi k"]:
+        """Transform values on the circle samples from coordinates; inverts :meth:`from_circle` on real images."""
+        factor = (1 / (self.mode_weights[:, None] * self.scale)).to(modes.real.dtype).to(modes.device)
+        half = modes * factor
+        full = half.new_zeros(*modes.shape[:-2], self.circle_points, modes.shape[-1])
+        m = torch.arange(1, self.max_mode + 1, device=modes.device)
+        full[..., : self.max_mode + 1, :] = half
+        sign = (1 - 2 * (m % 2)).to(half.real.dtype)[:, None]
+        full[..., self.circle_points - m, :] = sign * half[..., 1:, :].conj()
+        return torch.fft.ifft(full, dim=-2, norm="forward")
+
+    @cached_property
+    def _pixel_matrix(self) -> Float[Tensor, "pixels coordinates"]:
+        """Real matrix (box², 2·(M+1)·K) from pixels to real and imaginary parts of the coordinates (float64).
+
+        ``e^{-ikx}`` in circular modes is ``(−i)^m J_m(k r) e^{-imθ}`` (Jacobi–Anger): no circle is sampled, so nothing
+        aliases.
+        """
+        from scipy.special import jv
+
+        axis = torch.arange(self.box, dtype=torch.float64) - self.box // 2
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        r2, inverse = torch.unique((x * x + y * y).round().long().reshape(-1), return_inverse=True)
+        kr = (r2.double().sqrt()[:, None] * self.nodes).numpy()
+        theta = torch.atan2(y, x).reshape(-1)
+        blocks = []
+        for m in range(self.max_mode + 1):
+            radial = torch.from_numpy(jv(m, kr))[inverse] * (self.mode_weights[m] * self.scale)
+            blocks.append(radial * (torch.exp(-1j * m * theta) * (-1j) ** m)[:, None])
+        matrix = torch.stack(blocks, dim=1).reshape(self.box**2, -1)
+        return torch.view_as_real(matrix).reshape(self.box**2, -1)
+
+    def pixel_matrix(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "pixels coordinates"]:
+        """The matrix of :meth:`from_images`: row = pixel (y, x), columns = (m, k, real/imaginary)."""
+        return self._pixel_matrix.to(dtype)
+
+    def from_images(self, images: Float[Tensor, "b n n"]) -> Complex[Tensor, "b m k"]:
+        """Exact coordinates of images ``(b, y, x)``: one matrix product.
+
+        Raises:
+            InputError: if the images are not ``box`` × ``box``.
+        """
+        if images.shape[-1] != self.box:
+            raise InputError(f"images of {images.shape[-1]} px do not fit a polar grid for {self.box} px")
+        matrix = self.pixel_matrix(images.dtype).to(images.device)
+        coordinates = images.reshape(len(images), -1) @ matrix
+        return torch.view_as_complex(coordinates.reshape(len(images), self.max_mode + 1, self.radial_nodes, 2))
+
+    def noise_gram(self) -> Complex[Tensor, "m k k"]:
+        """``G_m = A_m A_m*``: covariance of the coordinates of unit white pixel noise, mode by mode (complex128)."""
+        a = torch.view_as_complex(self._pixel_matrix.reshape(self.box**2, self.max_mode + 1, self.radial_nodes, 2))
+        return torch.einsum("pmk,pml->mkl", a, a.conj())
+
+    def shift_phases(self, shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "s phi k"]:
+        """``e^{-ik·s}`` on the circle samples for displacements ``s`` = (x, y) in pixels."""
+        angle = -torch.einsum("pkc,sc->spk", self.points.to(shifts.dtype).to(shifts.device), shifts)
+        return torch.polar(torch.ones_like(angle), angle)
+
+    def shift(self, modes: Complex[Tensor, "b m k"], shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "b s m k"]:
+        """Coordinates of every image moved by every displacement (x, y) in pixels."""
+        circle = self.to_circle(modes)[:, None] * self.shift_phases(shifts.to(modes.real.dtype))
+        return self.from_circle(circle)

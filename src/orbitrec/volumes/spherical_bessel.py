@@ -1,0 +1,182 @@
+"""Volumes of compact support: real spherical harmonics × spherical Bessel functions (thesis 3.9).
+
+Inside the ball of radius R (pixels) the orthonormal real basis is
+
+    ψ_{lms}(x) = sqrt(2/R³)/|j_{l+1}(u_ls)| · j_l(u_ls |x|/R) · Y_lm(x/|x|),     j_l(u_ls) = 0,
+
+whose transform is ``(−i)^l F_ls(|k|) Y_lm(k/|k|)``. Every pair (l, s) with ``u_ls ≤ k_max R`` is kept, so the number of
+real coefficients is about ``(2/9π)(R k_max)³``: all that an object of that size and resolution has.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from scipy.optimize import brentq
+from scipy.special import sph_harm_y_all, spherical_jn
+from torch import Tensor
+
+from orbitrec.errors import InputError
+
+
+def bessel_zeros(max_value: float) -> list[np.ndarray]:
+    """Positive zeros of j_l up to ``max_value``, for l = 0, 1, … until there is none.
+
+    Zeros of j_{l+1} interlace those of j_l, so each is bracketed by its neighbours below.
+    """
+    count = int(max_value / math.pi) + 2
+    below = math.pi * np.arange(1, count + int(max_value) + 3)
+    zeros: list[np.ndarray] = []
+    for degree in range(int(max_value) + 2):
+        kept = below[below <= max_value]
+        if not len(kept):
+            break
+        zeros.append(kept)
+        pairs = zip(below[:-1], below[1:], strict=True)
+        below = np.array([brentq(lambda x, d=degree + 1: spherical_jn(d, x), a, b, xtol=1e-13) for a, b in pairs])
+    return zeros
+
+
+def real_spherical_harmonics(points: Float[Tensor, "... 3"], degree: int) -> Float[Tensor, "... lm"]:
+    """Orthonormal real Y_lm at the directions of ``points``, index ``l² + l + m``; m < 0 are sines.
+
+    Condon–Shortley sign removed: ``Y_{l,m} = √2 (−1)^m Re Y_l^m``, ``Y_{l,−m} = √2 (−1)^m Im Y_l^m``.
+    """
+    x, y, z = points.to(torch.float64).cpu().numpy().reshape(-1, 3).T
+    theta, phi = np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
+    out = np.empty((len(x), (degree + 1) ** 2))
+    table = sph_harm_y_all(degree, degree, theta, phi)
+    for m in range(degree + 1):
+        values = table[m:, m].T * (1 if m == 0 else math.sqrt(2) * (-1) ** m)
+        ls = np.arange(m, degree + 1)
+        out[:, ls * ls + ls + m] = values.real
+        if m:
+            out[:, ls * ls + ls - m] = values.imag
+    return torch.from_numpy(out).reshape(*points.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class SphericalBesselBasis:
+    """Indices and radial functions of the basis for ``radius`` pixels and ``k_max`` radians per pixel.
+
+    Raises:
+        InputError: if the two do not leave a single function.
+    """
+
+    radius: float
+    k_max: float
+
+    def __post_init__(self) -> None:
+        if self.radius * self.k_max < math.pi:
+            raise InputError(
+                f"a radius of {self.radius:g} px at k_max {self.k_max:g} holds no basis function; raise one"
+            )
+
+    @cached_property
+    def zeros(self) -> list[np.ndarray]:
+        """Zeros u_ls, one array for each l."""
+        return bessel_zeros(self.radius * self.k_max)
+
+    @property
+    def degree(self) -> int:
+        """Largest l."""
+        return len(self.zeros) - 1
+
+    @cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = [
+            (l * l + l + m, l, u) for l, us in enumerate(self.zeros) for m in range(-l, l + 1) for u in us
+        ]  # fmt: skip
+        lm, l, u = zip(*rows, strict=True)
+        return np.array(lm), np.array(l), np.array(u)
+
+    def __len__(self) -> int:
+        return len(self._index[0])
+
+    @cached_property
+    def lm(self) -> Int[Tensor, "p"]:
+        """Angular index ``l² + l + m`` of each coefficient."""
+        return torch.from_numpy(self._index[0])
+
+    @cached_property
+    def frequency(self) -> Float[Tensor, "p"]:
+        """``u_ls / R``: where each coefficient lives, radians per pixel."""
+        return torch.from_numpy(self._index[2] / self.radius)
+
+    def radial(self, k: Float[Tensor, "k"]) -> Float[Tensor, "p k"]:
+        """``F_ls(k) = 4π sqrt(2/R³) ± R² a j_l(kR) / (a² − k²)``, a = u_ls/R, for each coefficient (float64)."""
+        R, kr = self.radius, (k.double().cpu() * self.radius).numpy()
+        blocks = []
+        for l, us in enumerate(self.zeros):
+            sign = np.sign(spherical_jn(l + 1, us))[:, None]
+            u, j = us[:, None], spherical_jn(l, kr)[None, :]
+            gap = u * u - kr * kr
+            near = np.abs(gap) < 1e-6 * u * u
+            # At k = a the quotient's limit is j_{l+1}(u)/(2u), with R² taken out.
+            ratio = np.where(near, spherical_jn(l + 1, u) / (2 * u), j / np.where(near, 1.0, gap))
+            f = 4 * math.pi * math.sqrt(2 / R**3) * sign * R**3 * u * ratio
+            blocks.append(np.tile(f, (2 * l + 1, 1)))
+        return torch.from_numpy(np.concatenate(blocks))
+
+    def angular_sum(self, radial: Float[Tensor, "p k"], w: Float[Tensor, "p"]) -> Float[Tensor, "lm k"]:
+        """``A_lm(k) = Σ_s F_ls(k) w_lms``: the volume's harmonics on each shell, without the factor (−i)^l."""
+        out = radial.new_zeros((self.degree + 1) ** 2, radial.shape[1])
+        return out.index_add_(0, self.lm.to(radial.device), radial * w[:, None].to(radial.dtype))
+
+    def embed(self, w: Float[Tensor, "p"], larger: "SphericalBesselBasis") -> Float[Tensor, "q"]:
+        """The same volume's coefficients in a basis of the same radius and a larger ``k_max``.
+
+        Raises:
+            InputError: if the radii differ or the other basis is smaller.
+        """
+        if larger.radius != self.radius or larger.k_max < self.k_max:
+            raise InputError("coefficients can only be carried to the same radius and an equal or larger k_max")
+        position = {(lm, round(u, 9)): i for i, (lm, _, u) in enumerate(zip(*larger._index, strict=True))}
+        out = w.new_zeros(len(larger))
+        out[[position[lm, round(u, 9)] for lm, _, u in zip(*self._index, strict=True)]] = w
+        return out
+
+
+@dataclass(frozen=True)
+class SphericalBesselVolume:
+    """Real coefficients in a :class:`SphericalBesselBasis`; a real volume by construction."""
+
+    basis: SphericalBesselBasis
+    coefficients: Float[Tensor, "p"]
+
+    def fourier(self, points: Float[Tensor, "... 3"]) -> Complex[Tensor, "..."]:
+        """``v̂(k) = Σ (−i)^l F_ls(|k|) Y_lm w_lms`` at frequency vectors in radians per pixel."""
+        flat = points.reshape(-1, 3).double()
+        shell, inverse = torch.unique(flat.norm(dim=-1).mul(1e9).round().div(1e9), return_inverse=True)
+        harmonics = real_spherical_harmonics(flat, self.basis.degree)
+        amplitude = self.basis.angular_sum(self.basis.radial(shell), self.coefficients.double())
+        degree = torch.arange(self.basis.degree + 1).repeat_interleave(2 * torch.arange(self.basis.degree + 1) + 1)
+        turned = amplitude * torch.pow(torch.tensor(-1j), degree)[:, None]
+        values = torch.einsum("pa,ap->p", harmonics.to(turned.dtype), turned[:, inverse])
+        dtype = torch.complex128 if points.dtype == torch.float64 else torch.complex64
+        return values.reshape(points.shape[:-1]).to(dtype)
+
+    def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
+        """Density on an n³ grid; zero outside the ball."""
+        axis = torch.arange(n, dtype=torch.float64) - n // 2
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+        inside = points.norm(dim=-1) < self.basis.radius
+        values = _density(self.basis, self.coefficients.double(), points[inside])
+        out = torch.zeros(n**3, dtype=torch.float64)
+        out[inside] = values
+        return out.reshape(n, n, n).to(self.coefficients.dtype)
+
+
+def _density(basis: SphericalBesselBasis, w: Float[Tensor, "p"], points: Float[Tensor, "x 3"]) -> Float[Tensor, "x"]:
+    r2, inverse = torch.unique(points.square().sum(-1).mul(1e6).round(), return_inverse=True)
+    r = (r2 / 1e6).sqrt().numpy()
+    blocks = []
+    for l, us in enumerate(basis.zeros):
+        norm = math.sqrt(2 / basis.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
+        blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / basis.radius), (2 * l + 1, 1)))
+    amplitude = basis.angular_sum(torch.from_numpy(np.concatenate(blocks)), w)
+    return torch.einsum("pa,ap->p", real_spherical_harmonics(points, basis.degree), amplitude[:, inverse])
