@@ -8,11 +8,6 @@ from orbitrec.geometry.fourier import centred_fft, radial_frequencies
 from orbitrec.models.noise import NoiseSpectrum, corner_mask, estimate_noise
 
 
-def coloured(n: int) -> NoiseSpectrum:
-    k = 2 * math.pi * torch.arange(n // 2 + 1, dtype=torch.float64) / n
-    return NoiseSpectrum(0.5 + 2 / (1 + (k / 0.6).square()), n)
-
-
 def shell_counts(n: int) -> torch.Tensor:
     shell = (radial_frequencies(n) * n / (2 * math.pi)).round().long().reshape(-1)
     return torch.bincount(shell)[: n // 2 + 1].double()
@@ -35,7 +30,7 @@ def test_white_noise_is_estimated_without_bias(n, dtype):
 
 def test_coloured_noise_behind_particles():
     n, count, snr = 64, 600, 0.1
-    generator, truth = torch.Generator().manual_seed(5), coloured(64)
+    generator, truth = torch.Generator().manual_seed(5), NoiseSpectrum.coloured(64).scaled(3.0)
     x = torch.arange(n) - n // 2
     particle = torch.exp(-(x[:, None] ** 2 + x**2) / (2 * 8.0**2))
     particle *= math.sqrt(snr * truth.pixel_variance / float(particle[~corner_mask(n)].var()))
@@ -48,7 +43,7 @@ def test_coloured_noise_behind_particles():
 
 
 def test_chunks_do_not_matter():
-    images = coloured(33).sample(50, torch.Generator().manual_seed(1), torch.float64)
+    images = NoiseSpectrum.coloured(33).sample(50, torch.Generator().manual_seed(1), torch.float64)
     whole, parts = estimate_noise([images]), estimate_noise(images.split(7))
     assert torch.allclose(whole.shells, parts.shells, rtol=1e-12)
 
@@ -56,7 +51,7 @@ def test_chunks_do_not_matter():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [32, 33])
 def test_whitening_makes_noise_white(n, dtype):
-    count, spectrum = 400, coloured(n)
+    count, spectrum = 400, NoiseSpectrum.coloured(n)
     white = spectrum.whiten(spectrum.sample(count, torch.Generator().manual_seed(2), dtype))
     assert white.dtype == dtype
     power = centred_fft(white.double()).abs().square().mean(0).reshape(-1)
@@ -74,7 +69,7 @@ def test_white_spectrum_only_scales():
 
 
 def test_interpolation_and_scaling():
-    spectrum = coloured(20)
+    spectrum = NoiseSpectrum.coloured(20)
     nodes = 2 * math.pi * torch.arange(11, dtype=torch.float64) / 20
     assert torch.allclose(spectrum.at(nodes), spectrum.shells)
     assert torch.allclose(spectrum.at((nodes[3] + nodes[4]) / 2), (spectrum.shells[3] + spectrum.shells[4]) / 2)

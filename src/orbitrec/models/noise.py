@@ -35,6 +35,15 @@ class NoiseSpectrum:
         """White noise of one ``variance`` per pixel."""
         return cls(torch.full((n // 2 + 1,), variance, dtype=torch.float64), n)
 
+    @classmethod
+    def coloured(cls, n: int) -> "NoiseSpectrum":
+        """Noise of ice and detector in shape, variance 1 per pixel: five times as strong at the origin as at the edge.
+
+        ``1 + 4 / (1 + (k/0.5)²)``, k in radians per pixel.
+        """
+        k = 2 * math.pi * torch.arange(n // 2 + 1, dtype=torch.float64) / n
+        return cls(1 + 4 / (1 + (k / 0.5).square()), n).scaled(1.0)
+
     @property
     def pixel_variance(self) -> float:
         """Variance of one pixel: the mean of the spectrum over the DFT grid (Parseval)."""
