@@ -95,6 +95,7 @@ def _write(path: Path, values: np.ndarray) -> None:
         mrc.voxel_size = 1.0
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile warns of the NaN it writes
 def test_bad_maps_are_refused_in_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "map.mrc"
     with pytest.raises(InputError, match="no such file"):

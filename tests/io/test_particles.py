@@ -22,6 +22,7 @@ def _noise(count: int, n: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, n, n, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile misses the "MAP" mark in this file
 def test_relion31_file(shared_data: Path) -> None:
     stack = ParticleStack.from_star(shared_data / "particles" / "relion31.star")
     assert (len(stack), stack.n, stack.pixel_size_A) == (5, 256, 2.806)
@@ -188,6 +189,21 @@ def test_constant_images_name_their_row(write_particles) -> None:
         stack.images(slice(2, 4))
     with pytest.raises(InputError, match=r"row 4 .*is constant"):
         stack.images([-1])
+
+
+def test_a_set_without_ctf_needs_no_ctf(write_particles) -> None:
+    star = write_particles(_noise(2, 4))
+    blocks = read_star(star)
+    blocks["particles"] = blocks["particles"].drop(columns="rlnDefocusV")
+    write_star(star, blocks)
+    with pytest.raises(InputError, match="no CTF columns rlnDefocusV; add them, or use --no-ctf"):
+        ParticleStack.from_star(star)
+    assert ParticleStack.from_star(star, ctf=False).ctf is None
+
+
+def test_names_with_spaces_come_back(write_particles) -> None:
+    stack = ParticleStack.from_star(write_particles(_noise(2, 4), name="my particles"))
+    torch.testing.assert_close(stack.images([1]), _noise(2, 4)[1:], rtol=0, atol=0)
 
 
 def test_images_whose_ctf_was_changed_are_refused(write_particles) -> None:

@@ -45,6 +45,12 @@ class MrcHeader:
         """The pixels (sections, rows, columns), read from disk as they are touched."""
         return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
+    def read_sections(self, file: BinaryIO, start: int, count: int) -> np.ndarray:
+        """Sections ``start`` … ``start + count − 1`` of the open, unbuffered ``file``."""
+        pixels = self.shape[1] * self.shape[2]
+        file.seek(self.offset + start * pixels * self.dtype.itemsize)
+        return np.fromfile(file, self.dtype, count * pixels).reshape(count, *self.shape[1:])
+
 
 def _raw_header(path: Path) -> np.void:
     """The header record in the byte order that makes sense of it, whatever the machine stamp says."""
