@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orbitrec import __version__
-from orbitrec.cli import info
+from orbitrec.cli import info, simulate
 from orbitrec.errors import InputError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(info.info)
+app.add_typer(simulate.app, name="simulate")
 
 
 def _print_version(wanted: bool) -> bool:

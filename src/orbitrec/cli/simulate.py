@@ -1,0 +1,132 @@
+"""``orbitrec simulate``: data whose truth is known."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orbitrec.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from orbitrec.models.ctf import CTFParameters
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Views(StrEnum):
+    """How viewing directions are distributed."""
+
+    vmf = "vmf"
+    uniform = "uniform"
+
+
+class Noise(StrEnum):
+    """The noise's spectrum."""
+
+    white = "white"
+    coloured = "coloured"
+
+
+@app.callback()
+def simulate() -> None:
+    """Make data whose truth is known."""
+
+
+@app.command()
+def cryoem(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    map_file: Annotated[Path | None, typer.Option("--map", help="Map to project (MRC).")] = None,
+    phantom: Annotated[int | None, typer.Option(help="Project a phantom of this many atoms instead of a map.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of particles.")] = 5000,
+    snr: Annotated[
+        float, typer.Option(help="Signal variance in a disc of 0.45 box, after CTF, over noise; inf.")
+    ] = 0.1,
+    ctf_file: Annotated[Path | None, typer.Option("--ctf", help="STAR file whose first rows give the CTF.")] = None,
+    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="No CTF. Without --ctf or this: random 1–2.5 µm.")] = False,
+    voltage: Annotated[float | None, typer.Option(help="kV, whatever the STAR file says. [300]")] = None,
+    cs: Annotated[float | None, typer.Option(help="Spherical aberration in mm, likewise. [2.0]")] = None,
+    amplitude_contrast: Annotated[float | None, typer.Option(help="Likewise. [0.1]")] = None,
+    shift_px: Annotated[float, typer.Option(min=0, help="Standard deviation of x and y shifts, pixels.")] = 2.0,
+    views: Annotated[Views, typer.Option(help="Viewing directions: five random caps, or uniform.")] = Views.vmf,
+    noise: Annotated[Noise, typer.Option(help="Spectrum of the noise.")] = Noise.white,
+    box: Annotated[
+        int | None, typer.Option(min=8, help="Box in pixels; pads or cuts a map. [64, or the map's]")
+    ] = None,
+    pixel_size: Annotated[float | None, typer.Option(min=0.01, help="Å. [3, or the map header's]")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 1,
+) -> None:
+    """Simulate a particle stack: DIR/particles.star + .mrcs (blind), DIR/truth.star, DIR/truth.mrc.
+
+    Example:  orbitrec simulate cryoem --map MAP.mrc -n 5000 --snr 0.1 --ctf CTF.star -o DIR
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.densities import VonMisesFisherMixture
+    from orbitrec.io.runs import new_run
+    from orbitrec.io.simulation import write_simulation
+    from orbitrec.models.noise import NoiseSpectrum
+    from orbitrec.models.simulate import ParticleSimulation, random_poses
+    from orbitrec.volumes.voxel import VoxelVolume
+
+    generator = torch.Generator().manual_seed(seed)
+    grid, pixel_size_A = _density(map_file, phantom, box, pixel_size, generator)
+    parameters = _ctf(ctf_file, no_ctf, count, generator)
+    if parameters is not None:
+        parameters = _with_optics(parameters, voltage, cs, amplitude_contrast)
+    mixture = VonMisesFisherMixture.random(generator) if views is Views.vmf else None
+    rotations, shifts_px = random_poses(count, generator, views=mixture, shift_px=shift_px)
+    n = grid.shape[0]
+    simulation = ParticleSimulation(VoxelVolume(grid), n, pixel_size_A, rotations, shifts_px, parameters)
+    spectrum = NoiseSpectrum.coloured(n) if noise is Noise.coloured else None
+    console = Console(stderr=True)
+    with new_run(output) as run, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("simulating", total=count)
+        write_simulation(
+            run, simulation, snr, generator, noise=spectrum, progress=lambda images: bar.advance(task, images)
+        )
+    typer.echo(f"{count} particles of {n} px at {pixel_size_A:g} Å, SNR {snr:g}: {output / 'particles.star'}")
+
+
+def _density(
+    map_file: Path | None, phantom: int | None, box: int | None, pixel_size: float | None, generator: "torch.Generator"
+) -> tuple["torch.Tensor", float]:
+    """The density on the images' grid, and its pixel size in Å."""
+    from orbitrec.io.mrc import read_map
+    from orbitrec.volumes.phantoms import protein_phantom
+    from orbitrec.volumes.voxel import VoxelVolume
+
+    if (map_file is None) == (phantom is None):
+        raise InputError("nothing to project, or two things; give either --map FILE or --phantom ATOMS")
+    if map_file is not None:
+        grid, pixel_size_A = read_map(map_file, pixel_size)
+        return VoxelVolume(grid).to_grid(box or grid.shape[0]), pixel_size_A
+    assert phantom is not None
+    n = box or 64
+    return protein_phantom(phantom, 0.3 * n, generator).to_grid(n).float(), pixel_size or 3.0
+
+
+def _ctf(ctf_file: Path | None, no_ctf: bool, count: int, generator: "torch.Generator") -> "CTFParameters | None":
+    from orbitrec.io.simulation import read_ctf_list
+    from orbitrec.models.simulate import random_defocus
+
+    if ctf_file is not None and no_ctf:
+        raise InputError("--ctf and --no-ctf exclude each other; leave one out")
+    if no_ctf:
+        return None
+    return random_defocus(count, generator) if ctf_file is None else read_ctf_list(ctf_file, count)
+
+
+def _with_optics(
+    ctf: "CTFParameters", voltage: float | None, cs: float | None, amplitude_contrast: float | None
+) -> "CTFParameters":
+    from dataclasses import replace
+
+    import torch
+
+    given = {"voltage_kV": voltage, "cs_mm": cs, "amplitude_contrast": amplitude_contrast}
+    return replace(ctf, **{k: torch.full_like(ctf.cs_mm, v) for k, v in given.items() if v is not None})
