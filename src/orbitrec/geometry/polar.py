@@ -5,9 +5,9 @@ An image is real, so its transform satisfies ``F(k, φ+π) = conj F(k, φ)`` and
 
     Y[m, k] = c_m · sqrt(w_k k / 2π) · F_m(k),     c_0 = 1,  c_m = √2 (m > 0),
 
-with Gauss–Legendre weights w_k, so that ``Σ_{m ≥ 0, k} |Y|²`` is the energy ``Σ_x |image(x)|²`` of the part of the image
-below ``k_max`` (Parseval), and inner products likewise. Turning the image's content counter-clockwise by α multiplies
-mode m by ``exp(−imα)``; a shift is a phase on the circle (:meth:`PolarGrid.shift`).
+with Gauss–Legendre weights w_k, so that ``Σ_{m ≥ 0, k} |Y|²`` is the energy ``Σ_x |image(x)|²`` of the part of the
+image below ``k_max`` (Parseval), and inner products likewise. Turning the image's content counter-clockwise by α
+multiplies mode m by ``exp(−imα)``; a shift is a phase on the circle (:meth:`PolarGrid.shift`).
 """
 
 import math

@@ -2,7 +2,8 @@
 
 With observations Y, filters h (``Y`` arrives already multiplied by h: the matched filter), templates T and prior ρ,
 
-    score[j, s, d, α] = (Re Σ_{m,k} Y[j, s, m, k] conj(T[d, m, k]) e^{imα} − ½ Σ_k h²[j, k] Σ_m |T[d, m, k]|²) / σ² + log ρ,
+    score[j, s, d, α] = (Re Σ_{m,k} Y[j, s, m, k] conj(T[d, m, k]) e^{imα}
+                         − ½ Σ_k h²[j, k] Σ_m |T[d, m, k]|²) / σ² + log ρ,
 
 which is the log of the joint density up to ``−½ ‖y_j‖²/σ²`` and the Gaussian's constant.
 """

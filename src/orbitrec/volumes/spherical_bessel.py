@@ -11,6 +11,7 @@ real coefficients is about ``(2/9π)(R k_max)³``: all that an object of that si
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def bessel_zeros(max_value: float) -> list[np.ndarray]:
         if not len(kept):
             break
         zeros.append(kept)
-        pairs = zip(below[:-1], below[1:], strict=True)
+        pairs = pairwise(below)
         below = np.array([brentq(lambda x, d=degree + 1: spherical_jn(d, x), a, b, xtol=1e-13) for a, b in pairs])
     return zeros
 

@@ -45,7 +45,7 @@ class VoxelVolume:
         """The same voxels in a box of ``n``: zero-padded or cut around the origin (voxel size unchanged)."""
         out = self.grid.new_zeros(n, n, n)
         m = min(n, self.n)
-        small, large = slice(n // 2 - m // 2, n // 2 - m // 2 + m), slice(self.n // 2 - m // 2, self.n // 2 - m // 2 + m)
+        small, large = (slice(size // 2 - m // 2, size // 2 - m // 2 + m) for size in (n, self.n))
         out[small, small, small] = self.grid[large, large, large]
         return out
 
