@@ -1,0 +1,205 @@
+"""First and second moments of templates, what Gaussian shifts do to them, and their one-pass estimate from data.
+
+The M·K coordinates (m, k) fall into blocks between which the second moment vanishes. In general there is one block of
+them all; where the in-plane angle is uniform every circular mode m is its own block and only m = 0 has a first moment.
+So both forms are one stack of Hermitian matrices, and everything on top of :class:`Moments` is written once.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.models.base import Circle, circular_coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """``first[b, i] = E Y`` and ``second[b, i, j] = E Y Y*`` of the coordinates of each block b.
+
+    ``weights[b]`` is what the squared norm of block b counts in the Frobenius norm of the whole second moment: 1, or
+    ½ for the blocks m > 0 of real images, whose twin −m is not kept (``c_m⁻²``, :class:`PolarGrid`).
+    """
+
+    first: Complex[Tensor, "b i"]
+    second: Complex[Tensor, "b i i"]
+    weights: Float[Tensor, "b"]
+
+    def first_norm(self) -> Float[Tensor, ""]:
+        """Euclidean norm of the first moment."""
+        return self.first.abs().square().sum().sqrt()
+
+    def second_norm(self) -> Float[Tensor, ""]:
+        """Frobenius norm of the whole second moment."""
+        return (self.weights * self.second.abs().square().sum((1, 2))).sum().sqrt()
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        return Moments(self.first - other.first, self.second - other.second, self.weights)
+
+
+def full_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d a"], circle: Circle) -> Moments:
+    """Moments (2.3), (2.8) for any density on directions and angles, as one block of m·k coordinates.
+
+    ``M¹[m, k] = Σ_d ρ̂_d(m) T[d, m, k]``, ``M²[mk, m'k'] = Σ_d ρ̂_d(m − m') T[d, m, k] conj(T[d, m', k'])`` with the
+    Fourier coefficients ρ̂_d of the density. The second factor is conjugated, as (2.2) has it.
+
+    Args:
+        templates: one for each direction.
+        density: probabilities of directions and angles, summing to 1.
+        circle: the integer order of each mode, and the angles. A polar grid's modes m ≥ 0 hold all of a uniform
+            angle's second moment; for a non-uniform angle give the modes −M … M of a real image.
+    """
+    first = torch.einsum("dm,dmk->mk", circular_coefficients(density, circle.modes).to(templates.dtype), templates)
+    difference = circle.modes[:, None] - circle.modes
+    pairs = circular_coefficients(density, difference).to(templates.dtype)
+    second = torch.einsum("dmn,dmk,dnl->mknl", pairs, templates, templates.conj())
+    size = first.numel()
+    return Moments(first.reshape(1, size), second.reshape(1, size, size), first.real.new_ones(1))
+
+
+def uniform_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d"], grid: PolarGrid) -> Moments:
+    """Moments of real images on a polar grid whose in-plane angle is uniform: one block for each mode.
+
+    ``M¹[0, k] = Σ_d ρ_d T[d, 0, k]`` and ``M²[m, k, k'] = Σ_d ρ_d T[d, m, k] conj(T[d, m, k'])``.
+
+    Args:
+        templates: polar templates, one for each direction.
+        density: probabilities of the directions, summing to 1.
+        grid: the templates' grid.
+    """
+    by_mode = templates.transpose(0, 1)
+    weighted = density.to(templates.real.dtype)[:, None] * by_mode
+    first = torch.cat([weighted[:1].sum(1), torch.zeros_like(templates[0, 1:])])
+    return Moments(first, weighted.mT @ by_mode.conj(), grid.mode_weights.pow(-2).to(first.real.dtype))
+
+
+def shifted_uniform_moments(moments: Moments, grid: PolarGrid, sigma: Float[Tensor, ""]) -> Moments:
+    """Block moments after Gaussian shifts of standard deviation ``sigma`` pixels in x and in y (3.6), (3.7).
+
+    The first moment is damped by ``exp(−η²k²/2)``. The second is multiplied by ``exp(−η²‖k − k'‖²/2)``, a function of
+    Δ = φ − φ': over m it convolves the blocks with ``exp(−η²(k² + k'²)/2) I_q(η²kk')``. That is done on the circle of
+    Δ, where the second moment ``Σ_m M²[m] e^{imΔ}`` is real, since block −m of real images is the conjugate of block m.
+    Blocks above the largest mode are taken as zero.
+    """
+    k = grid.nodes.to(moments.weights)
+    # I_q(x) e^{−x} is below 1e-16 beyond q ≈ 9√x + 12: so many modes past M must not alias into the kept ones.
+    tail = math.ceil(9 * float(sigma.detach()) * grid.k_max) + 12
+    count = 2 * grid.max_mode + 2 * (tail // 2 + 1)
+    delta = 2 * math.pi * torch.arange(count, dtype=k.dtype) / count
+    square = k[:, None].square() + k.square() - 2 * k[:, None] * k * delta.cos()[:, None, None]
+    scale = moments.weights[:, None, None]  # kept blocks hold c_m² times the mode's own second moment
+    on_circle = torch.fft.irfft(moments.second * scale, n=count, dim=0, norm="forward")
+    second = torch.fft.rfft(on_circle * torch.exp(-(sigma**2) * square / 2), dim=0, norm="forward")
+    first = moments.first * torch.exp(-(sigma**2) * k.square() / 2)
+    return Moments(first, second[: grid.max_mode + 1] / scale, moments.weights)
+
+
+def shifted_cartesian_moments(moments: Moments, points: Float[Tensor, "i 2"], sigma: Float[Tensor, ""]) -> Moments:
+    """Moments on Cartesian frequencies (radians per pixel) after Gaussian shifts: the elementwise factors of (3.12)."""
+    apart = (points[:, None] - points).square().sum(-1)
+    return Moments(
+        moments.first * torch.exp(-(sigma**2) * points.square().sum(-1) / 2),
+        moments.second * torch.exp(-(sigma**2) * apart / 2),
+        moments.weights,
+    )
+
+
+@dataclass(eq=False)
+class MomentAccumulator:
+    """Sums over observations from which the debiased block moments follow; mergeable, all in float64.
+
+    Observations are ``Y = h·y``: images with white noise of variance 1, multiplied by their own 2-D CTF, in polar
+    coordinates. Least squares over all of them, each weighted by its CTF, gives
+
+        M¹[0, k] = Σ_j Y_j / Σ_j h_j²(k),     M²[m, k, k'] = (Σ_j Y_j Y_j* − N) / Σ_j h_j²(k) h_j²(k').
+
+    The noise's share N is exact for any CTF: it is linear in the power spectra of the filtered noise, so their sum
+    gives it, terms with k ≠ k' included (:meth:`PolarGrid.noise_gram`). In the denominators ``h²`` is the average of
+    the squared CTF over the circle: with astigmatism exact for the first moment, and for the second as long as the
+    products of the angular harmonics of h² are small against the product of their means.
+
+    Attributes:
+        grid: where the modes live.
+        first: ``Σ Y[m=0]``, real for real images.
+        second: ``Σ Y Y*`` as real part plus imaginary part. One is symmetric and the other antisymmetric, so nothing
+            is lost, and sums and products take half of a complex matrix's room and time.
+        filter_power: ``Σ h²`` at the nodes.
+        filter_product: ``Σ h²(k) h²(k')``.
+        noise_spectrum: ``Σ h²`` on the centred DFT grid of the images.
+        count: observations so far, as a tensor without axes.
+    """
+
+    grid: PolarGrid
+    first: Float[Tensor, "k"]
+    second: Float[Tensor, "m k k"]
+    filter_power: Float[Tensor, "k"]
+    filter_product: Float[Tensor, "k k"]
+    noise_spectrum: Float[Tensor, "n n"]
+    count: Int[Tensor, ""]
+
+    @classmethod
+    def empty(cls, grid: PolarGrid) -> "MomentAccumulator":
+        """No observations yet."""
+        k, m, n = grid.radial_nodes, grid.max_mode + 1, grid.box
+        shapes = [(k,), (m, k, k), (k,), (k, k), (n, n)]
+        return cls(grid, *(torch.zeros(s, dtype=torch.float64) for s in shapes), count=torch.tensor(0))
+
+    def update(
+        self,
+        modes: Complex[Tensor, "b m k"],
+        filter_power: Float[Tensor, "b k"],
+        noise_spectrum: Float[Tensor, "n n"],
+    ) -> None:
+        """Add a batch.
+
+        Products are formed in the observations' precision and added in float64: in float32 a batch should hold no more
+        than some thousand images.
+
+        Args:
+            modes: filtered observations.
+            filter_power: averages over the circle of their squared CTFs.
+            noise_spectrum: the batch's ``Σ_j h_j²`` on the centred DFT grid of ``grid.box``²; the number of images
+                where there is no CTF, zero where frequencies were cropped.
+        """
+        a, b = (part.transpose(0, 1) for part in (modes.real, modes.imag))
+        self.first += modes[:, 0].real.sum(0, dtype=torch.float64)
+        # Re YY* + Im YY* = (a + b) aᵀ + (b − a) bᵀ for Y = a + ib.
+        self.second += torch.cat([a + b, b - a], dim=1).mT @ torch.cat([a, b], dim=1)
+        self.filter_power += filter_power.sum(0, dtype=torch.float64)
+        self.filter_product += filter_power.mT @ filter_power
+        self.noise_spectrum += noise_spectrum
+        self.count += len(modes)
+
+    def merge(self, other: "MomentAccumulator") -> "MomentAccumulator":
+        """The sums over both parts.
+
+        Raises:
+            InputError: if the parts were accumulated on different grids.
+        """
+        if other.grid != self.grid:
+            raise InputError(f"moments on {other.grid} cannot be merged with moments on {self.grid}; use one grid")
+        return MomentAccumulator(self.grid, **{name: s + other.sums()[name] for name, s in self.sums().items()})
+
+    def estimate(self, regularisation: float = 1e-3) -> Moments:
+        """Debiased moments; denominators are raised by ``regularisation`` times their mean, for zeros of the CTF.
+
+        Raises:
+            InputError: if there are no observations.
+        """
+        if self.count == 0:
+            raise InputError("moments of no images cannot be estimated; give at least one")
+        power = self.filter_power + regularisation * self.filter_power.mean()
+        product = self.filter_product + regularisation * self.filter_product.mean()
+        second = torch.complex((self.second + self.second.mT) / 2, (self.second - self.second.mT) / 2)
+        first = torch.zeros(second.shape[:2], dtype=second.dtype)
+        first[0] = (self.first / power).to(first.dtype)
+        noise = self.grid.noise_gram(self.noise_spectrum)
+        return Moments(first, (second - noise) / product, self.grid.mode_weights.pow(-2))
+
+    def sums(self) -> dict[str, Tensor]:
+        """Every sum by name: all that defines the accumulator beside its grid."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
