@@ -2,7 +2,7 @@
 
 ``R = Rz(rot) Ry(tilt) Rz(psi)`` acts on xyz columns, and the projection with angles (rot, tilt, psi) has the
 transform ``v̂(R·(kx, ky, 0))`` (``docs/conventions.md``; checked against RELION's own projections). The viewing
-direction is ``R e_z``; the in-plane angle of DESIGN's group sum is ``α = −psi``.
+direction is ``R e_z``; the in-plane angle of the group sum is ``α = −psi``.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The two tensors and the circle that every problem is written in (DESIGN section 1).
+"""The two tensors and the circle that every problem is written in (``docs/architecture.md``).
 
 Templates ``T[d, m, k]`` and observations ``Y[j, s, m, k]`` (s: known displacements to be marginalised, often one) share
 circular modes m and nodes k; turning by α multiplies mode m by ``exp(−imα)``.
