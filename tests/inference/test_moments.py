@@ -1,0 +1,270 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import ive
+
+from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.inference.moments import (
+    MomentAccumulator,
+    Moments,
+    full_moments,
+    shifted_cartesian_moments,
+    shifted_uniform_moments,
+    uniform_moments,
+)
+from orbitrec.io.moments import read_moments, write_moments
+from orbitrec.models.base import Circle
+from orbitrec.models.cryoem import polar_circle, polar_templates
+from orbitrec.models.ctf import CTFParameters
+from orbitrec.models.simulate import ParticleSimulation, random_poses
+from orbitrec.volumes.gaussians import GaussianMixture
+
+ATOMS = GaussianMixture(
+    torch.tensor([[3.0, -1.5, 2.0], [-2.0, 3.0, 0.5], [0.0, -3.0, -2.5]], dtype=torch.float64),
+    torch.tensor([1.6, 2.0, 1.8], dtype=torch.float64),
+    torch.tensor([30.0, 45.0, 24.0], dtype=torch.float64),
+)
+VIEWS = VonMisesFisherMixture(
+    torch.tensor([[0.6, 0.0, 0.8], [0.0, -1.0, 0.0]], dtype=torch.float64),
+    torch.tensor([3.0, 2.0], dtype=torch.float64),
+    torch.tensor([0.7, 0.3], dtype=torch.float64),
+)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_complex(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.complex128)
+
+
+def all_modes(templates: torch.Tensor, grid: PolarGrid) -> torch.Tensor:
+    """Modes −M … M of real images, each with its own energy: F_{−m} = (−1)^m conj F_m."""
+    own = templates / grid.mode_weights[:, None]
+    sign = (-1.0) ** torch.arange(1, grid.max_mode + 1)[:, None]
+    return torch.cat([(sign * own[:, 1:].conj()).flip(1), own], dim=1)
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_multireference_alignment_is_the_average_over_shifted_signals(n):
+    signal = torch.randn(n, generator=seeded(1), dtype=torch.float64)
+    density = torch.rand(n, generator=seeded(2), dtype=torch.float64).softmax(0)
+    shifted = torch.stack([centred_fft(torch.roll(signal, s), ndim=1) for s in range(n)])
+    circle = Circle(torch.arange(n) - n // 2, n)
+    found = full_moments(centred_fft(signal, ndim=1)[None, :, None], density[None], circle)
+    assert torch.allclose(found.first[0], density.to(shifted.dtype) @ shifted)
+    assert torch.allclose(
+        found.second[0], torch.einsum("s,si,sj->ij", density.to(shifted.dtype), shifted, shifted.conj())
+    )
+
+
+def test_polar_full_form_is_the_average_over_turned_templates():
+    grid = PolarGrid(16, 1.5, 3, 4)
+    templates = all_modes(polar_templates(ATOMS, grid, spherical_design(3)), grid)
+    density = torch.rand(len(templates), 12, generator=seeded(3), dtype=torch.float64)
+    density /= density.sum()
+    circle = Circle(torch.arange(-4, 5), 12)
+    turned = templates[:, None] * torch.exp(-1j * circle.alphas[:, None] * circle.modes)[None, :, :, None]
+    flat, weight = turned.flatten(2), density.to(turned.dtype)
+    found = full_moments(templates, density, circle)
+    assert torch.allclose(found.first[0], torch.einsum("da,dai->i", weight, flat))
+    assert torch.allclose(found.second[0], torch.einsum("da,dai,daj->ij", weight, flat, flat.conj()))
+
+
+def test_uniform_angle_leaves_the_diagonal_blocks_of_the_full_form():
+    grid = PolarGrid(16, 1.5, 3, 4)
+    templates = polar_templates(ATOMS, grid, spherical_design(3))
+    density = torch.rand(len(templates), generator=seeded(4), dtype=torch.float64).softmax(0)
+    blocks = uniform_moments(templates, density, grid)
+    # 2M + 1 angles average e^{iqα} to zero for every 0 < |q| ≤ 2M.
+    in_plane = density[:, None].expand(-1, 9) / 9
+    full = full_moments(templates, in_plane, polar_circle(grid, 9))
+    expected = torch.zeros(5, 3, 5, 3, dtype=torch.complex128)
+    for m in range(5):
+        expected[m, :, m] = blocks.second[m]
+    assert torch.allclose(full.second[0], expected.reshape(15, 15), atol=1e-12)
+    assert torch.allclose(full.first[0], blocks.first.reshape(-1), atol=1e-12)
+    # Norms: the whole matrix on all modes −M … M.
+    whole = full_moments(all_modes(templates, grid), in_plane, Circle(torch.arange(-4, 5), 9))
+    assert float(blocks.second_norm()) == pytest.approx(float(whole.second_norm()), rel=1e-12)
+    assert float(blocks.first_norm()) == pytest.approx(float(whole.first_norm()), rel=1e-12)
+
+
+def test_gaussian_shifts_on_the_polar_grid_are_the_average_of_exact_shifts():
+    grid = PolarGrid.for_radius(24, 1.2, 14.0)
+    templates = polar_templates(ATOMS, grid, spherical_design(3))
+    density = torch.rand(len(templates), generator=seeded(5), dtype=torch.float64).softmax(0)
+    sigma = 1.3
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    y, x = torch.meshgrid(torch.from_numpy(nodes), torch.from_numpy(nodes), indexing="ij")
+    weight = torch.from_numpy(np.outer(weights, weights) / weights.sum() ** 2).reshape(-1)
+    moved = grid.shift(templates, sigma * torch.stack([x, y], dim=-1).reshape(-1, 2))
+    expected = uniform_moments(moved.flatten(0, 1), (density[:, None] * weight).reshape(-1), grid)
+    found = shifted_uniform_moments(uniform_moments(templates, density, grid), grid, torch.tensor(sigma))
+    # To the modes that this grid leaves out, about 2e-8.
+    scale = expected.second.abs().max()
+    assert float((found.second - expected.second).abs().max() / scale) < 1e-7
+    assert float((found.first - expected.first).abs().max() / expected.first.abs().max()) < 1e-7
+    assert float((found - uniform_moments(templates, density, grid)).second_norm() / found.second_norm()) > 0.1
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 6.0])
+def test_gaussian_shifts_convolve_modes_with_bessel_functions(sigma):
+    grid = PolarGrid(20, 2.0, 4, 6)
+    a = random_complex(7, 4, 4, seed=6)
+    second = a @ a.mH
+    second[0] = second[0].real
+    weights = grid.mode_weights.pow(-2)
+    found = shifted_uniform_moments(Moments(random_complex(7, 4), second, weights), grid, torch.tensor(sigma)).second
+    own = second * weights[:, None, None]
+    own = torch.cat([own[1:].conj().flip(0), own])  # block −m is the conjugate of block m
+    k = grid.nodes.numpy()
+    x, apart = sigma**2 * k[:, None] * k, np.exp(-(sigma**2) * (k[:, None] - k) ** 2 / 2)
+    kernel = torch.from_numpy(np.stack([ive(q, x) * apart for q in range(13)]))
+    for m in range(7):
+        expected = sum(kernel[abs(m - q)] * own[q + 6] for q in range(-6, 7)) / weights[m]
+        assert torch.allclose(found[m], expected, atol=1e-11 * float(second.abs().max()))
+
+
+def test_gaussian_shifts_on_the_cartesian_grid_are_the_average_of_exact_shifts():
+    k = frequencies(5)
+    points = torch.stack(torch.meshgrid(k, k, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
+    template, sigma = random_complex(1, 1, 25, seed=7), 0.5
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(20))
+    shifts = sigma * torch.cartesian_prod(nodes, nodes)
+    weight = torch.cartesian_prod(weights, weights).prod(1)
+    circle = Circle(torch.tensor([0]), 1)
+    moved = template * torch.exp(-1j * (shifts @ points.T))[:, None]
+    expected = full_moments(moved, (weight / weight.sum())[:, None], circle)
+    still = full_moments(template, torch.ones(1, 1, dtype=torch.float64), circle)
+    found = shifted_cartesian_moments(still, points, torch.tensor(sigma))
+    assert torch.allclose(found.first, expected.first, atol=1e-9)
+    assert torch.allclose(found.second, expected.second, atol=1e-9)
+
+
+N, PIXEL_A, SHIFT_PX = 32, 5.0, 1.0
+
+
+def filtered_particles(count: int, seed: int, astigmatism_A: float = 0.0):
+    """Modes, circular averages and spectra of noisy particles with CTF and shifts, and their grid."""
+    generator = seeded(seed)
+    rotations, shifts = random_poses(count, generator, views=VIEWS, shift_px=SHIFT_PX)
+    defocus, angle = torch.rand(2, count, generator=generator, dtype=torch.float64)
+    one = torch.ones(count, dtype=torch.float64)
+    defocus = 5e3 + 5e3 * defocus
+    ctf = CTFParameters(
+        defocus + astigmatism_A / 2, defocus - astigmatism_A / 2, 180 * angle, 300 * one, 2 * one, 0.1 * one, 0 * one
+    )
+    simulation = ParticleSimulation(ATOMS, N, PIXEL_A, rotations, shifts, ctf)
+    grid = PolarGrid(N, 1.1, 10, 9)
+    on_grid = ctf.on_grid(N, PIXEL_A, torch.float64)
+    images = simulation.clean(torch.arange(count), torch.float64)
+    images += torch.randn(count, N, N, generator=generator, dtype=torch.float64)
+    modes = grid.from_images(centred_ifft(centred_fft(images) * on_grid).real)
+    return modes, ctf.radial_square(grid.nodes, PIXEL_A), on_grid.square(), grid
+
+
+def analytic_moments(grid: PolarGrid) -> Moments:
+    # Wide enough for what shifts bring in from modes above the data's own largest one.
+    wide = PolarGrid(grid.box, grid.k_max, grid.radial_nodes, grid.max_mode + 8)
+    directions = spherical_design(41)
+    density = VIEWS.density(directions) / len(directions)
+    exact = uniform_moments(polar_templates(ATOMS, wide, directions), density, wide)
+    shifted = shifted_uniform_moments(exact, wide, torch.tensor(SHIFT_PX))
+    kept = slice(grid.max_mode + 1)
+    return Moments(shifted.first[kept], shifted.second[kept], shifted.weights[kept])
+
+
+@pytest.mark.parametrize("astigmatism_A", [0.0, 600.0])
+def test_estimates_from_data_agree_with_analytic_moments(astigmatism_A):
+    modes, power, spectra, grid = filtered_particles(4000, 8, astigmatism_A)
+    accumulator = MomentAccumulator.empty(grid)
+    accumulator.update(modes, power, spectra.sum(0))
+    found, expected = accumulator.estimate(regularisation=0.0), analytic_moments(grid)
+    # Standard errors of the ratio from the spread of the observations' own residuals.
+    first = (modes[:, 0].real - power * expected.first[0].real).std(0) * math.sqrt(len(modes)) / power.sum(0)
+    assert float(((found.first[0] - expected.first[0]).abs() / first).max()) < 5
+    signal, bias, noise = 0.0, 0.0, grid.noise_gram(spectra.sum(0))
+    for m in range(grid.max_mode + 1):
+        outer = modes[:, m, :, None] * modes[:, m, None, :].conj()
+        product = power[:, :, None] * power[:, None, :]
+        # In units of Σ Y Y*, where nothing is divided by a CTF near zero.
+        spread = torch.view_as_real(outer - product * expected.second[m]).std(0) * math.sqrt(len(modes))
+        difference = torch.view_as_real((found.second[m] - expected.second[m]) * product.sum(0))
+        # Entries without noise (modes that are zero at low k, the diagonal's imaginary part) have no standard error.
+        known = spread > 1e-3 * spread.max()
+        assert float((difference.abs() / spread)[known].max()) < 5
+        signal = max(
+            signal, float((torch.view_as_real(expected.second[m] * product.sum(0)).abs() / spread)[known].max())
+        )
+        bias = max(bias, float((torch.view_as_real(noise[m]).abs() / spread)[known].max()))
+    # What the bound can see: the signal, and the noise's bias, are many standard errors.
+    assert signal > 20
+    assert bias > 50
+
+
+def test_merged_shards_equal_one_pass():
+    modes, power, spectra, grid = filtered_particles(60, 9)
+    whole = MomentAccumulator.empty(grid)
+    whole.update(modes, power, spectra.sum(0))
+    shards = []
+    for part in torch.arange(60).tensor_split([13, 14, 41]):
+        shard = MomentAccumulator.empty(grid)
+        shard.update(modes[part], power[part], spectra[part].sum(0))
+        shards.append(shard)
+    merged = shards[0].merge(shards[1]).merge(shards[2].merge(shards[3]))
+    assert int(merged.count) == 60
+    for name, total in whole.sums().items():
+        assert torch.allclose(merged.sums()[name], total, rtol=1e-12, atol=1e-12 * float(total.abs().max())), name
+    assert float((merged.estimate() - whole.estimate()).second_norm() / whole.estimate().second_norm()) < 1e-12
+
+
+def test_single_precision_observations_lose_only_their_own_rounding():
+    modes, power, spectra, grid = filtered_particles(500, 10)
+    double, single = MomentAccumulator.empty(grid), MomentAccumulator.empty(grid)
+    double.update(modes, power, spectra.sum(0))
+    single.update(modes.to(torch.complex64), power.float(), spectra.sum(0).float())
+    assert single.second.dtype == torch.float64
+    assert float((single.second - double.second).norm() / double.second.norm()) < 1e-6
+
+
+def test_second_moment_is_kept_whole_in_one_real_matrix():
+    modes, power, spectra, grid = filtered_particles(20, 11)
+    accumulator = MomentAccumulator.empty(grid)
+    accumulator.update(modes, power, spectra.sum(0))
+    found = accumulator.estimate(0.0)
+    direct = torch.einsum("bmk,bml->mkl", modes, modes.conj()) - grid.noise_gram(spectra.sum(0))
+    assert torch.allclose(found.second * (power.T @ power), direct, atol=1e-9)
+    assert torch.allclose(found.second, found.second.mH)
+
+
+def test_files_return_what_was_written(tmp_path):
+    modes, power, spectra, grid = filtered_particles(5, 12)
+    accumulator = MomentAccumulator.empty(grid)
+    accumulator.update(modes, power, spectra.sum(0))
+    write_moments(tmp_path / "m.safetensors", accumulator)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
+    back = read_moments(tmp_path / "m.safetensors")
+    assert back.grid == grid
+    assert all(torch.equal(back.sums()[name], value) for name, value in accumulator.sums().items())
+
+
+def test_bad_input_is_said(tmp_path):
+    grid = PolarGrid(16, 1.0, 4, 3)
+    empty = MomentAccumulator.empty(grid)
+    with pytest.raises(InputError, match="at least one"):
+        empty.estimate()
+    with pytest.raises(InputError, match="cannot be merged"):
+        empty.merge(MomentAccumulator.empty(PolarGrid(16, 1.1, 4, 3)))
+    with pytest.raises(InputError, match="no such file"):
+        read_moments(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("no moments here")
+    with pytest.raises(InputError, match="not a whole"):
+        read_moments(tmp_path / "text.safetensors")
