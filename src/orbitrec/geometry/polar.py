@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
+from scipy.special import jv
 from torch import Tensor
 
 from orbitrec.errors import InputError
@@ -43,8 +44,9 @@ class PolarGrid:
     Args:
         box: image edge in pixels.
         k_max: largest frequency in radians per pixel, at most π.
-        radial_nodes: number K of Gauss–Legendre nodes.
+        radial_nodes: number of Gauss–Legendre nodes of the rule.
         max_mode: largest circular mode M.
+        kept: how many of the rule's lowest nodes the grid has (all, unless made by :meth:`below`).
 
     Raises:
         InputError: if a size is not positive or ``k_max`` is outside (0, π].
@@ -54,6 +56,7 @@ class PolarGrid:
     k_max: float
     radial_nodes: int
     max_mode: int
+    kept: int | None = None
 
     def __post_init__(self) -> None:
         if self.box < 1 or self.radial_nodes < 1 or self.max_mode < 0:
@@ -81,12 +84,27 @@ class PolarGrid:
     @cached_property
     def nodes(self) -> Float[Tensor, "k"]:
         """Radial frequencies in radians per pixel (float64)."""
-        return torch.from_numpy(self._rule[0])
+        return torch.from_numpy(self._rule[0][: self.kept])
 
     @cached_property
     def scale(self) -> Float[Tensor, "k"]:
         """``sqrt(w_k k / 2π)``: what makes the coordinates isometric (float64)."""
-        return torch.from_numpy(np.sqrt(self._rule[1] * self._rule[0] / (2 * math.pi)))
+        return torch.from_numpy(np.sqrt(self._rule[1] * self._rule[0] / (2 * math.pi))[: self.kept])
+
+    @property
+    def node_count(self) -> int:
+        """Radial nodes K of the grid."""
+        return len(self.nodes)
+
+    def below(self, k_max: float, radius: float) -> "PolarGrid":
+        """The part of this grid below ``k_max`` for objects of ``radius`` pixels: a prefix of its nodes and modes.
+
+        Coordinates on the smaller grid are ``modes[..., : M + 1, : K]`` of those on this one. Leaving nodes out of the
+        rule moves the sharp edge of the band by less than their spacing; it costs nothing else.
+        """
+        nodes = max(1, int((self.nodes <= k_max * (1 + 1e-9)).sum()))
+        modes = PolarGrid.for_radius(self.box, min(k_max, math.pi), radius).max_mode
+        return PolarGrid(self.box, self.k_max, self.radial_nodes, min(self.max_mode, modes), nodes)
 
     @property
     def circle_points(self) -> int:
@@ -131,8 +149,6 @@ class PolarGrid:
         ``e^{-ikx}`` in circular modes is ``(−i)^m J_m(k r) e^{-imθ}`` (Jacobi–Anger): no circle is sampled, so nothing
         aliases.
         """
-        from scipy.special import jv
-
         axis = torch.arange(self.box, dtype=torch.float64) - self.box // 2
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         r2, inverse = torch.unique((x * x + y * y).round().long().reshape(-1), return_inverse=True)
@@ -159,7 +175,7 @@ class PolarGrid:
             raise InputError(f"images of {images.shape[-1]} px do not fit a polar grid for {self.box} px")
         matrix = self.pixel_matrix(images.dtype).to(images.device)
         coordinates = images.reshape(len(images), -1) @ matrix
-        return torch.view_as_complex(coordinates.reshape(len(images), self.max_mode + 1, self.radial_nodes, 2))
+        return torch.view_as_complex(coordinates.reshape(len(images), self.max_mode + 1, self.node_count, 2))
 
     def noise_gram(self, spectrum: Float[Tensor, "n n"] | None = None) -> Complex[Tensor, "m k k"]:
         """``G_m = A_m P A_m*``: covariance of the coordinates of stationary pixel noise, mode by mode (complex128).
@@ -182,6 +198,10 @@ class PolarGrid:
         """``e^{-ik·s}`` on the circle samples for displacements ``s`` = (x, y) in pixels."""
         angle = -torch.einsum("pkc,sc->spk", self.points.to(shifts.dtype).to(shifts.device), shifts)
         return torch.polar(torch.ones_like(angle), angle)
+
+    def moved(self, modes: Complex[Tensor, "b m k"], shifts: Float[Tensor, "b 2"]) -> Complex[Tensor, "b m k"]:
+        """Coordinates of each image moved by its own displacement (x, y) in pixels."""
+        return self.from_circle(self.to_circle(modes) * self.shift_phases(shifts.to(modes.real.dtype)))
 
     def shift(self, modes: Complex[Tensor, "b m k"], shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "b s m k"]:
         """Coordinates of every image moved by every displacement (x, y) in pixels."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.models.base import Circle
@@ -107,35 +107,99 @@ class Statistics:
         )  # fmt: skip
 
 
+@dataclass
+class Assignment:
+    """What the E-step knows of each observation.
+
+    ``direction``: (b, c) posterior of each candidate direction; ``shift``: (b, s) posterior of each displacement;
+    ``best``: (b, 3) indices (s, c, a) of the most probable element; ``log_likelihood``: (b,).
+    """
+
+    direction: Float[Tensor, "b c"]
+    shift: Float[Tensor, "b s"]
+    best: Int[Tensor, "b 3"]
+    log_likelihood: Float[Tensor, "b"]
+
+
 def expectation(
-    observed: Observations, templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"], circle: Circle,
+    observed: Observations,
+    templates: Complex[Tensor, "d m k"],
+    log_density: Float[Tensor, "d a"],
+    circle: Circle,
+    *,
+    candidates: Int[Tensor, "b c"] | None = None,
     chunk_bytes: int = 1 << 24,
-) -> Statistics:  # fmt: skip
-    """The E-step: one pass over a batch, never holding more than ``chunk_bytes`` of scores."""
-    per_item = observed.modes.shape[1] * len(templates) * circle.angles * log_density.element_size()
-    parts = observed.chunks(max(1, chunk_bytes // per_item))
-    total = None
-    for part in parts:
-        p, log_likelihood = posterior(scores(part, templates, log_density, circle))
-        stats = _accumulate(part, p, circle, float(log_likelihood.double().sum()))
-        total = stats if total is None else total.merge(stats)
-    if total is None:
-        raise ValueError("an E-step needs at least one observation")
-    return total
+) -> tuple[Statistics, Assignment]:
+    """The E-step: one pass over a batch, never holding more than about ``chunk_bytes`` of scores.
+
+    ``candidates`` restricts each observation to its own list of c directions (a narrowed search: every other direction
+    is taken to have no posterior mass); without it all directions are searched.
+    """
+    directions = len(templates) if candidates is None else candidates.shape[1]
+    per_item = observed.modes.shape[1] * directions * circle.angles * log_density.element_size()
+    size = max(1, chunk_bytes // per_item)
+    power = templates.abs().square().sum(1)
+    totals = _zeros(templates, log_density)
+    assignments = []
+    for start, part in zip(range(0, len(observed), size), observed.chunks(size), strict=True):
+        if candidates is None:
+            score = scores(part, templates, log_density, circle)
+            own = None
+        else:
+            own = candidates[start : start + size]
+            score = _candidate_scores(part, templates, power, log_density, circle, own)
+        best = score.flatten(1).argmax(1)
+        p, log_likelihood = posterior(score)
+        _accumulate(totals, part, p, circle, own)
+        totals.log_likelihood += float(log_likelihood.double().sum())
+        index = torch.stack(torch.unravel_index(best, p.shape[1:]), dim=1)
+        assignments.append((p.sum((1, 3)), p.sum((2, 3)), index, log_likelihood))
+    columns = zip(*assignments, strict=True)
+    return totals, Assignment(*(torch.cat(column) for column in columns))
 
 
-def _accumulate(part: Observations, p: Float[Tensor, "b s d a"], circle: Circle, log_likelihood: float) -> Statistics:
-    analysis = circle.synthesis(p.dtype, p.device).reshape(-1, circle.angles).mT  # (a, 2m): (cos, −sin)
-    b, s, d, a = p.shape
-    q = (p.reshape(-1, a) @ analysis).reshape(b * s, d, -1, 2)
-    turned = torch.view_as_complex(q).permute(2, 1, 0)  # (m, d, bs): Σ_α p e^{−imα}
-    y = part.modes.reshape(b * s, *part.modes.shape[2:]).transpose(0, 1)  # (m, bs, k)
-    first = torch.matmul(turned.conj(), y).transpose(0, 1)
-    by_direction = p.sum((1, 3))
-    return Statistics(
-        first=first,
-        second=by_direction.mT @ part.filter_power,
-        occupancy=p.sum((0, 1)),
-        log_likelihood=log_likelihood,
-        count=len(part),
-    )
+def _zeros(templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"]) -> Statistics:
+    second = log_density.new_zeros(len(templates), templates.shape[-1])
+    return Statistics(torch.zeros_like(templates), second, torch.zeros_like(log_density), 0.0, 0.0)
+
+
+def _candidate_scores(
+    part: Observations,
+    templates: Complex[Tensor, "d m k"],
+    power: Float[Tensor, "d k"],
+    log_density: Float[Tensor, "d a"],
+    circle: Circle,
+    own: Int[Tensor, "b c"],
+) -> Float[Tensor, "b s c a"]:
+    chosen = templates[own].permute(0, 2, 3, 1).conj()  # (b, m, k, c)
+    product = torch.matmul(part.modes.transpose(1, 2), chosen)  # (b, m, s, c)
+    rows = torch.view_as_real(product).permute(0, 2, 3, 1, 4).flatten(-2)
+    synthesis = circle.synthesis(rows.dtype, rows.device).reshape(-1, circle.angles)
+    energy = torch.einsum("bck,bk->bc", power[own], part.filter_power)
+    offset = log_density[own] - 0.5 * energy[..., None]
+    return (rows @ synthesis).add_(offset[:, None]).add_(part.log_shift[:, None, None])
+
+
+def _accumulate(
+    totals: Statistics,
+    part: Observations,
+    p: Float[Tensor, "b s c a"],
+    circle: Circle,
+    own: Int[Tensor, "b c"] | None,
+) -> None:
+    b, s, c, a = p.shape
+    analysis = circle.synthesis(p.dtype, p.device).reshape(-1, a).mT  # columns cos mα, −sin mα
+    turned = torch.view_as_complex((p.reshape(-1, a) @ analysis).reshape(b, s, c, -1, 2)).conj()  # Σ_α p e^{imα}
+    by_direction, occupancy = p.sum((1, 3)), p.sum(1)
+    totals.count += b
+    if own is None:
+        y = part.modes.reshape(b * s, *part.modes.shape[2:]).transpose(0, 1)  # (m, bs, k)
+        totals.first += torch.matmul(turned.reshape(b * s, c, -1).permute(2, 1, 0), y).transpose(0, 1)
+        totals.second += by_direction.mT @ part.filter_power
+        totals.occupancy += occupancy.sum(0)
+        return
+    first = torch.matmul(turned.permute(0, 3, 2, 1), part.modes.transpose(1, 2)).transpose(1, 2)  # (b, c, m, k)
+    flat = own.reshape(-1)
+    totals.first.index_add_(0, flat, first.flatten(0, 1))
+    totals.second.index_add_(0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
+    totals.occupancy.index_add_(0, flat, occupancy.flatten(0, 1))

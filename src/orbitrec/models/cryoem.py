@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
@@ -52,15 +53,22 @@ def cartesian_templates(volume: Volume, n: int, rotations: Float[Tensor, "q 3 3"
     return slices[:, None, :]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PolarProjector:
     """The linear map T = C w from spherical-Bessel coefficients to polar templates, and its adjoint.
 
     Args:
         basis: the volume's basis.
         grid: the images' polar grid.
-        directions: (d, 3) unit viewing directions.
+        directions: (d, 3) unit viewing directions in antipodal pairs, direction ``i + d/2`` being minus direction i, as
+            :func:`orbitrec.geometry.quadrature.spherical_design` orders them.
         dtype: real dtype of the work, float32 or float64.
+
+    The frame of −d is that of d with its y axis reversed, so the opposite template is the mirror image,
+    ``T[−d, m] = (−1)^m conj T[d, m]``, and only half of C is made and applied.
+
+    Raises:
+        InputError: if the directions are not in antipodal pairs.
     """
 
     basis: SphericalBesselBasis
@@ -68,41 +76,54 @@ class PolarProjector:
     directions: Float[Tensor, "d 3"]
     dtype: torch.dtype = torch.float32
 
+    def __post_init__(self) -> None:
+        half = len(self.directions) // 2
+        if len(self.directions) % 2 or not torch.allclose(self.directions[:half], -self.directions[half:], atol=1e-12):
+            raise InputError("viewing directions must come in antipodal pairs, the second half minus the first")
+
     @cached_property
     def _radial(self) -> Float[Tensor, "p k"]:
         return (self.basis.radial(self.grid.nodes) * self.grid.scale).to(self.dtype)
 
     @cached_property
-    def _angular(self) -> list[tuple[Float[Tensor, "two dm lm"], Int[Tensor, "lm"], slice]]:
-        """For each parity: real and imaginary (d·m, lm) matrices with (−i)^l and c_m inside, lm indices, modes."""
+    def _angular(self) -> list[tuple[Float[Tensor, "two hm lm"], Int[Tensor, "lm"], slice]]:
+        """For each parity: real and imaginary (d/2·m, lm) matrices with (−i)^l and c_m inside, lm indices, modes."""
         degree, M = self.basis.degree, self.grid.max_mode
-        count = 2 * max(degree, M) + 2
-        harmonics = real_spherical_harmonics(equators(self.directions.double(), count), degree)
-        modes = torch.fft.rfft(harmonics, dim=1, norm="forward")[:, : M + 1] * self.grid.mode_weights[:, None]
         l = torch.arange(degree + 1).repeat_interleave(2 * torch.arange(degree + 1) + 1)
-        modes = modes * torch.pow(torch.tensor(-1j), l)
-        parts = []
-        for parity in (0, 1):
-            columns = torch.nonzero(l % 2 == parity).squeeze(1)
-            block = modes[:, parity::2][:, :, columns].reshape(-1, len(columns))
-            parts.append((torch.stack([block.real, block.imag]).to(self.dtype), columns, slice(parity, None, 2)))
-        return parts
+        columns = [torch.nonzero(l % 2 == parity).squeeze(1) for parity in (0, 1)]
+        blocks: list[list[Tensor]] = [[], []]
+        # A few directions at a time: the harmonics on their circles are much larger than their modes.
+        for part in self.directions[: len(self.directions) // 2].double().split(32):
+            harmonics = real_spherical_harmonics(equators(part, 2 * max(degree, M) + 2), degree)
+            modes = torch.fft.rfft(harmonics, dim=1, norm="forward")[:, : M + 1] * self.grid.mode_weights[:, None]
+            modes = modes * torch.pow(torch.tensor(-1j), l)
+            for parity in (0, 1):
+                block = modes[:, parity::2][:, :, columns[parity]].reshape(-1, len(columns[parity]))
+                blocks[parity].append(torch.stack([block.real, block.imag]).to(self.dtype))
+        return [(torch.cat(blocks[q], dim=1), columns[q], slice(q, None, 2)) for q in (0, 1)]
+
+    @cached_property
+    def _mirror_sign(self) -> Float[Tensor, "m one"]:
+        return (1 - 2 * (torch.arange(self.grid.max_mode + 1) % 2)).to(self.dtype)[:, None]
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``T = C w``."""
+        half, K = len(self.directions) // 2, self.grid.node_count
         shells = self.basis.angular_sum(self._radial, w)
-        out = torch.zeros(len(self.directions), self.grid.max_mode + 1, self.grid.radial_nodes,
-                          dtype=torch.complex64 if self.dtype == torch.float32 else torch.complex128)  # fmt: skip
+        complex_dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
+        out = torch.empty(2 * half, self.grid.max_mode + 1, K, dtype=complex_dtype)
         for matrix, columns, modes in self._angular:
-            block = torch.complex(*(matrix @ shells[columns]))
-            out[:, modes] = block.reshape(len(self.directions), -1, self.grid.radial_nodes)
+            out[:half, modes] = torch.complex(*(matrix @ shells[columns])).reshape(half, -1, K)
+        out[half:] = self._mirror_sign * out[:half].conj()
         return out
 
     def adjoint(self, x: Complex[Tensor, "d m k"]) -> Float[Tensor, "p"]:
         """``C* x`` for the real inner product ``Re Σ conj(T) x``."""
-        shells = x.real.new_zeros((self.basis.degree + 1) ** 2, self.grid.radial_nodes)
+        half, K = len(self.directions) // 2, self.grid.node_count
+        folded = x[:half] + self._mirror_sign * x[half:].conj()
+        shells = x.real.new_zeros((self.basis.degree + 1) ** 2, K)
         for matrix, columns, modes in self._angular:
-            part = x[:, modes].reshape(-1, self.grid.radial_nodes)
+            part = folded[:, modes].reshape(-1, K)
             shells[columns] = matrix[0].mT @ part.real + matrix[1].mT @ part.imag
         return (self._radial * shells[self.basis.lm]).sum(1)
 

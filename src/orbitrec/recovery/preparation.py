@@ -1,0 +1,112 @@
+"""Stack → filtered circular modes: the one reading of the images that everything after works on.
+
+Each image's unitary transform F is divided by the noise spectrum S and multiplied by its exact 2-D CTF c, cut to the
+working resolution and put on the polar grid: ``Y = c F / S``. That is the matched filter ``h·y`` of whitened data with
+``h = c/√S``, whose square's azimuthal mean ``h²[j, k]`` is all else the likelihood needs (DESIGN section 1).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, radial_frequencies
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.inference.likelihood import Observations
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import NoiseSpectrum, estimate_noise
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleModes:
+    """All particles in filtered circular modes, in memory.
+
+    ``modes``: (N, m, k) complex64; ``filters``: (u, k) distinct h², one for each CTF, and ``filter_index``: (N,) which
+    one a particle has; ``grid``: their polar grid, in pixels of the original box.
+    """
+
+    grid: PolarGrid
+    modes: Complex[Tensor, "N m k"]
+    filters: Float[Tensor, "u k"]
+    filter_index: Int[Tensor, "N"]
+    noise: NoiseSpectrum
+    pixel_size_A: float
+
+    def __len__(self) -> int:
+        return len(self.modes)
+
+    def filter_power(self, rows: Int[Tensor, "b"]) -> Float[Tensor, "b k"]:
+        """h² of the particles ``rows``."""
+        return self.filters[self.filter_index[rows]]
+
+    def observations(
+        self,
+        rows: Int[Tensor, "b"],
+        grid: PolarGrid,
+        centres: Float[Tensor, "b 2"],
+        shifts: Float[Tensor, "s 2"],
+        log_shift: Float[Tensor, "s"],
+    ) -> Observations:
+        """Particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), each moved back by its centre and every shift.
+
+        ``centres`` and ``shifts`` are displacements (x, y) of the content in pixels.
+        """
+        modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
+        circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(torch.float32))
+        if len(shifts) > 1 or bool(shifts.any()):
+            moved = grid.from_circle(circle[:, None] * grid.shift_phases(-shifts.to(torch.float32)))
+        else:
+            moved = grid.from_circle(circle)[:, None]
+        return Observations(moved, self.filter_power(rows)[:, : grid.node_count], log_shift.to(torch.float32))
+
+
+def prepare(
+    stack: ParticleStack, k_max: float, radius: float, *, chunk: int = 512, progress: Progress = lambda count: None
+) -> ParticleModes:
+    """Read a stack once and put it on a polar grid up to ``k_max`` (radians per pixel).
+
+    Args:
+        stack: the particles.
+        k_max: working resolution, radians per pixel of the stack, at most π.
+        radius: pixels within which content is kept: the particle's radius plus the largest shift.
+        chunk: images held at a time.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: for NaN or constant images, or when noise cannot be estimated.
+    """
+    n, pixel = stack.n, stack.pixel_size_A
+    noise = estimate_noise(_chunks(stack, chunk, stop=min(len(stack), 2000)))
+    inverse_noise = 1 / noise.at(radial_frequencies(n)).to(torch.float32)
+    ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
+    small = min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))  # Nyquist of the cut images is 1.2 k_max
+    grid = PolarGrid.for_radius(n, k_max, radius)
+    working = PolarGrid(small, k_max * n / small, grid.radial_nodes, grid.max_mode)
+    modes = torch.empty(len(stack), grid.max_mode + 1, grid.node_count, dtype=torch.complex64)
+    # One micrograph's particles share a CTF: its images are evaluated for the chunk's distinct rows only.
+    for start in range(0, len(stack), chunk):
+        rows = torch.arange(start, min(start + chunk, len(stack)))
+        transform = centred_fft(stack.images(rows)) * inverse_noise
+        if ctf is not None:
+            distinct, local = index[rows].unique(return_inverse=True)
+            transform *= ctf.select(distinct).on_grid(n, pixel)[local]
+        images = centred_ifft(fourier_crop(transform, small)).real
+        modes[rows] = working.from_images(images)
+        progress(len(rows))
+    nodes = grid.nodes
+    power = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial_square(nodes, pixel)
+    filters = (power / noise.at(nodes)).to(torch.float32)
+    if not bool(modes.abs().sum().isfinite()):
+        raise InputError("the images give values that are not finite; check the CTF columns and the pixel size")
+    return ParticleModes(grid, modes, filters, index, noise, pixel)
+
+
+def _chunks(stack: ParticleStack, chunk: int, stop: int):
+    for start in range(0, stop, chunk):
+        yield stack.images(range(start, min(start + chunk, stop)))

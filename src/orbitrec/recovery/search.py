@@ -1,0 +1,153 @@
+"""One resolution's search: which directions, angles and shifts, and the E- and M-steps on them.
+
+Everything scales with the bandwidth ``B = radius · k_max``, the number of Nyquist samples across the particle's radius
+(times π): harmonics, circular modes and radial functions stop near B, so directions and angles that resolve degree B
+resolve the particle, whatever its size.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse.linalg import LinearOperator, cg
+from torch import Tensor
+
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.quadrature import design_sizes, spherical_design
+from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation
+from orbitrec.models.base import Circle
+from orbitrec.models.cryoem import PolarProjector, polar_circle
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+
+PRIOR_FACTOR = 4.0
+"""Prior variance of a coefficient over the current mean square of its shell: above one, so that a shell can grow; it
+plays the part of RELION's regularisation parameter T."""
+DENSITY_FLOOR = 0.2
+"""Weight of the uniform density mixed into the estimated view density, so that no direction is given up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The unknowns: real ``coefficients`` (p,) of the volume and the log view density ``log_views`` (d,), which sums to
+    one over directions.
+    """  # noqa: D205
+
+    coefficients: Float[Tensor, "p"]
+    log_views: Float[Tensor, "d"]
+
+
+@dataclass(frozen=True, eq=False)
+class SearchLevel:
+    """Projector and circle for one resolution, of ``bandwidth`` = radius · k_max."""
+
+    bandwidth: float
+    projector: PolarProjector
+    circle: Circle
+
+    @classmethod
+    def at(cls, grid: PolarGrid, radius: float, bandwidth: float) -> "SearchLevel":
+        """The level of ``bandwidth`` for a particle of ``radius`` pixels, on a prefix of ``grid``."""
+        part = grid.below(bandwidth / radius, radius)
+        basis = SphericalBesselBasis(radius, float(part.nodes[-1]))
+        degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
+        angles = 2 * math.ceil(1.2 * bandwidth)
+        return cls(bandwidth, PolarProjector(basis, part, spherical_design(degree)), polar_circle(part, angles))
+
+    @property
+    def basis(self) -> SphericalBesselBasis:
+        """The volume's basis."""
+        return self.projector.basis
+
+    @property
+    def grid(self) -> PolarGrid:
+        """The images' polar grid."""
+        return self.projector.grid
+
+    @property
+    def directions(self) -> Float[Tensor, "d 3"]:
+        """Viewing directions searched."""
+        return self.projector.directions
+
+    def volume(self, model: Model) -> SphericalBesselVolume:
+        """The model's volume."""
+        return SphericalBesselVolume(self.basis, model.coefficients.double())
+
+    def expectation(
+        self, model: Model, observed: Observations, candidates: Int[Tensor, "b c"] | None = None
+    ) -> tuple[Statistics, Assignment]:
+        """E-step under ``model``; in-plane angles are uniform."""
+        log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
+        templates = self.projector.templates(model.coefficients)
+        return expectation(observed, templates, log_density.contiguous(), self.circle, candidates=candidates)
+
+    def maximisation(self, model: Model, statistics: Statistics) -> Model:
+        """M-step: the regularised least-squares volume and the view density.
+
+        Minimises ``½ w*(C* W C)w − w*C* first + ½ Σ w²/τ²`` by preconditioned conjugate gradients from the present
+        volume (a few iterations: a generalised EM step), τ² being :data:`PRIOR_FACTOR` × the present power of each shell.
+        """
+        precision = 1 / self.prior_variance(model.coefficients)
+        diagonal = self.projector.uniform_diagonal(statistics.second.sum(0)) + precision
+        right = self.projector.adjoint(statistics.first)
+
+        def apply(x: np.ndarray) -> np.ndarray:
+            w = torch.from_numpy(np.ascontiguousarray(x)).to(right)
+            return (self.projector.normal(w, statistics.second) + precision * w).numpy()
+
+        size, dtype = len(right), right.numpy().dtype
+        solved, _ = cg(
+            LinearOperator((size, size), matvec=apply, dtype=dtype),
+            right.numpy(),
+            x0=model.coefficients.numpy(),
+            rtol=1e-3,
+            maxiter=8,
+            M=LinearOperator((size, size), matvec=lambda x: x / diagonal.numpy(), dtype=dtype),
+        )
+        views = statistics.occupancy.sum(1)
+        views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
+        return Model(torch.from_numpy(solved).to(right), views.log())
+
+    def prior_variance(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
+        """τ² of every coefficient from the power of coefficients at neighbouring frequencies."""
+        return PRIOR_FACTOR * (self._shell_average @ w.square()).clamp(min=torch.finfo(w.dtype).tiny)
+
+    @cached_property
+    def _shell_average(self) -> Float[Tensor, "p p"]:
+        frequency = self.basis.frequency
+        width = 0.35 * math.pi / self.basis.radius  # a third of the spacing of radial functions of one degree
+        kernel = torch.exp(-0.5 * ((frequency[:, None] - frequency) / width).square())
+        return (kernel / kernel.sum(1, keepdim=True)).to(self.projector.dtype)
+
+    def random_model(self, generator: torch.Generator, filter_power: Float[Tensor, "k"]) -> Model:
+        """A faint random volume and uniform views.
+
+        Its templates carry half a unit of energy in all (a log-likelihood of order one), so the first posterior is flat
+        and the first E-steps average the images; what then grows is what the data amplify most. Random volumes as
+        strong as the data lock the first posterior on to noise and end in worse optima (``docs/architecture.md``).
+        """
+        w = torch.randn(len(self.basis), generator=generator, dtype=torch.float64)
+        w = (w * torch.exp(-2 * (self.basis.frequency * self.basis.radius / 6).square())).to(self.projector.dtype)
+        energy = (
+            self.projector.templates(w).abs().square().sum(1).mean(0) * filter_power[: self.grid.node_count]
+        ).sum()
+        return Model(w * (0.5 / energy).sqrt(), self._uniform_views())
+
+    def _uniform_views(self) -> Float[Tensor, "d"]:
+        count = len(self.directions)
+        return torch.full((count,), -math.log(count), dtype=self.projector.dtype)
+
+    def carried(self, model: Model, to: "SearchLevel") -> Model:
+        """The model on a finer level: the same volume, the view density interpolated."""
+        views = to.directional_kernel(self) @ model.log_views.exp()
+        views = views.clamp(min=float(views.max()) * 1e-6)
+        return Model(self.basis.embed(model.coefficients, to.basis), (views / views.sum()).log())
+
+    def directional_kernel(self, coarse: "SearchLevel") -> Float[Tensor, "d e"]:
+        """Smoothing weights from a coarser level's directions to this one's: von Mises–Fisher of its spacing."""
+        concentration = len(coarse.directions) / 4  # spacing² ≈ 4π/e, so the kernel's width is about a spacing
+        cosines = (self.directions @ coarse.directions.mT).to(self.projector.dtype)
+        kernel = torch.exp(concentration * (cosines - 1))
+        return kernel / kernel.sum(1, keepdim=True)
