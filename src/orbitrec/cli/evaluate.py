@@ -1,0 +1,118 @@
+"""``orbitrec evaluate``: how well a map agrees with the truth."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orbitrec.errors import InputError
+
+if TYPE_CHECKING:
+    from orbitrec.evaluation.alignment import Alignment
+    from orbitrec.evaluation.fsc import FSC
+
+_PICTURES = {".png", ".pdf", ".svg"}
+
+
+def evaluate(
+    map_file: Annotated[Path, typer.Argument(metavar="MAP", help="The map to judge (MRC).")],
+    truth_file: Annotated[Path, typer.Argument(metavar="TRUTH", help="The map it should be (MRC).")],
+    mask_radius: Annotated[
+        float | None,
+        typer.Option("--mask-radius-A", min=0, help="FSC within a soft sphere of this radius in Å. [no mask]"),
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(min=0.01, help="Voxel size of both maps in Å, instead of their headers'.")
+    ] = None,
+    hand: Annotated[bool, typer.Option(help="Try the mirrored map as well.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the aligned map (MRC).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the FSC curve (PNG, PDF or SVG).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Align MAP to TRUTH over rotation, shift and hand, then compare them shell by shell.
+
+    The comparison is on TRUTH's grid: MAP may have another box or voxel size. The FSC is that of the whole boxes unless
+    a mask is given, which is the harsher choice.
+
+    Example:  orbitrec evaluate run/initial_model.mrc truth.mrc
+    """
+    from orbitrec.evaluation.alignment import align, resampled
+    from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+    from orbitrec.io.files import to_json
+    from orbitrec.io.mrc import read_map, write_map
+
+    if plot is not None and plot.suffix.lower() not in _PICTURES:
+        raise InputError(f"--plot {plot}: cannot draw a {plot.suffix or 'nameless'} file; end it in .png, .pdf or .svg")
+    (grid, map_voxel_A), (truth, voxel_A) = (read_map(path, pixel_size) for path in (map_file, truth_file))
+    for path, values in ((map_file, grid), (truth_file, truth)):
+        if values.min() == values.max():
+            raise InputError(f"{path} is constant: there is nothing to align; check how it was made")
+    n = truth.shape[0]
+    if (grid.shape[0], map_voxel_A) != (n, voxel_A):
+        grid = resampled(grid, map_voxel_A, n, voxel_A)
+    alignment = align(grid, truth, hand=hand)
+    aligned = alignment.apply(grid)
+    mask = 1.0 if mask_radius is None else soft_sphere(n, mask_radius / voxel_A)
+    fsc = fourier_shell_correlation(aligned * mask, truth * mask)
+    if output is not None:
+        write_map(output, aligned, voxel_A)
+    if plot is not None:
+        _draw(plot, fsc, voxel_A)
+    facts = _facts(alignment, fsc, voxel_A)
+    if as_json:
+        typer.echo(to_json(facts))
+    else:
+        _print(facts)
+
+
+def _facts(alignment: "Alignment", fsc: "FSC", voxel_A: float) -> dict[str, object]:
+    from orbitrec.geometry.rotations import matrix_to_euler
+
+    return {
+        "fsc05_A": fsc.cutoff_A(0.5, voxel_A),
+        "fsc0143_A": fsc.cutoff_A(0.143, voxel_A),
+        "correlation": alignment.correlation,
+        "hand": "mirrored" if alignment.mirrored else "same",
+        "euler_deg": matrix_to_euler(alignment.rotation).tolist(),
+        "shift_A": (alignment.shift_px * voxel_A).tolist(),
+        "fsc": {"resolution_A": fsc.resolution_A(voxel_A).tolist(), "value": fsc.value.tolist()},
+    }
+
+
+def _print(facts: dict[str, object]) -> None:
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    for label, name, form in (
+        ("FSC 0.5 (Å)", "fsc05_A", ".2f"),
+        ("FSC 0.143 (Å)", "fsc0143_A", ".2f"),
+        ("correlation", "correlation", ".4f"),
+        ("hand", "hand", ""),
+        ("rotation, ZYZ (°)", "euler_deg", ".2f"),
+        ("shift, xyz (Å)", "shift_A", ".2f"),
+    ):
+        value = facts[name]
+        values = value if isinstance(value, list) else [value]
+        shown = ("none" if v == math.inf else format(v, form) for v in values)
+        table.add_row(label, ", ".join(shown))
+    Console().print(table)
+
+
+def _draw(path: Path, fsc: "FSC", voxel_A: float) -> None:
+    """The FSC against spatial frequency in 1/Å, with both thresholds."""
+    from matplotlib.figure import Figure
+
+    from orbitrec.io.files import replacing
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(-0.1, 1.02))
+    axes.plot((1 / fsc.resolution_A(voxel_A))[1:], fsc.value[1:])
+    for threshold, name in ((0.5, "fsc 0.5"), (0.143, "fsc 0.143")):
+        cutoff_A = fsc.cutoff_A(threshold, voxel_A)
+        axes.axhline(threshold, color="grey", linewidth=0.8, linestyle="--")
+        axes.annotate(f"{name}: {cutoff_A:.1f} Å", (0, threshold), xytext=(2, 2), textcoords="offset points", size=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
