@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orbitrec import __version__
-from orbitrec.cli import info, simulate
+from orbitrec.cli import abinitio, evaluate, info, simulate
 from orbitrec.errors import InputError
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(abinitio.abinitio)
+app.command()(evaluate.evaluate)
 app.command()(info.info)
 app.add_typer(simulate.app, name="simulate")
 

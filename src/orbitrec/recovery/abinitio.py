@@ -11,29 +11,31 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.rotations import direction_frames, in_plane
-from orbitrec.inference.likelihood import Assignment, Statistics
+from orbitrec.inference.likelihood import Statistics
 from orbitrec.recovery.centring import shift_grid
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
 
-Report = Callable[[str, SearchLevel, Model, float], None]
-"""Called after every stage's step with (stage, level, model, log-likelihood per particle)."""
+Report = Callable[[str, SearchLevel, Model, float, int], None]
+"""Called after every step with (stage, level, model, log-likelihood per particle, number of particles seen)."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Sizes of the search; bandwidths are ``radius · k_max``.
 
-    ``starts`` random starts make ``start_steps`` EM steps of ``start_batch`` images at ``start_bandwidth``; half of them
-    make ``select_steps`` of ``select_batch`` at ``select_bandwidth``; the best marches through ``march`` bandwidths with
-    ``sweeps`` passes each, ``candidates`` directions per particle.
+    ``starts`` random starts make ``start_steps`` EM steps of ``start_batch`` images at ``start_bandwidth``, then
+    ``settle_steps`` of ``settle_batch``; half of them make ``select_steps`` of ``select_batch`` at
+    ``select_bandwidth``; the best marches through the bandwidths ``march`` with ``sweeps`` passes each, looking at
+    ``candidates`` directions for each particle.
     """
 
     starts: int = 8
@@ -63,7 +65,7 @@ class ParticleState:
 
 @dataclass(frozen=True)
 class AbInitio:
-    """Result: the finest ``level``, its ``model``, each particle's pose and the held-out likelihood of each start.
+    """Result of the march: the finest ``level``, its ``model`` and each particle's pose.
 
     ``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) displacement of the content, pixels.
     """
@@ -72,7 +74,16 @@ class AbInitio:
     model: Model
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
-    start_scores: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The best start: its ``model`` at ``level``, its index ``chosen``, and every start's held-out likelihood."""
+
+    level: SearchLevel
+    model: Model
+    chosen: int
+    scores: list[float]
 
 
 NO_SHIFT = torch.zeros(1, 2, dtype=torch.float64)
@@ -97,14 +108,16 @@ def climb(
     model: Model,
     centres: Float[Tensor, "N 2"],
     batches: Iterator[tuple[Int[Tensor, "b"], float]],
-) -> Iterator[tuple[Model, float]]:
-    """Stochastic EM without shifts over ``batches`` of (rows, share of old statistics kept); yields every step."""
+    report: Callable[[SearchLevel, Model, float, int], None],
+) -> Model:
+    """Stochastic EM without shifts over ``batches`` of (rows, share of the old statistics that is kept)."""
     state = _Climb(model)
     for rows, keep in batches:
         observed = data.observations(rows, level.grid, centres[rows], NO_SHIFT, torch.zeros(1))
         statistics, _ = level.expectation(state.model, observed)
         state.step(level, statistics, keep)
-        yield state.model, statistics.log_likelihood / statistics.count
+        report(level, state.model, statistics.log_likelihood / len(rows), len(rows))
+    return state.model
 
 
 def held_out_likelihood(
@@ -131,8 +144,8 @@ def best_start(
     schedule: Schedule,
     generator: torch.Generator,
     report: Report,
-) -> tuple[SearchLevel, Model, list[float]]:
-    """Steps 1 and 2 of the module's plan: the selected model, its level, and every start's held-out likelihood."""
+) -> "Selected":
+    """Steps 1 and 2 of the module's plan."""
     order = torch.randperm(len(data), generator=generator)
     held, pool = order[: min(schedule.held_out, len(data) // 5)], order[min(schedule.held_out, len(data) // 5) :]
     low = SearchLevel.at(data.grid, radius, schedule.start_bandwidth)
@@ -145,49 +158,27 @@ def best_start(
             (schedule.start_batch, schedule.start_steps, 0.95),
             (schedule.settle_batch, schedule.settle_steps, 0.8),
         ):
-            for model, likelihood in climb(
-                data, low, model, centres, random_batches(pool, size, steps, keep, generator)
-            ):
-                report(f"start {index + 1}", low, model, likelihood)
+            batches = random_batches(pool, size, steps, keep, generator)
+            model = climb(data, low, model, centres, batches, partial(report, f"start {index + 1}"))
         started.append((held_out_likelihood(data, low, model, centres, held), model))
     ranked = sorted(range(len(started)), key=lambda i: -started[i][0])
-    finalists: list[tuple[float, Model]] = []
+    finalists: list[tuple[float, int, Model]] = []
     for index in ranked[: math.ceil(schedule.starts / 2)]:
-        model = low.carried(started[index][1], high)
         batches = random_batches(pool, schedule.select_batch, schedule.select_steps, 0.9, generator)
-        for model, likelihood in climb(data, high, model, centres, batches):
-            report(f"select {index + 1}", high, model, likelihood)
-        finalists.append((held_out_likelihood(data, high, model, centres, held), model))
-    return high, max(finalists, key=lambda f: f[0])[1], [score for score, _ in started]
+        model = low.carried(started[index][1], high)
+        model = climb(data, high, model, centres, batches, partial(report, f"select {index + 1}"))
+        finalists.append((held_out_likelihood(data, high, model, centres, held), index, model))
+    _, chosen, model = max(finalists, key=lambda finalist: finalist[0])
+    return Selected(high, model, chosen, [score for score, _ in started])
 
 
-def sweep(
-    data: ParticleModes,
-    level: SearchLevel,
-    climbing: _Climb,
-    particles: ParticleState,
-    schedule: Schedule,
-    order: Int[Tensor, "N"],
-    *,
-    update: bool = True,
-) -> Iterator[tuple[Int[Tensor, "b"], Assignment, Float[Tensor, "s 2"], Float[Tensor, "b c"] | None, float]]:
-    """One pass over all particles in ``order``; the model is updated after every batch unless told not to."""
+def _shift_search(level: SearchLevel, particles: ParticleState) -> tuple[Float[Tensor, "s 2"], Float[Tensor, "s"]]:
+    """Displacements around a particle's centre and their log prior; none before directions have been narrowed."""
+    if particles.directions is None:
+        return NO_SHIFT, torch.zeros(1)
     k_max = float(level.grid.nodes[-1])
-    shifts = shift_grid(min(2.5 * particles.residual_px, 12 / k_max), 1.2 / k_max)
-    log_shift = torch.log_softmax(-shifts.square().sum(1) / (2 * particles.residual_px**2), dim=0)
-    nearest = (
-        None
-        if particles.directions is None
-        else particles.directions.topk(min(schedule.candidates, len(level.directions)), dim=1).indices
-    )
-    keep = 1 - min(1.0, schedule.batch / len(data))
-    for rows in order.split(schedule.batch):
-        observed = data.observations(rows, level.grid, particles.centres[rows], shifts, log_shift)
-        own = None if nearest is None else nearest[rows]
-        statistics, assigned = level.expectation(climbing.model, observed, own)
-        if update:
-            climbing.step(level, statistics, keep)
-        yield rows, assigned, shifts, own, statistics.log_likelihood / statistics.count
+    shifts = shift_grid(min(2.5 * particles.residual_px, 10 / k_max), 1.2 / k_max)
+    return shifts, torch.log_softmax(-shifts.square().sum(1) / (2 * particles.residual_px**2), dim=0)
 
 
 def march(
@@ -233,20 +224,37 @@ def _swept(
     shifts_px = torch.empty(len(data), 2, dtype=torch.float64)
     found = torch.zeros(len(data), len(level.directions))
     moved, variance = particles.centres.clone(), 0.0
-    for rows, assigned, shifts, own, likelihood in sweep(data, level, climbing, particles, schedule, order):
+    shifts, log_shift = _shift_search(level, particles)
+    nearest = _candidates(level, particles, schedule.candidates)
+    batch = min(schedule.batch, math.ceil(len(data) / 5))
+    for rows in order.split(batch):
+        own = nearest[rows]
+        observed = data.observations(rows, level.grid, particles.centres[rows], shifts, log_shift)
+        statistics, assigned = level.expectation(
+            climbing.model, observed, own if own.shape[1] < len(level.directions) else None
+        )
+        climbing.step(level, statistics, 1 - len(rows) / len(data))
         s, c, a = assigned.best.unbind(1)
-        d = c if own is None else own.gather(1, c[:, None]).squeeze(1)
+        d = own.gather(1, c[:, None]).squeeze(1)
         rotations[rows] = frames[d] @ in_plane(-level.circle.alphas[a])
         shifts_px[rows] = particles.centres[rows] + shifts[s]
-        columns = torch.arange(len(level.directions)).expand(len(rows), -1) if own is None else own
-        found[rows] = found[rows].scatter(1, columns, assigned.direction)
+        found[rows] = found[rows].scatter(1, own, assigned.direction)
         weight = assigned.shift.double()
         mean = weight @ shifts
         moved[rows] += mean
         variance += float((weight @ shifts.square().sum(1) - mean.square().sum(1)).sum() / 2)
-        report(f"march to bandwidth {level.bandwidth:g}", level, climbing.model, likelihood)
+        mean = statistics.log_likelihood / len(rows)
+        report(f"march to bandwidth {level.bandwidth:g}", level, climbing.model, mean, len(rows))
     particles.centres = moved
     # The lattice of shifts cannot tell less than its own spacing, nor should the next search be narrower than it.
-    particles.residual_px = max((variance / len(data)) ** 0.5, 0.4 / float(level.grid.nodes[-1]))
+    if len(shifts) > 1:
+        particles.residual_px = max((variance / len(data)) ** 0.5, 0.4 / float(level.grid.nodes[-1]))
     particles.directions = found @ level.directional_kernel(level).mT
     return rotations, shifts_px
+
+
+def _candidates(level: SearchLevel, particles: ParticleState, count: int) -> Int[Tensor, "N c"]:
+    """The directions each particle is to look at: all of them until a posterior narrows the search."""
+    if particles.directions is None or count >= len(level.directions):
+        return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
+    return particles.directions.topk(count, dim=1).indices

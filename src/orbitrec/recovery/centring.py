@@ -1,8 +1,8 @@
 """Centring before any model exists: EM for a radially symmetric template over shifts.
 
-The same likelihood with one direction and one mode: the template is the azimuthal mean ``t(k)`` of the particle's image,
-the group is the plane's translations with a Gaussian prior of unknown width. It takes a pass over low frequencies and
-usually removes most of the shift, so that the search over orientations need not carry one.
+The same likelihood with one direction and one mode: the template is the azimuthal mean ``t(k)`` of the particle's
+image, the group is the plane's translations with a Gaussian prior of unknown width. It takes a pass over low
+frequencies and usually removes most of the shift, so that the search over orientations need not carry one.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,11 @@ def shift_grid(radius: float, step: float) -> Float[Tensor, "s 2"]:
 
 @dataclass(frozen=True)
 class Centring:
-    """``centres``: (N, 2) posterior mean displacement in pixels; ``prior_px``: fitted standard deviation of shifts per
+    """The fit: where each particle's content sits.
+
+    ``centres``: (N, 2) posterior mean displacement in pixels; ``prior_px``: fitted standard deviation of shifts per
     axis; ``residual_px``: posterior standard deviation per axis; ``profile``: t(k) in polar coordinates of mode 0.
-    """  # noqa: D205
+    """
 
     centres: Float[Tensor, "N 2"]
     prior_px: float

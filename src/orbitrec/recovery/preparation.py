@@ -6,7 +6,7 @@ working resolution and put on the polar grid: ``Y = c F / S``. That is the match
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ class ParticleModes:
         shifts: Float[Tensor, "s 2"],
         log_shift: Float[Tensor, "s"],
     ) -> Observations:
-        """Particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), each moved back by its centre and every shift.
+        """Particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), moved back by their centre and every shift.
 
         ``centres`` and ``shifts`` are displacements (x, y) of the content in pixels.
         """
@@ -107,6 +107,6 @@ def prepare(
     return ParticleModes(grid, modes, filters, index, noise, pixel)
 
 
-def _chunks(stack: ParticleStack, chunk: int, stop: int):
+def _chunks(stack: ParticleStack, chunk: int, stop: int) -> Iterator[Float[Tensor, "b n n"]]:
     for start in range(0, stop, chunk):
         yield stack.images(range(start, min(start + chunk, stop)))

@@ -9,14 +9,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_sizes, spherical_design
+from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import PolarProjector, polar_circle
@@ -31,9 +30,10 @@ DENSITY_FLOOR = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The unknowns: real ``coefficients`` (p,) of the volume and the log view density ``log_views`` (d,), which sums to
-    one over directions.
-    """  # noqa: D205
+    """The unknowns.
+
+    ``coefficients``: (p,) of the volume, real; ``log_views``: (d,) log density of views, which sums to one.
+    """
 
     coefficients: Float[Tensor, "p"]
     log_views: Float[Tensor, "d"]
@@ -87,28 +87,20 @@ class SearchLevel:
         """M-step: the regularised least-squares volume and the view density.
 
         Minimises ``½ w*(C* W C)w − w*C* first + ½ Σ w²/τ²`` by preconditioned conjugate gradients from the present
-        volume (a few iterations: a generalised EM step), τ² being :data:`PRIOR_FACTOR` × the present power of each shell.
+        volume (a few iterations: a generalised EM step), τ² being :data:`PRIOR_FACTOR` × the present power of a shell.
         """
         precision = 1 / self.prior_variance(model.coefficients)
         diagonal = self.projector.uniform_diagonal(statistics.second.sum(0)) + precision
-        right = self.projector.adjoint(statistics.first)
-
-        def apply(x: np.ndarray) -> np.ndarray:
-            w = torch.from_numpy(np.ascontiguousarray(x)).to(right)
-            return (self.projector.normal(w, statistics.second) + precision * w).numpy()
-
-        size, dtype = len(right), right.numpy().dtype
-        solved, _ = cg(
-            LinearOperator((size, size), matvec=apply, dtype=dtype),
-            right.numpy(),
-            x0=model.coefficients.numpy(),
-            rtol=1e-3,
-            maxiter=8,
-            M=LinearOperator((size, size), matvec=lambda x: x / diagonal.numpy(), dtype=dtype),
+        w = solve_symmetric(
+            lambda x: self.projector.normal(x, statistics.second) + precision * x,
+            self.projector.adjoint(statistics.first),
+            start=model.coefficients,
+            diagonal=diagonal,
+            iterations=8,
         )
         views = statistics.occupancy.sum(1)
         views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
-        return Model(torch.from_numpy(solved).to(right), views.log())
+        return Model(w, views.log())
 
     def prior_variance(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
         """τ² of every coefficient from the power of coefficients at neighbouring frequencies."""

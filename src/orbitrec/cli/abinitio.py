@@ -1,0 +1,90 @@
+"""``orbitrec abinitio``: the main job."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def abinitio(
+    particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
+    diameter: Annotated[
+        float | None, typer.Option("--diameter", help="Diameter in Å of a ball that holds the particle. [0.62 box]")
+    ] = None,
+    resolution: Annotated[
+        float | None, typer.Option("--resolution", min=0.1, help="Finest resolution in Å of the search for poses.")
+    ] = None,
+    shift_px: Annotated[
+        float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
+    ] = None,
+    starts: Annotated[int, typer.Option(min=1, help="Random starts.")] = 8,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
+    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
+    datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """A 3-D initial model and the pose of every particle, from a particle stack alone.
+
+    OUTPUT gets initial_model.mrc, particles.star (posed), summary.png, summary.json, history.csv, fsc.csv and the half
+    maps. The hand cannot be told from projections: the map may be the mirror image.
+
+    Example:  orbitrec abinitio particles.star -o run
+    """
+    from dataclasses import replace
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from orbitrec.io.files import existing_file, to_json
+    from orbitrec.io.particles import ParticleStack
+    from orbitrec.io.runs import new_run
+    from orbitrec.recovery.abinitio import Schedule
+    from orbitrec.recovery.pipeline import Options, initial_model
+    from orbitrec.report.run import write_initial_model
+
+    if truth is not None:
+        existing_file(truth)
+    with new_run(output) as run:
+        stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+        options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), starts=starts))
+        columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("starting", total=1.0)
+            result = initial_model(
+                stack, options, lambda stage, share: bar.update(task, description=stage, completed=share)
+            )
+        summary = write_initial_model(run, particles, stack, options, result, truth)
+    if as_json:
+        typer.echo(to_json(summary))
+        return
+    _print_summary(output, summary)
+
+
+def _print_summary(folder: Path, summary: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Initial model in {folder}", show_header=False)
+    rows = {
+        "particles": f"{summary['particles']} of {summary['box_px']} px, {summary['pixel_size_A']:g} Å per pixel",
+        "search": f"to {summary['search_resolution_A']:.1f} Å in a ball of {summary['diameter_A']:.0f} Å",
+        "half maps (one reference)": f"FSC 0.143 at {summary['half_maps_fsc0143_A']:.2f} Å",
+        "contrast": summary["contrast"],
+        "hand": summary["hand"],
+        "time": f"{summary['seconds']['total']:.0f} s, peak memory {summary['peak_memory_GiB']:.2f} GiB",
+    }
+    if "fsc05_A" in summary:
+        rows["against the truth"] = (
+            f"FSC 0.5 at {summary['fsc05_A']:.2f} Å, 0.143 at {summary['fsc0143_A']:.2f} Å, "
+            f"correlation {summary['correlation']:.3f}" + (" (mirrored)" if summary["mirrored"] else "")
+        )
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"look at {folder / 'summary.png'}; map {folder / 'initial_model.mrc'}; poses {folder / 'particles.star'}"
+    )

@@ -1,0 +1,153 @@
+"""Continuous pose refinement: Levenberg–Marquardt on the likelihood of each particle's rotation and shift.
+
+For one particle the log-likelihood of a pose is ``Re⟨Y, T⟩ − ½ ⟨h² T, T⟩`` with the template T on its polar circle.
+With ``R ← R exp([δ]×)`` and points ``q₀ = (kx, ky, 0)`` the template moves by ``δ · (q₀ × Rᵀ∇v̂(R q₀))`` and, with the
+shift, by ``−i k T``; ``∇v̂`` is the transform of ``−i x v(x)``. Value and gradient come from one interpolation of four
+grids.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+from torch.nn.functional import grid_sample, pad
+
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.rotations import rotation_vector_to_matrix
+from orbitrec.recovery.preparation import ParticleModes, Progress
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+
+OVERSAMPLING = 3
+"""Fourier samples per Nyquist interval of the ball; with the sinc² correction the error is about 1 % of a template."""
+
+
+class SliceInterpolator:
+    """``v̂`` and ``∇v̂`` anywhere below ``k_max`` by trilinear interpolation of oversampled grids.
+
+    Works in a lattice of its own, whose Nyquist frequency is 1.25 k_max, so cost does not depend on the stack's box.
+    """
+
+    def __init__(self, volume: SphericalBesselVolume) -> None:
+        basis = volume.basis
+        self._pixel = 0.8 * math.pi / basis.k_max  # lattice spacing in pixels of the stack
+        scaled = SphericalBesselBasis(basis.radius / self._pixel, basis.k_max * self._pixel)
+        n = 2 * math.ceil(scaled.radius + 1)
+        self._size = OVERSAMPLING * n
+        # Orthonormal functions shrink by pixel^{3/2} in amplitude when lengths shrink by pixel; integrals by pixel³.
+        grid = SphericalBesselVolume(scaled, volume.coefficients).to_grid(n).to(torch.float32) * self._pixel**1.5
+        axis = torch.arange(n, dtype=torch.float32) - n // 2
+        # Linear interpolation multiplies the density by sinc² along each axis: divided out beforehand.
+        taper = torch.sinc(axis / self._size).square()
+        grid = grid / (taper[:, None, None] * taper[:, None] * taper)
+        x = axis * self._pixel
+        fields = torch.stack([grid, x * grid, x[:, None] * grid, x[:, None, None] * grid]).to(torch.complex64)
+        fields[1:] *= -1j
+        padded = pad(fields, [self._size // 2 - n // 2, self._size - n - (self._size // 2 - n // 2)] * 3)
+        axes = (-3, -2, -1)
+        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded, dim=axes), dim=axes), dim=axes)
+        self._half = math.ceil(basis.k_max * self._pixel * self._size / (2 * math.pi)) + 2
+        low, count = self._size // 2 - self._half, 2 * self._half + 1
+        for dim in axes:
+            spectrum = spectrum.narrow(dim, low, count)
+        self._grid = torch.view_as_real(spectrum.contiguous()).permute(0, 4, 1, 2, 3).flatten(0, 1)[None].contiguous()
+
+    def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Complex[Tensor, "b p"], Complex[Tensor, "b p 3"]]:
+        """Transform and gradient at frequency vectors (xyz, radians per pixel of the stack)."""
+        scale = self._pixel * self._size / (2 * math.pi) / self._half
+        where = (points * scale).to(torch.float32)[None, None].flatten(2, 3)[:, :, :, None]
+        sampled = grid_sample(self._grid, where, mode="bilinear", align_corners=True)
+        values = sampled.reshape(4, 2, *points.shape[:-1])
+        fields = torch.complex(values[:, 0], values[:, 1])
+        return fields[0], fields[1:].movedim(0, -1)
+
+
+@dataclass(frozen=True)
+class Poses:
+    """``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) content displacement; ``log_likelihood``: (N,) of the pose."""
+
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+    log_likelihood: Float[Tensor, "N"]
+
+
+def refine_poses(
+    data: ParticleModes,
+    grid: PolarGrid,
+    volume: SphericalBesselVolume,
+    rotations: Float[Tensor, "N 3 3"],
+    shifts_px: Float[Tensor, "N 2"],
+    *,
+    steps: int = 6,
+    chunk: int = 256,
+    progress: Progress = lambda count: None,
+) -> Poses:
+    """Climb from each particle's pose to the nearest maximum of its likelihood.
+
+    A step that does not raise a particle's likelihood is not taken, and its damping grows tenfold.
+    """
+    interpolate = SliceInterpolator(volume)
+    parts = []
+    for rows in torch.arange(len(data)).split(chunk):
+        problem = _PoseProblem.of(data, grid, interpolate, rows)
+        parts.append(problem.climb(rotations[rows], shifts_px[rows], steps))
+        progress(len(rows))
+    columns = zip(*((p.rotations, p.shifts_px, p.log_likelihood) for p in parts), strict=True)
+    return Poses(*(torch.cat(column) for column in columns))
+
+
+@dataclass(frozen=True, eq=False)
+class _PoseProblem:
+    interpolate: SliceInterpolator
+    points: Float[Tensor, "p 2"]
+    observed: Complex[Tensor, "b p"]
+    weight: Float[Tensor, "p"]
+    power: Float[Tensor, "b p"]
+
+    @classmethod
+    def of(
+        cls, data: ParticleModes, grid: PolarGrid, interpolate: SliceInterpolator, rows: Int[Tensor, "b"]
+    ) -> "_PoseProblem":
+        half = grid.circle_points // 2  # the other half of the circle is the conjugate
+        circle = grid.to_circle(data.modes[rows, : grid.max_mode + 1, : grid.node_count])[:, :half]
+        weight = (2 * grid.scale.square() / grid.circle_points).to(torch.float32).expand(half, -1)
+        power = data.filter_power(rows)[:, None, : grid.node_count].expand(-1, half, -1)
+        points = grid.points[:half].reshape(-1, 2).to(torch.float32)
+        return cls(interpolate, points, circle.flatten(1), weight.reshape(-1), power.flatten(1))
+
+    def climb(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> Poses:
+        value, gradient, hessian = self.linearised(rotations, shifts)
+        damping = torch.full((len(value),), 1e-2)
+        for _ in range(steps):
+            diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
+            damped = hessian + torch.diag_embed(diagonal * damping[:, None] + 1e-6)
+            step = torch.linalg.solve(damped, gradient).double()
+            tried_rotations = rotations @ rotation_vector_to_matrix(step[:, :3])
+            tried_shifts = shifts + step[:, 3:]
+            new_value, new_gradient, new_hessian = self.linearised(tried_rotations, tried_shifts)
+            better = new_value > value
+            damping = torch.where(better, damping / 3, damping * 10)
+            rotations = torch.where(better[:, None, None], tried_rotations, rotations)
+            shifts = torch.where(better[:, None], tried_shifts, shifts)
+            gradient = torch.where(better[:, None], new_gradient, gradient)
+            hessian = torch.where(better[:, None, None], new_hessian, hessian)
+            value = torch.where(better, new_value, value)
+        return Poses(rotations, shifts, value)
+
+    def linearised(
+        self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"]
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 5"], Float[Tensor, "b 5 5"]]:
+        """Log-likelihood, its gradient in (δ, shift) and the Gauss–Newton Hessian."""
+        R = rotations.to(torch.float32)
+        x, y = self.points.unbind(-1)
+        template, field = self.interpolate(torch.einsum("bij,pj->bpi", R[:, :, :2], self.points))
+        gx, gy, gz = torch.einsum("bji,bpj->bpi", R.to(field.dtype), field).unbind(-1)
+        turned = torch.stack([y * gz, -x * gz, x * gy - y * gx, -1j * x * template, -1j * y * template], dim=1)
+        phase = shifts.to(torch.float32) @ self.points.mT
+        moved = self.observed * torch.polar(torch.ones_like(phase), phase)  # content moved back by the shift
+        residual = (moved - self.power * template) * self.weight
+        value = ((moved - 0.5 * self.power * template) * self.weight * template.conj()).real.sum(1)
+        gradient = torch.einsum("bap,bp->ba", turned.conj(), residual).real
+        weighted = torch.view_as_real(turned * (self.power * self.weight).sqrt()[:, None]).flatten(2)
+        return value, gradient, weighted @ weighted.mT

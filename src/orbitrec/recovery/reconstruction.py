@@ -1,0 +1,141 @@
+"""The map from posed particles: regularised least squares on voxels, exact up to the non-uniform FFT's tolerance.
+
+With poses known the likelihood is quadratic in the map: ``½ Σ_j ‖c_j P_j v − y_j‖²/S``. Its right-hand side is a type-1
+non-uniform FFT of the filtered transforms at the rotated frequencies. Its normal operator is a convolution whose kernel
+is the same sum over ``c²/S`` on a grid of twice the size (Toeplitz), so conjugate gradients cost FFTs only.
+"""
+
+from dataclasses import dataclass
+
+import finufft
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation, soft_sphere
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
+from orbitrec.inference.least_squares import solve_symmetric
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import NoiseSpectrum
+from orbitrec.recovery.preparation import Progress
+
+TOLERANCE = 1e-4
+RIDGE = 0.02
+"""Weight of ``‖v‖²`` over the mean eigenvalue of the normal operator: damps frequencies that no particle saw."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Two maps of alternate particles, the FSC between them and their mean filtered by it.
+
+    The halves share their reference and their mask, so the FSC says where the map is reproducible, not how right it is:
+    an upper bound of the resolution until independent half-sets are refined.
+    """
+
+    volume: Float[Tensor, "n n n"]
+    half_maps: tuple[Float[Tensor, "n n n"], Float[Tensor, "n n n"]]
+    fsc: FSC
+
+    def negated(self) -> "Reconstruction":
+        """The same with dense and empty exchanged."""
+        return Reconstruction(-self.volume, (-self.half_maps[0], -self.half_maps[1]), self.fsc)
+
+
+def reconstruct(
+    stack: ParticleStack,
+    noise: NoiseSpectrum,
+    rotations: Float[Tensor, "N 3 3"],
+    shifts_px: Float[Tensor, "N 2"],
+    radius: float,
+    *,
+    chunk: int = 1024,
+    progress: Progress = lambda count: None,
+) -> Reconstruction:
+    """Reconstruct at the stack's own sampling, all frequencies inside the Nyquist circle, within a soft ball.
+
+    Args:
+        stack: the particles, read once more in chunks.
+        noise: their noise spectrum.
+        rotations: RELION's rotation of every particle.
+        shifts_px: displacement (x, y) of every particle's content in pixels.
+        radius: of the ball in pixels.
+        chunk: images held at a time.
+        progress: called with the number of images done.
+    """
+    n = stack.n
+    halves = []
+    for offset in (0, 1):
+        normal = _NormalEquations.empty(n)
+        for rows in torch.arange(offset, len(stack), 2).split(chunk):
+            normal.add(stack, noise, rows, rotations[rows], shifts_px[rows])
+            progress(len(rows))
+        halves.append(normal.solve() * soft_sphere(n, radius))
+    fsc = fourier_shell_correlation(halves[0], halves[1])
+    # The mean of two half-maps of correlation c carries signal in the share 2c/(1+c) (Rosenthal & Henderson 2003).
+    value = fsc.value.clamp(min=0)
+    first_lost = (value[1:] < 0.143).nonzero().flatten()
+    if len(first_lost):
+        value[int(first_lost[0]) + 1 :] = 0
+    shell = (radial_frequencies(n, 3) * n / (2 * torch.pi)).round().long().clamp(max=n // 2)
+    spectrum = centred_fft((halves[0] + halves[1]) / 2, ndim=3) * (2 * value / (1 + value))[shell]
+    return Reconstruction(centred_ifft(spectrum, ndim=3).real.to(torch.float32), (halves[0], halves[1]), fsc)
+
+
+@dataclass
+class _NormalEquations:
+    """``right``: A*y on n³ voxels; ``kernel``: of A*A on (2n)³."""
+
+    right: Complex[Tensor, "n n n"]
+    kernel: Complex[Tensor, "m m m"]
+
+    @classmethod
+    def empty(cls, n: int) -> "_NormalEquations":
+        return cls(*(torch.zeros(m, m, m, dtype=torch.complex64) for m in (n, 2 * n)))
+
+    def add(
+        self,
+        stack: ParticleStack,
+        noise: NoiseSpectrum,
+        rows: Int[Tensor, "b"],
+        rotations: Float[Tensor, "b 3 3"],
+        shifts: Float[Tensor, "b 2"],
+    ) -> None:
+        """Add particles; only half the plane is summed, since the other half is its conjugate."""
+        n = stack.n
+        k = frequencies(n)
+        ky, kx = torch.meshgrid(k, k, indexing="ij")
+        used = (torch.hypot(kx, ky) < torch.pi * (1 - 1 / n)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
+        points = torch.stack([kx[used], ky[used]], dim=-1)
+        weight = torch.where(points.any(dim=1), 2.0, 1.0) / noise.at(points.norm(dim=1))
+        transform = centred_fft(stack.images(rows))[:, used]
+        phase = shifts @ points.mT
+        filtered = transform * torch.polar(torch.ones_like(phase), phase) * weight / n
+        power = (weight / n**2).expand(len(rows), -1)
+        if stack.ctf is not None:
+            ctf = stack.ctf.select(rows).evaluate(points, stack.pixel_size_A)
+            filtered, power = filtered * ctf, power * ctf.square()
+        where = torch.einsum("bij,pj->bpi", rotations[:, :, :2], points).reshape(-1, 3)
+        self.right += _type1(where, filtered.reshape(-1), n)
+        self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), 2 * n)
+
+    def solve(self, iterations: int = 20) -> Float[Tensor, "n n n"]:
+        """Minimiser of the ridge-regularised quadratic; real, because conjugate halves were folded."""
+        n = len(self.right)
+        axes = (-3, -2, -1)
+        transfer = torch.fft.fftn(torch.fft.ifftshift(self.kernel.real, dim=axes))
+        ridge = RIDGE * float(self.kernel.real[n, n, n])
+
+        def apply(v: Tensor) -> Tensor:
+            spectrum = torch.fft.rfftn(v, s=(2 * n,) * 3) * transfer[..., : n + 1]
+            return torch.fft.irfftn(spectrum, s=(2 * n,) * 3)[:n, :n, :n] + ridge * v
+
+        return solve_symmetric(apply, self.right.real.contiguous(), iterations=iterations)
+
+
+def _type1(where: Float[Tensor, "p 3"], values: Complex[Tensor, "p"], n: int) -> Complex[Tensor, "n n n"]:
+    """``Σ_p values e^{+ik_p·x}`` on the centred n³ grid."""
+    x, y, z = (np.ascontiguousarray(c, dtype=np.float32) for c in where.numpy().T)
+    strengths = np.ascontiguousarray(values.numpy(), dtype=np.complex64)
+    grid = finufft.nufft3d1(z, y, x, strengths, (n, n, n), isign=1, eps=TOLERANCE)
+    return torch.from_numpy(np.asarray(grid))

@@ -1,0 +1,229 @@
+"""The picture of a run, and the curve of a Fourier shell correlation.
+
+Drawn through matplotlib's objects on the Agg canvas: no pyplot, so no global figure, backend or setting is touched.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from torch import Tensor
+
+from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.errors import InputError
+from orbitrec.evaluation.fsc import FSC
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.io.files import replacing
+from orbitrec.report.history import draw_history
+from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, TEXT, label_axes
+
+_VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: 5,000 uniform particles give 1 ± 0.06
+_VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 4.5° apart: finer than the kernel
+
+
+@dataclass(frozen=True, eq=False)
+class RunPicture:
+    """What the picture of a run shows.
+
+    Attributes:
+        volume: the map, (z, y, x).
+        voxel_size_A: edge of a voxel, and pixel size of the images, in Å.
+        rotations: each particle's rotation; it is seen along the third column.
+        shifts_px: displacement (x, y) of each particle's content in pixels.
+        history: a row for every step, in order, with ``stage``, ``step``, ``resolution_A``, ``log_likelihood`` (of one
+            particle) and ``seconds`` since the beginning. A stage is named by a phase and what tells it from others of
+            that phase ("start 3", "select 3", "march to bandwidth 24"); stages of one phase and resolution are
+            alternatives and drawn over each other, others one after the other.
+        fsc: correlation with the truth, if there is one.
+        title: headline.
+        chosen: which of the alternatives was taken ("3"); None marks the one that ends highest.
+    """
+
+    volume: Float[Tensor, "n n n"]
+    voxel_size_A: float
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+    history: Sequence[Mapping[str, Any]]
+    fsc: FSC | None
+    title: str
+    chosen: str | None = None
+
+
+def draw_run(path: Path, picture: RunPicture) -> None:
+    """Draw a run on 1600 × 1000 px: map, views, shifts, likelihood and, where the truth is known, the FSC.
+
+    Raises:
+        InputError: if ``path`` cannot be written or its suffix is not that of a picture.
+    """
+    figure = Figure(figsize=(16, 10), dpi=100, layout="constrained", facecolor="white")
+    figure.suptitle(picture.title, size=15, weight="bold")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.45, 1))
+    maps, poses = upper.subfigures(1, 2, width_ratios=(1.15, 1))
+    _draw_maps(maps, picture)
+    views, rest = poses.subfigures(2, 1, height_ratios=(1.25, 1))
+    _draw_views(views, picture.rotations)
+    shifts, facts = rest.subplots(1, 2, width_ratios=(1.3, 1))
+    _draw_shifts(shifts, picture)
+    _draw_facts(facts, picture)
+    if picture.fsc is None:
+        draw_history(lower, picture.history, picture.chosen)
+    else:
+        left, right = lower.subfigures(1, 2, width_ratios=(1.6, 1))
+        draw_history(left, picture.history, picture.chosen)
+        _draw_fsc(right.subplots(), picture.fsc, picture.voxel_size_A)
+    _save(path, figure)
+
+
+def draw_fsc(path: Path, fsc: FSC, voxel_size_A: float) -> None:
+    """Draw one FSC curve with the thresholds 0.5 and 0.143 and the resolutions at which it falls below them.
+
+    Raises:
+        InputError: if ``path`` cannot be written or its suffix is not that of a picture.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained", facecolor="white")
+    _draw_fsc(figure.subplots(), fsc, voxel_size_A)
+    _save(path, figure)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    kind = path.suffix[1:].lower()
+    if kind not in FigureCanvasAgg(figure).get_supported_filetypes():
+        raise InputError(f"{path}: no picture has the suffix {path.suffix or '(none)'}; name it .png, .pdf or .svg")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=figure.dpi)
+
+
+def _draw_maps(figure: SubFigure, picture: RunPicture) -> None:
+    """Central slices above the projections along the same axes; each row has one grey scale."""
+    n = picture.volume.shape[0]
+    volume = picture.volume.detach().cpu().double().numpy()
+    planes = (("x", "y", "z", 0), ("x", "z", "y", 1), ("y", "z", "x", 2))  # across, up, along, its array axis
+    rows = (
+        ("slice {0}{1}", [volume.take(n // 2, axis) for *_, axis in planes]),
+        ("projection along {2}", [volume.sum(axis) for *_, axis in planes]),
+    )
+    bar_A = _round_length(0.3 * n * picture.voxel_size_A)
+    for line, (name, images) in zip(figure.subplots(2, 3), rows, strict=True):
+        low, high = np.percentile(images, (0.5, 99.9))
+        for axes, image, (across, up, along, _) in zip(line, images, planes, strict=True):
+            axes.imshow(image, cmap="gray", origin="lower", vmin=low, vmax=high, interpolation="bicubic")
+            axes.set_title(name.format(across, up, along), size=TEXT)
+            axes.set_xlabel(f"{across} →", size=SMALL, labelpad=2)
+            axes.set_ylabel(f"{up} →", size=SMALL, labelpad=2)
+            axes.set(xticks=(), yticks=())
+            start, stop = 0.05 * n, 0.05 * n + bar_A / picture.voxel_size_A
+            axes.plot((start, stop), (0.05 * n, 0.05 * n), color="white", linewidth=3, solid_capstyle="butt")
+            axes.text((start + stop) / 2, 0.07 * n, f"{bar_A:g} Å", color="white", size=SMALL, ha="center", va="bottom")
+
+
+def _round_length(length: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, 50 … that is not longer."""
+    decade = 10.0 ** math.floor(math.log10(length))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= length)
+
+
+def view_density(rotations: Float[Tensor, "N 3 3"]) -> VonMisesFisherMixture:
+    """The particles' viewing directions ``R e_z``, smoothed over 7° by a von Mises–Fisher kernel.
+
+    Its density is relative to uniform views, 1 on average, and counts by solid angle whatever the map projection does.
+    """
+    bins = spherical_design(_VIEW_BINS_DEGREE)
+    counts = torch.zeros(len(bins), dtype=torch.float64)
+    for part in rotations.detach().cpu().double().split(4096):
+        counts += torch.bincount((part[:, :, 2] @ bins.T).argmax(1), minlength=len(bins))
+    return VonMisesFisherMixture(bins, torch.full_like(counts, math.radians(_VIEW_WIDTH_DEG) ** -2), counts)
+
+
+def _draw_views(figure: SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
+    longitude = torch.linspace(-math.pi, math.pi, 181, dtype=torch.float64)
+    latitude = torch.linspace(-math.pi / 2, math.pi / 2, 91, dtype=torch.float64)
+    lat, lon = torch.meshgrid(latitude, longitude, indexing="ij")
+    directions = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=-1)
+    views = view_density(rotations)
+    density = torch.stack([views.density(row) for row in directions])
+    axes = figure.subplots(subplot_kw={"projection": "mollweide"})
+    mesh = axes.pcolormesh(lon, lat, density, cmap="viridis", vmin=0, shading="gouraud", rasterized=True)
+    axes.set_title("viewing directions (equal-area map)", size=TEXT)
+    axes.set_xticks(np.radians((-120, -60, 0, 60, 120)), ["−120°", "−60°", "rot 0°", "60°", "120°"])
+    axes.set_yticks(np.radians((60, 30, 0, -30, -60)), ["tilt 30°", "60°", "90°", "120°", "150°"])
+    axes.tick_params(axis="x", colors="white", labelsize=SMALL)
+    axes.tick_params(axis="y", labelsize=SMALL)
+    axes.grid(color="white", alpha=0.35, linewidth=0.6)
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.85, pad=0.03)
+    bar.set_label("particles per direction\nrelative to uniform", size=SMALL)
+    bar.ax.axhline(1, color="white", linewidth=1.5)
+    bar.ax.tick_params(labelsize=SMALL)
+
+
+def _draw_shifts(axes: Axes, picture: RunPicture) -> None:
+    shifts_A = (picture.shifts_px.detach().cpu().double() * picture.voxel_size_A).numpy()
+    reach = max(float(np.percentile(np.abs(shifts_A), 99.9)), picture.voxel_size_A)
+    edges = np.linspace(-1.1 * reach, 1.1 * reach, 45)
+    x, y = (f"{name}: σ = {shifts_A[:, i].std():.1f} Å" for i, name in enumerate("xy"))
+    axes.hist(shifts_A[:, 0], edges, color=BLUE, alpha=0.45, label=x)
+    axes.hist(shifts_A[:, 1], edges, color="black", histtype="step", linewidth=1.2, label=y)
+    axes.set_title("in-plane shifts", size=TEXT)
+    label_axes(axes, "shift of the content (Å)", "particles")
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])
+    axes.legend(fontsize=SMALL, frameon=False, ncols=2, loc="upper center", columnspacing=1, handlelength=1.2)
+
+
+def _draw_facts(axes: Axes, picture: RunPicture) -> None:
+    n, voxel = picture.volume.shape[0], picture.voxel_size_A
+    facts = {
+        "particles": f"{len(picture.rotations):,}",
+        "box": f"{n} px = {n * voxel:.0f} Å",
+        "pixel size": f"{voxel:.4g} Å",
+    }
+    if picture.history:
+        facts["working resolution"] = f"{picture.history[-1]['resolution_A']:.1f} Å"
+        facts["time"] = f"{max(row['seconds'] for row in picture.history):,.0f} s"
+    if picture.fsc is not None:
+        facts |= {f"FSC {t:g}": _resolution(picture.fsc.cutoff_A(t, voxel)) for t in (0.5, 0.143)}
+    axes.set_axis_off()
+    for line, (name, value) in enumerate(facts.items()):
+        height = 0.95 - 0.13 * line
+        axes.text(0.05, height, name, size=TEXT, color="#555555", va="top", transform=axes.transAxes)
+        axes.text(0.95, height, value, size=TEXT, ha="right", va="top", transform=axes.transAxes)
+
+
+def _draw_fsc(axes: Axes, fsc: FSC, voxel_size_A: float) -> None:
+    """The curve against spatial frequency, its periods in Å along the top."""
+    frequency = fsc.frequency.cpu().numpy() / (2 * math.pi * voxel_size_A)
+    axes.plot(frequency, fsc.value.cpu().numpy(), color=BLUE, linewidth=1.8, zorder=3)
+    for threshold, line, colour in ((0.5, "--", ORANGE), (0.143, ":", "black")):
+        cutoff_A = fsc.cutoff_A(threshold, voxel_size_A)
+        axes.axhline(
+            threshold, color=colour, linestyle=line, linewidth=1.4, label=f"{threshold:g}: {_resolution(cutoff_A)}"
+        )
+        axes.plot(1 / cutoff_A, threshold, "o", color=colour, markersize=6, zorder=4)
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.set(xlim=(0, frequency[-1]), ylim=(min(-0.05, float(fsc.value.min()) - 0.05), 1.05))
+    axes.set_title("Fourier shell correlation with the truth", size=TEXT)
+    label_axes(axes, "spatial frequency (1/Å)", "FSC")
+    axes.legend(fontsize=TEXT, frameon=False)
+    top = axes.secondary_xaxis("top")
+    periods = _spaced_periods(frequency[-1])
+    top.set_xticks([1 / period for period in periods], [f"{period:g} Å" for period in periods])
+    top.tick_params(labelsize=SMALL)
+
+
+def _spaced_periods(highest: float) -> list[float]:
+    """Round periods in Å whose frequencies lie at least a tenth of the axis apart, up to the ``highest`` frequency."""
+    kept: list[float] = []
+    for period in (step * 10.0**decade for decade in (3, 2, 1, 0, -1) for step in (8, 6, 5, 4, 3, 2.5, 2, 1)):
+        if 1 / period <= highest and 1 / period - (1 / kept[-1] if kept else 0) >= 0.1 * highest:
+            kept.append(period)
+    return kept
+
+
+def _resolution(value_A: float) -> str:
+    return f"{value_A:.1f} Å" if math.isfinite(value_A) else "none"

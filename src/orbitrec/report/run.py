@@ -1,0 +1,99 @@
+"""A run on disk: the map, posed particles, the facts, the history and the picture."""
+
+import resource
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from orbitrec import __version__
+from orbitrec.errors import InputError
+from orbitrec.evaluation.alignment import align, resampled
+from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
+from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.mrc import read_map, write_map
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.runs import RunFolder
+from orbitrec.recovery.pipeline import InitialModel, Options
+from orbitrec.report.figures import RunPicture, draw_run
+
+
+def write_initial_model(
+    run: RunFolder, star: Path, stack: ParticleStack, options: Options, result: InitialModel, truth: Path | None
+) -> dict[str, object]:
+    """Write every file of a run and return the summary.
+
+    ``initial_model.mrc``, ``half1.mrc``, ``half2.mrc`` (Å per voxel in the header, dense positive), ``particles.star``
+    (the input's dialect with poses), ``fsc.csv``, ``history.csv``, ``summary.json``, ``summary.png``.
+
+    Raises:
+        InputError: if the truth cannot be read as a map.
+    """
+    pixel, rebuilt = stack.pixel_size_A, result.reconstruction
+    against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
+    for name, volume in zip(("initial_model", "half1", "half2"), (rebuilt.volume, *rebuilt.half_maps), strict=True):
+        write_map(run.file(f"{name}.mrc"), volume, pixel)
+    stack.write_posed(run.file("particles.star"), result.rotations, result.shifts_px)
+    write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
+    write_csv(run.file("fsc.csv"), _fsc_rows(rebuilt.fsc, against, pixel))
+    summary = _summary(star, stack, options, result) | facts
+    write_json(run.file("summary.json"), summary)
+    title = f"{star.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
+    picture = RunPicture(
+        rebuilt.volume, pixel, result.rotations, result.shifts_px, [asdict(s) for s in result.history], against, title,
+        chosen=str(result.chosen_start),
+    )  # fmt: skip
+    draw_run(run.file("summary.png"), picture)
+    return summary
+
+
+def _summary(star: Path, stack: ParticleStack, options: Options, result: InitialModel) -> dict[str, object]:
+    pixel = stack.pixel_size_A
+    return {
+        "orbitrec": __version__,
+        "input": str(star),
+        "particles": len(stack),
+        "box_px": stack.n,
+        "pixel_size_A": pixel,
+        "ctf": stack.ctf is not None,
+        "seed": options.seed,
+        "threads": torch.get_num_threads(),
+        "diameter_A": 2 * result.radius_px * pixel,
+        "search_resolution_A": result.search_resolution_A,
+        # Halves of one refinement share their reference: an upper bound, not independent half-sets.
+        "half_maps_fsc0143_A": result.reconstruction.fsc.cutoff_A(0.143, pixel),
+        "shift_spread_px": result.shift_spread_px,
+        "contrast": "dense is dark" if result.inverted else "dense is bright",
+        "hand": "undetermined: the mirrored map explains the images equally well",
+        "start_log_likelihoods": result.start_scores,
+        "chosen_start": result.chosen_start,
+        "seconds": result.seconds | {"total": sum(result.seconds.values())},
+        "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def _compared(volume: torch.Tensor, voxel_size_A: float, truth: Path) -> tuple[FSC, dict[str, object]]:
+    reference, truth_voxel_A = read_map(truth, voxel_size_A)
+    if abs(truth_voxel_A / voxel_size_A - 1) > 1e-3 or len(reference) != len(volume):
+        reference = resampled(reference.double(), truth_voxel_A, len(volume), voxel_size_A)
+    if not float(reference.std()) > 0:
+        raise InputError(f"{truth} is a constant map; give the map that the result is to be compared with")
+    alignment = align(volume.double(), reference.double())
+    fsc = fourier_shell_correlation(alignment.apply(volume.double()), reference.double())
+    return fsc, {
+        "truth": str(truth),
+        "fsc05_A": fsc.cutoff_A(0.5, voxel_size_A),
+        "fsc0143_A": fsc.cutoff_A(0.143, voxel_size_A),
+        "correlation": alignment.correlation,
+        "mirrored": alignment.mirrored,
+    }
+
+
+def _fsc_rows(halves: FSC, against: FSC | None, voxel_size_A: float) -> list[dict[str, float]]:
+    rows = []
+    for index, resolution in enumerate(halves.resolution_A(voxel_size_A).tolist()):
+        row = {"shell": index, "resolution_A": resolution, "half_maps": float(halves.value[index])}
+        if against is not None:
+            row["truth"] = float(against.value[index])
+        rows.append(row)
+    return rows
