@@ -60,7 +60,7 @@ class Alignment:
         return _moved(volume, self.rotation @ _mirror(self.mirrored), self.shift_px, volume.shape[0])
 
 
-def align(moving: Float[Tensor, "n n n"], reference: Float[Tensor, "n n n"], *, hand: bool = True) -> Alignment:
+def align(moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand: bool = True) -> Alignment:
     """Rotation, shift and (if ``hand``) mirror that bring ``moving`` onto ``reference``.
 
     Maximises the likelihood of shells with unknown scale and noise, ``−½ Σ_s N_s log(1 − FSC_s²)`` (N_s lattice points
@@ -68,7 +68,7 @@ def align(moving: Float[Tensor, "n n n"], reference: Float[Tensor, "n n n"], *, 
     Maps of opposite contrast are not aligned: the FSC has to be positive.
 
     Args:
-        moving: the map to move, (z, y, x), on the reference's grid.
+        moving: the map to move, (n, n, n) in z, y, x order, on the reference's grid.
         reference: the map that stays.
         hand: try the mirrored map as well.
 
@@ -76,7 +76,7 @@ def align(moving: Float[Tensor, "n n n"], reference: Float[Tensor, "n n n"], *, 
         InputError: if the maps are not cubes of one size of at least 8 voxels, or one of them is constant.
     """
     n = reference.shape[0]
-    if moving.shape != reference.shape or len(set(reference.shape)) != 1 or n < 8:
+    if moving.shape != reference.shape or reference.shape != (n, n, n) or n < 8:
         raise InputError(
             f"maps to align must be cubes of one size of at least 8 voxels, not {tuple(moving.shape)} and "
             f"{tuple(reference.shape)}; resample one of them first"

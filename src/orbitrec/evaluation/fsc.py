@@ -45,11 +45,15 @@ class FSC:
         return 2 * math.pi * voxel_size_A / float(torch.lerp(self.frequency[s - 1], self.frequency[s], step))
 
 
-def fourier_shell_correlation(a: Float[Tensor, "n n n"], b: Float[Tensor, "n n n"]) -> FSC:
+def fourier_shell_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> FSC:
     """``FSC_s = Re Σ â b̂* / sqrt(Σ|â|² Σ|b̂|²)`` over the lattice points that round to radius s, s = 0 … n//2.
 
     The maps are compared as they are: multiply both by :func:`soft_sphere` first to leave the solvent out. Masking
     raises the curve, and correlates the maps where the mask is tight.
+
+    Args:
+        a: one map, (n, n, n).
+        b: the other, of the same shape.
 
     Raises:
         InputError: if the maps are not cubes of one size.
