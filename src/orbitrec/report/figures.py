@@ -25,8 +25,8 @@ from orbitrec.io.files import replacing
 from orbitrec.report.history import draw_history
 from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, TEXT, label_axes
 
-_VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: 5,000 uniform particles give 1 ± 0.06
-_VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 4.5° apart: finer than the kernel
+_VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: N uniform particles give 1 ± √(67/N)
+_VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 5° apart: finer than the kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def draw_run(path: Path, picture: RunPicture) -> None:
     """
     figure = Figure(figsize=(16, 10), dpi=100, layout="constrained", facecolor="white")
     figure.suptitle(picture.title, size=15, weight="bold")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.45, 1))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.45, 1)).flat
     maps, poses = upper.subfigures(1, 2, width_ratios=(1.15, 1))
     _draw_maps(maps, picture)
     views, rest = poses.subfigures(2, 1, height_ratios=(1.25, 1))
@@ -150,7 +150,9 @@ def _draw_views(figure: SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
     views = view_density(rotations)
     density = torch.stack([views.density(row) for row in directions])
     axes = figure.subplots(subplot_kw={"projection": "mollweide"})
-    mesh = axes.pcolormesh(lon, lat, density, cmap="viridis", vmin=0, shading="gouraud", rasterized=True)
+    mesh = axes.pcolormesh(
+        lon.numpy(), lat.numpy(), density.numpy(), cmap="viridis", vmin=0, shading="gouraud", rasterized=True
+    )
     axes.set_title("viewing directions (equal-area map)", size=TEXT)
     axes.set_xticks(np.radians((-120, -60, 0, 60, 120)), ["−120°", "−60°", "rot 0°", "60°", "120°"])
     axes.set_yticks(np.radians((60, 30, 0, -30, -60)), ["tilt 30°", "60°", "90°", "120°", "150°"])
@@ -166,7 +168,7 @@ def _draw_views(figure: SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
 def _draw_shifts(axes: Axes, picture: RunPicture) -> None:
     shifts_A = (picture.shifts_px.detach().cpu().double() * picture.voxel_size_A).numpy()
     reach = max(float(np.percentile(np.abs(shifts_A), 99.9)), picture.voxel_size_A)
-    edges = np.linspace(-1.1 * reach, 1.1 * reach, 45)
+    edges = np.linspace(-1.1 * reach, 1.1 * reach, 45).tolist()
     x, y = (f"{name}: σ = {shifts_A[:, i].std():.1f} Å" for i, name in enumerate("xy"))
     axes.hist(shifts_A[:, 0], edges, color=BLUE, alpha=0.45, label=x)
     axes.hist(shifts_A[:, 1], edges, color="black", histtype="step", linewidth=1.2, label=y)

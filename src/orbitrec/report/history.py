@@ -74,11 +74,14 @@ def draw_history(figure: SubFigure, history: Sequence[Mapping[str, Any]], chosen
         axes.set_title(f"{phase[0].phase} × {count}" if count > 1 else phase[0].phase, size=TEXT)
         label_axes(axes, "step", "log-likelihood per particle" if column == 0 else "")
         if column == 0 and roles:
-            best = next(label for label, role in roles.items() if role == "chosen")
-            text = {"chosen": f"{'chosen' if chosen else 'highest at the end'}: {best}"}
-            present = [role for role in _ROLES if role in roles.values()]
-            lines = [Line2D([], [], **_ROLES[role]) for role in present]
-            axes.legend(lines, [text.get(role, role) for role in present], fontsize=SMALL, loc="lower right")
+            _draw_legend(axes, roles, "chosen" if chosen else "highest at the end")
+
+
+def _draw_legend(axes: Axes, roles: Mapping[str, str], chosen: str) -> None:
+    present = [role for role in _ROLES if role in roles.values()]
+    label = {role: label for label, role in roles.items()}
+    names = [f"{chosen}: {label[role]}" if role == "chosen" else role for role in present]
+    axes.legend([Line2D([], [], **_ROLES[role]) for role in present], names, fontsize=SMALL, loc="lower right")
 
 
 def _draw_phase(axes: Axes, bands: list[_Band], roles: Mapping[str, str]) -> None:
@@ -90,7 +93,8 @@ def _draw_phase(axes: Axes, bands: list[_Band], roles: Mapping[str, str]) -> Non
             look = _ROLES[roles.get(label, "chosen")]
             steps = start + 1 + np.arange(len(curve))
             mean = np.convolve(curve, np.full(window, 1 / window), "valid")
-            axes.plot(steps, curve, **look | {"alpha": 0.3, "linewidth": 0.6})
+            faint: dict[str, Any] = look | {"alpha": 0.2, "linewidth": 0.6}
+            axes.plot(steps, curve, **faint)
             axes.plot(steps[: len(mean)] + (window - 1) / 2, mean, **look)
         axes.axvspan(start + 0.5, start + band.steps + 0.5, color="#F2F2F2" if index % 2 == 0 else "#DEDEDE", zorder=0)
         axes.text(
