@@ -57,7 +57,9 @@ def evaluate(
     if output is not None:
         write_map(output, aligned, voxel_A)
     if plot is not None:
-        _draw(plot, fsc, voxel_A)
+        from orbitrec.report.figures import draw_fsc
+
+        draw_fsc(plot, fsc, voxel_A)
     facts = _facts(alignment, fsc, voxel_A)
     if as_json:
         typer.echo(to_json(facts))
@@ -99,20 +101,3 @@ def _print(facts: dict[str, object]) -> None:
         shown = ("none" if v == math.inf else format(v, form) for v in values)
         table.add_row(label, ", ".join(shown))
     Console().print(table)
-
-
-def _draw(path: Path, fsc: "FSC", voxel_A: float) -> None:
-    """The FSC against spatial frequency in 1/Å, with both thresholds."""
-    from matplotlib.figure import Figure
-
-    from orbitrec.io.files import replacing
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(-0.1, 1.02))
-    axes.plot((1 / fsc.resolution_A(voxel_A))[1:], fsc.value[1:])
-    for threshold, name in ((0.5, "fsc 0.5"), (0.143, "fsc 0.143")):
-        cutoff_A = fsc.cutoff_A(threshold, voxel_A)
-        axes.axhline(threshold, color="grey", linewidth=0.8, linestyle="--")
-        axes.annotate(f"{name}: {cutoff_A:.1f} Å", (0, threshold), xytext=(2, 2), textcoords="offset points", size=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
