@@ -7,7 +7,7 @@ from scipy.special import ive
 
 from orbitrec.densities import VonMisesFisherMixture
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies
+from orbitrec.geometry.fourier import centred_fft, frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.inference.moments import (
@@ -152,23 +152,18 @@ def test_gaussian_shifts_on_the_cartesian_grid_are_the_average_of_exact_shifts()
 N, PIXEL_A, SHIFT_PX = 32, 5.0, 1.0
 
 
-def filtered_particles(count: int, seed: int, astigmatism_A: float = 0.0):
-    """Modes, circular averages and spectra of noisy particles with CTF and shifts, and their grid."""
+def particles(count: int, seed: int, astigmatism_A: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, PolarGrid]:
+    """Modes and radial CTFs of noisy particles with shifts, and their grid."""
     generator = seeded(seed)
     rotations, shifts = random_poses(count, generator, views=VIEWS, shift_px=SHIFT_PX)
     defocus, angle = torch.rand(2, count, generator=generator, dtype=torch.float64)
     one = torch.ones(count, dtype=torch.float64)
-    defocus = 5e3 + 5e3 * defocus
-    ctf = CTFParameters(
-        defocus + astigmatism_A / 2, defocus - astigmatism_A / 2, 180 * angle, 300 * one, 2 * one, 0.1 * one, 0 * one
-    )
-    simulation = ParticleSimulation(ATOMS, N, PIXEL_A, rotations, shifts, ctf)
-    grid = PolarGrid(N, 1.1, 10, 9)
-    on_grid = ctf.on_grid(N, PIXEL_A, torch.float64)
-    images = simulation.clean(torch.arange(count), torch.float64)
+    u, v = (5e3 + 5e3 * defocus + sign * astigmatism_A / 2 for sign in (1, -1))
+    ctf = CTFParameters(u, v, 180 * angle, 300 * one, 2 * one, 0.1 * one, 0 * one)
+    images = ParticleSimulation(ATOMS, N, PIXEL_A, rotations, shifts, ctf).clean(torch.arange(count), torch.float64)
     images += torch.randn(count, N, N, generator=generator, dtype=torch.float64)
-    modes = grid.from_images(centred_ifft(centred_fft(images) * on_grid).real)
-    return modes, ctf.radial_square(grid.nodes, PIXEL_A), on_grid.square(), grid
+    grid = PolarGrid(N, 1.1, 10, 9)
+    return grid.from_images(images), ctf.radial(grid.nodes, PIXEL_A), grid
 
 
 def analytic_moments(grid: PolarGrid) -> Moments:
@@ -184,16 +179,17 @@ def analytic_moments(grid: PolarGrid) -> Moments:
 
 @pytest.mark.parametrize("astigmatism_A", [0.0, 600.0])
 def test_estimates_from_data_agree_with_analytic_moments(astigmatism_A):
-    modes, power, spectra, grid = filtered_particles(4000, 8, astigmatism_A)
+    modes, ctf, grid = particles(4000, 8, astigmatism_A)
     accumulator = MomentAccumulator.empty(grid)
-    accumulator.update(modes, power, spectra.sum(0))
+    accumulator.update(modes, ctf)
     found, expected = accumulator.estimate(regularisation=0.0), analytic_moments(grid)
+    power, filtered = ctf.square(), modes * ctf[:, None]
     # Standard errors of the ratio from the spread of the observations' own residuals.
-    first = (modes[:, 0].real - power * expected.first[0].real).std(0) * math.sqrt(len(modes)) / power.sum(0)
+    first = (filtered[:, 0].real - power * expected.first[0].real).std(0) * math.sqrt(len(modes)) / power.sum(0)
     assert float(((found.first[0] - expected.first[0]).abs() / first).max()) < 5
-    signal, bias, noise = 0.0, 0.0, grid.noise_gram(spectra.sum(0))
+    signal, bias, noise = 0.0, 0.0, grid.noise_gram() * (ctf.T @ ctf)
     for m in range(grid.max_mode + 1):
-        outer = modes[:, m, :, None] * modes[:, m, None, :].conj()
+        outer = filtered[:, m, :, None] * filtered[:, m, None, :].conj()
         product = power[:, :, None] * power[:, None, :]
         # In units of Σ Y Y*, where nothing is divided by a CTF near zero.
         spread = torch.view_as_real(outer - product * expected.second[m]).std(0) * math.sqrt(len(modes))
@@ -211,13 +207,13 @@ def test_estimates_from_data_agree_with_analytic_moments(astigmatism_A):
 
 
 def test_merged_shards_equal_one_pass():
-    modes, power, spectra, grid = filtered_particles(60, 9)
+    modes, ctf, grid = particles(60, 9)
     whole = MomentAccumulator.empty(grid)
-    whole.update(modes, power, spectra.sum(0))
+    whole.update(modes, ctf)
     shards = []
     for part in torch.arange(60).tensor_split([13, 14, 41]):
         shard = MomentAccumulator.empty(grid)
-        shard.update(modes[part], power[part], spectra[part].sum(0))
+        shard.update(modes[part], ctf[part])
         shards.append(shard)
     merged = shards[0].merge(shards[1]).merge(shards[2].merge(shards[3]))
     assert int(merged.count) == 60
@@ -227,28 +223,29 @@ def test_merged_shards_equal_one_pass():
 
 
 def test_single_precision_observations_lose_only_their_own_rounding():
-    modes, power, spectra, grid = filtered_particles(500, 10)
+    modes, ctf, grid = particles(500, 10)
     double, single = MomentAccumulator.empty(grid), MomentAccumulator.empty(grid)
-    double.update(modes, power, spectra.sum(0))
-    single.update(modes.to(torch.complex64), power.float(), spectra.sum(0).float())
+    double.update(modes, ctf)
+    single.update(modes.to(torch.complex64), ctf.float())
     assert single.second.dtype == torch.float64
     assert float((single.second - double.second).norm() / double.second.norm()) < 1e-6
 
 
 def test_second_moment_is_kept_whole_in_one_real_matrix():
-    modes, power, spectra, grid = filtered_particles(20, 11)
+    modes, ctf, grid = particles(20, 11)
     accumulator = MomentAccumulator.empty(grid)
-    accumulator.update(modes, power, spectra.sum(0))
+    accumulator.update(modes, ctf)
     found = accumulator.estimate(0.0)
-    direct = torch.einsum("bmk,bml->mkl", modes, modes.conj()) - grid.noise_gram(spectra.sum(0))
-    assert torch.allclose(found.second * (power.T @ power), direct, atol=1e-9)
+    filtered = modes * ctf[:, None]
+    direct = torch.einsum("bmk,bml->mkl", filtered, filtered.conj()) - grid.noise_gram() * (ctf.T @ ctf)
+    assert torch.allclose(found.second * (ctf.square().T @ ctf.square()), direct, atol=1e-9)
     assert torch.allclose(found.second, found.second.mH)
 
 
 def test_files_return_what_was_written(tmp_path):
-    modes, power, spectra, grid = filtered_particles(5, 12)
+    modes, ctf, grid = particles(5, 12)
     accumulator = MomentAccumulator.empty(grid)
-    accumulator.update(modes, power, spectra.sum(0))
+    accumulator.update(modes, ctf)
     write_moments(tmp_path / "m.safetensors", accumulator)
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
     back = read_moments(tmp_path / "m.safetensors")

@@ -21,7 +21,6 @@ from scipy.special import jv
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_ifft
 
 
 def _even_fft_size(at_least: int) -> int:
@@ -177,22 +176,11 @@ class PolarGrid:
         coordinates = images.reshape(len(images), -1) @ matrix
         return torch.view_as_complex(coordinates.reshape(len(images), self.max_mode + 1, self.node_count, 2))
 
-    def noise_gram(self, spectrum: Float[Tensor, "n n"] | None = None) -> Complex[Tensor, "m k k"]:
-        """``G_m = A_m P A_m*``: covariance of the coordinates of stationary pixel noise, mode by mode (complex128).
-
-        Args:
-            spectrum: variance P of the noise's unitary DFT on the centred grid of ``box``²; white with variance 1 if
-                left out.
-        """
-        matrix = torch.view_as_complex(self._pixel_matrix.reshape(self.box**2, self.max_mode + 1, -1, 2))
-        blocks = []
-        for m in range(self.max_mode + 1):
-            rows = matrix[:, m].T
-            if spectrum is not None:
-                rows = centred_ifft(rows.reshape(-1, self.box, self.box)) * spectrum.double().sqrt()
-            rows = rows.flatten(1)
-            blocks.append(rows @ rows.mH)
-        return torch.stack(blocks)
+    def noise_gram(self) -> Complex[Tensor, "m k k"]:
+        """``G_m = A_m A_m*``: covariance of the coordinates of unit white pixel noise, mode by mode (complex128)."""
+        a = torch.view_as_complex(self._pixel_matrix.reshape(self.box**2, self.max_mode + 1, self.node_count, 2))
+        by_mode = a.permute(1, 2, 0)
+        return by_mode @ by_mode.mH
 
     def shift_phases(self, shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "s phi k"]:
         """``e^{-ik·s}`` on the circle samples for displacements ``s`` = (x, y) in pixels."""

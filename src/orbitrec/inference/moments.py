@@ -87,7 +87,7 @@ def shifted_uniform_moments(moments: Moments, grid: PolarGrid, sigma: Float[Tens
     """
     k = grid.nodes.to(moments.weights)
     # I_q(x) e^{−x} is below 1e-16 beyond q ≈ 9√x + 12: so many modes past M must not alias into the kept ones.
-    tail = math.ceil(9 * float(sigma.detach()) * grid.k_max) + 12
+    tail = math.ceil(9 * float(sigma.detach()) * float(k[-1])) + 12
     count = 2 * grid.max_mode + 2 * (tail // 2 + 1)
     delta = 2 * math.pi * torch.arange(count, dtype=k.dtype) / count
     square = k[:, None].square() + k.square() - 2 * k[:, None] * k * delta.cos()[:, None, None]
@@ -112,66 +112,56 @@ def shifted_cartesian_moments(moments: Moments, points: Float[Tensor, "i 2"], si
 class MomentAccumulator:
     """Sums over observations from which the debiased block moments follow; mergeable, all in float64.
 
-    Observations are ``Y = h·y``: images with white noise of variance 1, multiplied by their own 2-D CTF, in polar
-    coordinates. Least squares over all of them, each weighted by its CTF, gives
+    Observations are images ``X = h·F + noise`` in polar coordinates, with white pixel noise of variance 1 and a radial
+    CTF h. Least squares over all of them, with ``Y = h·X`` and the noise's Gram matrix G_m of the grid, gives
 
-        M¹[0, k] = Σ_j Y_j / Σ_j h_j²(k),     M²[m, k, k'] = (Σ_j Y_j Y_j* − N) / Σ_j h_j²(k) h_j²(k').
+        M¹[0, k] = Σ_j Y_j / Σ_j h_j²,     M²[m, k, k'] = (Σ_j Y_j Y_j* − G_m Σ_j h_j h_j') / Σ_j h_j² h_j'².
 
-    The noise's share N is exact for any CTF: it is linear in the power spectra of the filtered noise, so their sum
-    gives it, terms with k ≠ k' included (:meth:`PolarGrid.noise_gram`). In the denominators ``h²`` is the average of
-    the squared CTF over the circle: with astigmatism exact for the first moment, and for the second as long as the
-    products of the angular harmonics of h² are small against the product of their means.
+    The CTF is applied at the nodes and not, as for the likelihood, to the pixels: it spreads the signal over the box,
+    and done there once more what leaves one side would come back in at the other. With astigmatism h is the average
+    over the circle (:meth:`CTFParameters.radial`), which leaves out that harmonics of the CTF mix modes m and m ± 2.
 
     Attributes:
         grid: where the modes live.
         first: ``Σ Y[m=0]``, real for real images.
         second: ``Σ Y Y*`` as real part plus imaginary part. One is symmetric and the other antisymmetric, so nothing
             is lost, and sums and products take half of a complex matrix's room and time.
-        filter_power: ``Σ h²`` at the nodes.
-        filter_product: ``Σ h²(k) h²(k')``.
-        noise_spectrum: ``Σ h²`` on the centred DFT grid of the images.
+        power: ``Σ h²``.
+        noise: ``Σ h(k) h(k')``.
+        product: ``Σ h²(k) h²(k')``.
         count: observations so far, as a tensor without axes.
     """
 
     grid: PolarGrid
     first: Float[Tensor, "k"]
     second: Float[Tensor, "m k k"]
-    filter_power: Float[Tensor, "k"]
-    filter_product: Float[Tensor, "k k"]
-    noise_spectrum: Float[Tensor, "n n"]
+    power: Float[Tensor, "k"]
+    noise: Float[Tensor, "k k"]
+    product: Float[Tensor, "k k"]
     count: Int[Tensor, ""]
 
     @classmethod
     def empty(cls, grid: PolarGrid) -> "MomentAccumulator":
         """No observations yet."""
-        k, m, n = grid.radial_nodes, grid.max_mode + 1, grid.box
-        shapes = [(k,), (m, k, k), (k,), (k, k), (n, n)]
+        k, m = grid.node_count, grid.max_mode + 1
+        shapes = [(k,), (m, k, k), (k,), (k, k), (k, k)]
         return cls(grid, *(torch.zeros(s, dtype=torch.float64) for s in shapes), count=torch.tensor(0))
 
-    def update(
-        self,
-        modes: Complex[Tensor, "b m k"],
-        filter_power: Float[Tensor, "b k"],
-        noise_spectrum: Float[Tensor, "n n"],
-    ) -> None:
-        """Add a batch.
+    def update(self, modes: Complex[Tensor, "b m k"], ctf: Float[Tensor, "b k"]) -> None:
+        """Add a batch of observations and their radial CTFs (ones where there is none).
 
         Products are formed in the observations' precision and added in float64: in float32 a batch should hold no more
         than some thousand images.
-
-        Args:
-            modes: filtered observations.
-            filter_power: averages over the circle of their squared CTFs.
-            noise_spectrum: the batch's ``Σ_j h_j²`` on the centred DFT grid of ``grid.box``²; the number of images
-                where there is no CTF, zero where frequencies were cropped.
         """
-        a, b = (part.transpose(0, 1) for part in (modes.real, modes.imag))
-        self.first += modes[:, 0].real.sum(0, dtype=torch.float64)
+        filtered = modes * ctf[:, None, :]
+        a, b = (part.transpose(0, 1) for part in (filtered.real, filtered.imag))
         # Re YY* + Im YY* = (a + b) aᵀ + (b − a) bᵀ for Y = a + ib.
         self.second += torch.cat([a + b, b - a], dim=1).mT @ torch.cat([a, b], dim=1)
-        self.filter_power += filter_power.sum(0, dtype=torch.float64)
-        self.filter_product += filter_power.mT @ filter_power
-        self.noise_spectrum += noise_spectrum
+        self.first += a[0].sum(0, dtype=torch.float64)
+        power = ctf.square()
+        self.power += power.sum(0, dtype=torch.float64)
+        self.noise += ctf.mT @ ctf
+        self.product += power.mT @ power
         self.count += len(modes)
 
     def merge(self, other: "MomentAccumulator") -> "MomentAccumulator":
@@ -184,6 +174,14 @@ class MomentAccumulator:
             raise InputError(f"moments on {other.grid} cannot be merged with moments on {self.grid}; use one grid")
         return MomentAccumulator(self.grid, **{name: s + other.sums()[name] for name, s in self.sums().items()})
 
+    def below(self, k_max: float, radius: float) -> "MomentAccumulator":
+        """The sums on the part of the grid below ``k_max`` for objects of ``radius`` pixels (:meth:`PolarGrid.below`)."""
+        grid = self.grid.below(k_max, radius)
+        m, k = slice(grid.max_mode + 1), slice(grid.node_count)
+        return MomentAccumulator(
+            grid, self.first[k], self.second[m, k, k], self.power[k], self.noise[k, k], self.product[k, k], self.count
+        )
+
     def estimate(self, regularisation: float = 1e-3) -> Moments:
         """Debiased moments; denominators are raised by ``regularisation`` times their mean, for zeros of the CTF.
 
@@ -192,13 +190,12 @@ class MomentAccumulator:
         """
         if self.count == 0:
             raise InputError("moments of no images cannot be estimated; give at least one")
-        power = self.filter_power + regularisation * self.filter_power.mean()
-        product = self.filter_product + regularisation * self.filter_product.mean()
         second = torch.complex((self.second + self.second.mT) / 2, (self.second - self.second.mT) / 2)
+        debiased = second - self.grid.noise_gram() * self.noise
         first = torch.zeros(second.shape[:2], dtype=second.dtype)
-        first[0] = (self.first / power).to(first.dtype)
-        noise = self.grid.noise_gram(self.noise_spectrum)
-        return Moments(first, (second - noise) / product, self.grid.mode_weights.pow(-2))
+        first[0] = (self.first / (self.power + regularisation * self.power.mean())).to(first.dtype)
+        product = self.product + regularisation * self.product.mean()
+        return Moments(first, debiased / product, self.grid.mode_weights.pow(-2))
 
     def sums(self) -> dict[str, Tensor]:
         """Every sum by name: all that defines the accumulator beside its grid."""
