@@ -2,7 +2,7 @@
 
 Each image's unitary transform F is divided by the noise spectrum S and multiplied by its exact 2-D CTF c, cut to the
 working resolution and put on the polar grid: ``Y = c F / S``. That is the matched filter ``h·y`` of whitened data with
-``h = c/√S``, whose square's azimuthal mean ``h²[j, k]`` is all else the likelihood needs (DESIGN section 1).
+``h = c/√S``, whose square's azimuthal mean ``h²[j, k]`` is all else the likelihood needs.
 """
 
 import math
