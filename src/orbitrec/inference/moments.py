@@ -175,7 +175,7 @@ class MomentAccumulator:
         return MomentAccumulator(self.grid, **{name: s + other.sums()[name] for name, s in self.sums().items()})
 
     def below(self, k_max: float, radius: float) -> "MomentAccumulator":
-        """The sums on the part of the grid below ``k_max`` for objects of ``radius`` pixels (:meth:`PolarGrid.below`)."""
+        """The sums on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.below`)."""
         grid = self.grid.below(k_max, radius)
         m, k = slice(grid.max_mode + 1), slice(grid.node_count)
         return MomentAccumulator(
