@@ -156,9 +156,7 @@ def initial_model(
         InputError: for too few particles, bad images, or options that do not fit the stack.
     """
     if len(stack) < FEWEST_PARTICLES:
-        raise InputError(
-            f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}"
-        )
+        raise InputError(f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}")
     radius, schedule = options.radius_px(stack), options.bandwidths(stack)
     generator = torch.Generator().manual_seed(options.seed)
     progress = Progress(listen, _total_work(len(stack), schedule))
