@@ -3,6 +3,7 @@
 Command files import the library inside their functions, so that ``--help`` does not wait for torch.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,6 +15,10 @@ from rich.markup import escape
 from orbitrec import __version__
 from orbitrec.cli import abinitio, evaluate, info, simulate
 from orbitrec.errors import InputError
+
+# Read once, when torch loads. Threads that spin while they wait make a step ten times slower wherever another program
+# has work for the same cores; on idle cores sleeping costs nothing that can be measured.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="orbitrec",

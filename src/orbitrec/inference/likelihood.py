@@ -18,23 +18,6 @@ from torch import Tensor
 from orbitrec.models.base import Circle
 
 
-def correlations(
-    observations: Complex[Tensor, "*b m k"], templates: Complex[Tensor, "d m k"], circle: Circle
-) -> Float[Tensor, "*b d a"]:
-    """``Re Σ_{m,k} Y conj(T) e^{imα}``: a product over k for every m, then a synthesis over m."""
-    batch = observations.shape[:-2]
-    y = observations.reshape(-1, *observations.shape[-2:]).transpose(0, 1)
-    product = torch.matmul(y, templates.permute(1, 2, 0).conj())
-    rows = torch.view_as_real(product).permute(1, 2, 0, 3).reshape(-1, 2 * len(product))
-    synthesis = circle.synthesis(rows.dtype, rows.device).reshape(-1, circle.angles)
-    return (rows @ synthesis).reshape(*batch, len(templates), circle.angles)
-
-
-def energies(filter_power: Float[Tensor, "b k"], templates: Complex[Tensor, "d m k"]) -> Float[Tensor, "b d"]:
-    """``Σ_k h²[j, k] Σ_m |T[d, m, k]|²``: squared norm of every filtered template."""
-    return filter_power @ templates.abs().square().sum(1).mT
-
-
 @dataclass(frozen=True)
 class Observations:
     """A batch in circular modes, filtered once: ``Y = h·y`` and ``h²``, in units where the noise variance is one.
@@ -61,21 +44,19 @@ def scores(
     observed: Observations, templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"], circle: Circle
 ) -> Float[Tensor, "b s d a"]:
     """Log joint density of every observation with every displacement, direction and angle (module docstring)."""
-    out = correlations(observed.modes, templates, circle)
-    offset = log_density - 0.5 * energies(observed.filter_power, templates)[:, None, :, None]
-    return out.add_(offset).add_(observed.log_shift[:, None, None])
+    shape = (len(observed), circle.angles, observed.modes.shape[1], len(templates))
+    score = _scores(observed, _Rows.of(observed), _Bank.of(templates, log_density), circle, None)
+    return score.reshape(shape).permute(0, 2, 3, 1)
 
 
-def posterior(
-    score: Float[Tensor, "b s d a"],
-) -> tuple[Float[Tensor, "b s d a"], Float[Tensor, "b"]]:
+def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b"]]:
     """Posterior probabilities and the log marginal likelihood of each observation. ``score`` is overwritten."""
-    flat = score.flatten(1)
-    peak = flat.amax(1, keepdim=True)
-    flat.sub_(peak).exp_()
-    total = flat.sum(1, keepdim=True)
-    flat.div_(total)
-    return score, (peak + total.log()).squeeze(1)
+    dims = tuple(range(1, score.ndim))
+    peak = score.amax(dims, keepdim=True)
+    score.sub_(peak).exp_()
+    total = score.sum(dims, keepdim=True)
+    score.div_(total)
+    return score, (peak + total.log()).reshape(len(score))
 
 
 @dataclass
@@ -136,70 +117,114 @@ def expectation(
     is taken to have no posterior mass); without it all directions are searched.
     """
     directions = len(templates) if candidates is None else candidates.shape[1]
-    per_item = observed.modes.shape[1] * directions * circle.angles * log_density.element_size()
-    size = max(1, chunk_bytes // per_item)
-    power = templates.abs().square().sum(1)
-    totals = _zeros(templates, log_density)
+    shifts = observed.modes.shape[1]
+    size = max(1, chunk_bytes // (shifts * directions * circle.angles * log_density.element_size()))
+    bank = _Bank.of(templates, log_density)
+    totals = _Totals.zeros(bank)
     assignments = []
     for start, part in zip(range(0, len(observed), size), observed.chunks(size), strict=True):
-        if candidates is None:
-            score = scores(part, templates, log_density, circle)
-            own = None
-        else:
-            own = candidates[start : start + size]
-            score = _candidate_scores(part, templates, power, log_density, circle, own)
+        own = None if candidates is None else candidates[start : start + size]
+        rows = _Rows.of(part)
+        score = _scores(part, rows, bank, circle, own)
         best = score.flatten(1).argmax(1)
         p, log_likelihood = posterior(score)
-        _accumulate(totals, part, p, circle, own)
-        totals.log_likelihood += float(log_likelihood.double().sum())
-        index = torch.stack(torch.unravel_index(best, p.shape[1:]), dim=1)
-        assignments.append((p.sum((1, 3)), p.sum((2, 3)), index, log_likelihood))
-    columns = zip(*assignments, strict=True)
-    return totals, Assignment(*(torch.cat(column) for column in columns))
+        p = p.reshape(len(part), circle.angles, shifts, directions)
+        totals.add(part, rows, p, circle, own)
+        a, s, c = torch.unravel_index(best, p.shape[1:])
+        pairs = p.sum(1)
+        assignments.append((pairs.sum(1), pairs.sum(2), torch.stack([s, c, a], dim=1), log_likelihood))
+    assignment = Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True)))
+    return totals.statistics(float(assignment.log_likelihood.double().sum()), float(len(observed))), assignment
 
 
-def _zeros(templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"]) -> Statistics:
-    second = log_density.new_zeros(len(templates), templates.shape[-1])
-    return Statistics(torch.zeros_like(templates), second, torch.zeros_like(log_density), 0.0, 0.0)
+# Inside, complex products are real ones on rows twice as long. With (Re T, Im T) side by side, the row (Re Y, Im Y)
+# gives Re and the row (−Im Y, Re Y) gives −Im of Y conj(T), so that the score is their sum with cos mα and sin mα; and
+# the same rows weighted by Σ_α p cos mα and Σ_α p sin mα add up to (Re, Im) of Σ_α p e^{imα} Y. Scores are kept as
+# (b, a, s·d): nothing as large as they are is ever transposed element by element.
 
 
-def _candidate_scores(
+@dataclass(frozen=True)
+class _Bank:
+    """Templates as real rows (m, d, 2k), their power Σ_m |T|² (d, k), and the log density (d, a)."""
+
+    rows: Float[Tensor, "m d two_k"]
+    power: Float[Tensor, "d k"]
+    log_density: Float[Tensor, "d a"]
+
+    @classmethod
+    def of(cls, templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"]) -> "_Bank":
+        rows = torch.view_as_real(templates.transpose(0, 1).contiguous()).flatten(2)
+        return cls(rows, templates.abs().square().sum(1), log_density)
+
+
+class _Rows:
+    """Observations as real rows (m, b, 2·s, 2k): for each displacement (Re Y, Im Y), then for each (−Im Y, Re Y)."""
+
+    @staticmethod
+    def of(part: Observations) -> Float[Tensor, "m b two_s two_k"]:
+        y = part.modes.permute(2, 0, 1, 3).contiguous()
+        return torch.cat([torch.view_as_real(y).flatten(3), torch.view_as_real(y * 1j).flatten(3)], dim=2)
+
+
+def _scores(
     part: Observations,
-    templates: Complex[Tensor, "d m k"],
-    power: Float[Tensor, "d k"],
-    log_density: Float[Tensor, "d a"],
-    circle: Circle,
-    own: Int[Tensor, "b c"],
-) -> Float[Tensor, "b s c a"]:
-    chosen = templates[own].permute(0, 2, 3, 1).conj()  # (b, m, k, c)
-    product = torch.matmul(part.modes.transpose(1, 2), chosen)  # (b, m, s, c)
-    rows = torch.view_as_real(product).permute(0, 2, 3, 1, 4).flatten(-2)
-    synthesis = circle.synthesis(rows.dtype, rows.device).reshape(-1, circle.angles)
-    energy = torch.einsum("bck,bk->bc", power[own], part.filter_power)
-    offset = log_density[own] - 0.5 * energy[..., None]
-    return (rows @ synthesis).add_(offset[:, None]).add_(part.log_shift[:, None, None])
-
-
-def _accumulate(
-    totals: Statistics,
-    part: Observations,
-    p: Float[Tensor, "b s c a"],
+    rows: Float[Tensor, "m b two_s two_k"],
+    bank: _Bank,
     circle: Circle,
     own: Int[Tensor, "b c"] | None,
-) -> None:
-    b, s, c, a = p.shape
-    analysis = circle.synthesis(p.dtype, p.device).reshape(-1, a).mT  # columns cos mα, −sin mα
-    turned = torch.view_as_complex((p.reshape(-1, a) @ analysis).reshape(b, s, c, -1, 2)).conj()  # Σ_α p e^{imα}
-    by_direction, occupancy = p.sum((1, 3)), p.sum(1)
-    totals.count += b
+) -> Float[Tensor, "b a sc"]:
+    m, b, two_s, _ = rows.shape
     if own is None:
-        y = part.modes.reshape(b * s, *part.modes.shape[2:]).transpose(0, 1)  # (m, bs, k)
-        totals.first += torch.matmul(turned.reshape(b * s, c, -1).permute(2, 1, 0), y).transpose(0, 1)
-        totals.second += by_direction.mT @ part.filter_power
-        totals.occupancy += occupancy.sum(0)
-        return
-    first = torch.matmul(turned.permute(0, 3, 2, 1), part.modes.transpose(1, 2)).transpose(1, 2)  # (b, c, m, k)
-    flat = own.reshape(-1)
-    totals.first.index_add_(0, flat, first.flatten(0, 1))
-    totals.second.index_add_(0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
-    totals.occupancy.index_add_(0, flat, occupancy.flatten(0, 1))
+        product = (rows.flatten(1, 2) @ bank.rows.mT).reshape(m, b, 2, -1)
+        energy, density = part.filter_power @ bank.power.mT, bank.log_density.mT  # (b, d), (a, d)
+    else:
+        product = (rows @ bank.rows[:, own].mT).reshape(m, b, 2, -1)
+        energy = torch.einsum("bck,bk->bc", bank.power[own], part.filter_power)
+        density = bank.log_density[own].mT  # (b, a, c)
+    planes = product.transpose(0, 1).reshape(b, 2 * m, -1)
+    score = circle.synthesis(planes.dtype, planes.device) @ planes
+    by_pair = score.unflatten(2, (two_s // 2, -1))
+    by_pair += (density - 0.5 * energy[:, None])[:, :, None] + part.log_shift[:, None]
+    return score
+
+
+@dataclass
+class _Totals:
+    """Sums of the E-step: ``first`` as real rows (m, d, 2k), the rest as in :class:`Statistics`."""
+
+    first: Float[Tensor, "m d two_k"]
+    second: Float[Tensor, "d k"]
+    occupancy: Float[Tensor, "d a"]
+
+    @classmethod
+    def zeros(cls, bank: _Bank) -> "_Totals":
+        return cls(*(torch.zeros_like(x) for x in (bank.rows, bank.power, bank.log_density)))
+
+    def add(
+        self,
+        part: Observations,
+        rows: Float[Tensor, "m b two_s two_k"],
+        p: Float[Tensor, "b a s c"],
+        circle: Circle,
+        own: Int[Tensor, "b c"] | None,
+    ) -> None:
+        b, _, s, c = p.shape
+        analysis = circle.synthesis(p.dtype, p.device).mT
+        planes = (analysis @ p.flatten(2)).reshape(b, -1, 2, s * c).transpose(0, 1)  # (m, b, 2, s·c)
+        occupancy = p.sum(2)  # (b, a, c)
+        by_direction = occupancy.sum(1)
+        if own is None:
+            weights = planes.reshape(len(rows), b * 2 * s, c)
+            self.first += weights.mT @ rows.flatten(1, 2)
+            self.second += by_direction.mT @ part.filter_power
+            self.occupancy += occupancy.sum(0).mT
+            return
+        sums = planes.reshape(len(rows), b, 2 * s, c).mT @ rows
+        flat = own.reshape(-1)
+        self.first.index_add_(1, flat, sums.flatten(1, 2))
+        self.second.index_add_(0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
+        self.occupancy.index_add_(0, flat, occupancy.mT.flatten(0, 1))
+
+    def statistics(self, log_likelihood: float, count: float) -> Statistics:
+        first = torch.view_as_complex(self.first.unflatten(2, (-1, 2))).transpose(0, 1)
+        return Statistics(first, self.second, self.occupancy, log_likelihood, count)

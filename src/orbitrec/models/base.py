@@ -26,10 +26,10 @@ class Circle:
         """The angles in radians (float64)."""
         return 2 * torch.pi * torch.arange(self.angles, dtype=torch.float64) / self.angles
 
-    def synthesis(self, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, "m two a"]:
-        """Real rows (cos mα, −sin mα): ``Re Σ_m c_m e^{imα}`` as one product with (Re c, Im c)."""
-        phase = self.modes.double().cpu()[:, None] * self.alphas
-        return torch.stack([phase.cos(), -phase.sin()], dim=1).to(dtype).to(device)
+    def synthesis(self, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, "a two_m"]:
+        """Rows (cos mα, sin mα) for every m: ``Re Σ_m c_m e^{imα}`` as one product with the pairs (Re c_m, −Im c_m)."""
+        phase = self.alphas[:, None] * self.modes.double().cpu()
+        return torch.stack([phase.cos(), phase.sin()], dim=2).flatten(1).to(dtype).to(device)
 
 
 def circular_coefficients(density: Float[Tensor, "d a"], order: Int[Tensor, "..."]) -> Complex[Tensor, "d ..."]:

@@ -23,7 +23,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.models.base import Circle
 from orbitrec.volumes.base import Volume
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, harmonic_phases, real_spherical_harmonics
 
 
 def polar_circle(grid: PolarGrid, angles: int) -> Circle:
@@ -96,7 +96,7 @@ class PolarProjector:
         for part in self.directions[: len(self.directions) // 2].double().split(32):
             harmonics = real_spherical_harmonics(equators(part, 2 * max(degree, M) + 2), degree)
             modes = torch.fft.rfft(harmonics, dim=1, norm="forward")[:, : M + 1] * self.grid.mode_weights[:, None]
-            modes = modes * torch.pow(torch.tensor(-1j), l)
+            modes = modes * harmonic_phases(degree)
             for parity in (0, 1):
                 block = modes[:, parity::2][:, :, columns[parity]].reshape(-1, len(columns[parity]))
                 blocks[parity].append(torch.stack([block.real, block.imag]).to(self.dtype))

@@ -31,7 +31,8 @@ class Centring:
     """The fit: where each particle's content sits.
 
     ``centres``: (N, 2) posterior mean displacement in pixels; ``prior_px``: fitted standard deviation of shifts per
-    axis; ``residual_px``: posterior standard deviation per axis; ``profile``: t(k) in polar coordinates of mode 0.
+    axis; ``residual_px``: posterior standard deviation per axis, neither below what the lattice of shifts can tell (its
+    step/√12); ``profile``: t(k) in polar coordinates of mode 0.
     """
 
     centres: Float[Tensor, "N 2"]
@@ -48,7 +49,8 @@ def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Flo
     distance, theta = shifts.norm(dim=1), torch.atan2(shifts[:, 1], shifts[:, 0])
     m = torch.arange(grid.max_mode + 1)
     bessel = np.stack([jv(int(q), (distance[:, None] * grid.nodes).numpy()) for q in m], axis=1)
-    phase = torch.exp(1j * m * theta[:, None]) * (1j) ** m * grid.mode_weights
+    turns = torch.tensor([1j**q for q in range(len(m))], dtype=torch.complex128)
+    phase = torch.exp(1j * m * theta[:, None]) * turns * grid.mode_weights
     kernel = torch.from_numpy(bessel) * phase[:, :, None]
     return torch.stack([kernel.real, -kernel.imag], dim=1)
 
@@ -57,7 +59,8 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
     """Centre all particles at frequencies up to ``k_max`` from a Gaussian prior of ``prior_px`` per axis."""
     reach = 3 * prior_px
     grid = data.grid.below(k_max, reach + 1)
-    shifts = shift_grid(reach, 0.8 / k_max)
+    step = 0.8 / k_max
+    shifts = shift_grid(reach, step)
     kernel = _mode_zero_after_shift(grid, shifts).to(torch.float32).flatten(1, 2)
     correlation = torch.empty(len(data), len(shifts), grid.node_count)
     for rows in torch.arange(len(data)).split(chunk):
@@ -67,15 +70,16 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
     power = data.filters[data.filter_index, : grid.node_count]
     square = shifts.square().sum(1)
     profile = correlation[:, int(square.argmin())].sum(0) / power.sum(0)
-    variance = prior_px**2
+    # A point of the lattice stands for its cell: well-centred particles would drive the width to zero, and 0/0.
+    variance, cell = prior_px**2, step**2 / 12
     p = correlation.new_zeros(len(data), len(shifts))
     for _ in range(iterations):
         score = correlation @ profile - 0.5 * (power @ profile.square())[:, None] - (square / (2 * variance)).float()
         p = torch.softmax(score, dim=1)
         profile = torch.einsum("bs,bsk->k", p, correlation) / power.sum(0)
-        variance = float((p.double() @ square).mean() / 2)
+        variance = max(float((p.double() @ square).mean() / 2), cell)
     centres = p.double() @ shifts
-    residual = float((p.double() @ square - centres.square().sum(1)).mean() / 2)
+    residual = max(float((p.double() @ square - centres.square().sum(1)).mean() / 2), cell)
     return Centring(centres, variance**0.5, residual**0.5, profile)
 
 

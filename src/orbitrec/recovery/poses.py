@@ -79,7 +79,7 @@ def refine_poses(
     rotations: Float[Tensor, "N 3 3"],
     shifts_px: Float[Tensor, "N 2"],
     *,
-    steps: int = 6,
+    steps: int = 4,
     chunk: int = 256,
     progress: Progress = lambda count: None,
 ) -> Poses:
