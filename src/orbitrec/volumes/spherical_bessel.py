@@ -59,6 +59,11 @@ def real_spherical_harmonics(points: Float[Tensor, "... 3"], degree: int) -> Flo
     return torch.from_numpy(out).reshape(*points.shape[:-1], -1)
 
 
+def harmonic_phases(degree: int) -> Complex[Tensor, "lm"]:
+    """``(−i)^l`` of every harmonic up to ``degree``, exact (torch's complex power is off by 3e-6 at l = 39)."""
+    return torch.tensor([(-1j) ** l for l in range(degree + 1) for _ in range(2 * l + 1)], dtype=torch.complex128)
+
+
 @dataclass(frozen=True)
 class SphericalBesselBasis:
     """Indices and radial functions of the basis for ``radius`` pixels and ``k_max`` radians per pixel.
@@ -154,8 +159,7 @@ class SphericalBesselVolume:
         shell, inverse = torch.unique(flat.norm(dim=-1).mul(1e9).round().div(1e9), return_inverse=True)
         harmonics = real_spherical_harmonics(flat, self.basis.degree)
         amplitude = self.basis.angular_sum(self.basis.radial(shell), self.coefficients.double())
-        degree = torch.arange(self.basis.degree + 1).repeat_interleave(2 * torch.arange(self.basis.degree + 1) + 1)
-        turned = amplitude * torch.pow(torch.tensor(-1j), degree)[:, None]
+        turned = amplitude * harmonic_phases(self.basis.degree)[:, None]
         values = torch.einsum("pa,ap->p", harmonics.to(turned.dtype), turned[:, inverse])
         dtype = torch.complex128 if points.dtype == torch.float64 else torch.complex64
         return values.reshape(points.shape[:-1]).to(dtype)
