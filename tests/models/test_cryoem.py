@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
+from orbitrec.models.cryoem import PolarProjector, cartesian_templates, equators, polar_templates
+from orbitrec.models.simulate import ParticleSimulation
+from orbitrec.volumes.gaussians import GaussianMixture
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+from orbitrec.volumes.voxel import VoxelVolume
+
+BASIS = SphericalBesselBasis(9.0, 0.9)
+GRID = PolarGrid.for_radius(24, 0.8, 10.0)
+DIRECTIONS = spherical_design(5)
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+ATOMS = GaussianMixture(
+    torch.tensor([[3.0, -1.5, 1.0], [-2.0, 2.5, 0.5]], dtype=torch.float64),
+    torch.tensor([1.8, 2.0], dtype=torch.float64),
+    torch.tensor([1.0, 2.0], dtype=torch.float64),
+)
+
+
+def coefficients(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(len(BASIS), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@DTYPES
+def test_projector_and_adjoint_are_a_pair(dtype, tolerance):
+    projector = PolarProjector(BASIS, GRID, DIRECTIONS, dtype)
+    w = coefficients(dtype)
+    t = projector.templates(w)
+    assert t.dtype == (torch.complex64 if dtype == torch.float32 else torch.complex128)
+    x = torch.randn(t.shape, generator=torch.Generator().manual_seed(1), dtype=t.dtype)
+    left, right = float((t.conj() * x).real.sum()), float(w @ projector.adjoint(x))
+    assert abs(left - right) < tolerance * float(t.norm() * x.norm())
+    weight = torch.rand(len(DIRECTIONS), GRID.node_count, generator=torch.Generator().manual_seed(2)).to(dtype)
+    assert torch.allclose(
+        projector.normal(w, weight), projector.adjoint(t * weight[:, None]), rtol=100 * tolerance, atol=100 * tolerance
+    )
+
+
+@DTYPES
+def test_projector_gives_the_slices_of_its_volume(dtype, tolerance):
+    w = coefficients(dtype)
+    found = PolarProjector(BASIS, GRID, DIRECTIONS, dtype).templates(w)
+    # The circle samples of polar_templates alias what is beyond its largest mode: J_20(7) ≈ 1e-8.
+    expected = polar_templates(SphericalBesselVolume(BASIS, w.double()), GRID, DIRECTIONS)
+    assert float((found - expected).abs().max() / expected.abs().max()) < max(tolerance, 1e-6)
+
+
+def test_projector_agrees_with_slices_of_the_voxels():
+    w = coefficients()
+    found = PolarProjector(BASIS, GRID, DIRECTIONS, torch.float64).templates(w)
+    voxels = VoxelVolume(SphericalBesselVolume(BASIS, w).to_grid(24))
+    expected = polar_templates(voxels, GRID, DIRECTIONS)
+    assert float((found - expected).norm() / expected.norm()) < 1e-2  # voxels alias a little
+
+
+def test_turning_the_frame_multiplies_modes_by_phases():
+    psi, frames = 0.6, direction_frames(DIRECTIONS) @ in_plane(torch.tensor(0.6, dtype=torch.float64))
+    points = torch.cat([GRID.points, torch.zeros_like(GRID.points[..., :1])], dim=-1)
+    turned = GRID.from_circle(ATOMS.fourier(torch.einsum("dij,pkj->dpki", frames, points)))
+    phase = torch.exp(1j * psi * torch.arange(GRID.max_mode + 1, dtype=torch.float64))[:, None]
+    still = polar_templates(ATOMS, GRID, DIRECTIONS)
+    assert float((turned - phase * still).abs().max() / still.abs().max()) < 1e-7
+
+
+@pytest.mark.parametrize("n", [24, 25])
+def test_templates_are_the_transforms_of_projections(n):
+    rotations = random_rotations(3, torch.Generator().manual_seed(3))
+    simulation = ParticleSimulation(ATOMS, n, 1.0, rotations, torch.zeros(3, 2, dtype=torch.float64))
+    images = simulation.clean(torch.arange(3), torch.float64)
+    cartesian = cartesian_templates(ATOMS, n, rotations)
+    assert torch.allclose(cartesian[:, 0].reshape(3, n, n), centred_fft(images), atol=1e-7)
+    # On the polar grid: the view along R e_z in the frame with psi = 0, turned by −psi.
+    grid = PolarGrid.for_radius(n, 2.0, 11.0)
+    directions = rotations[:, :, 2]
+    left_over = direction_frames(directions).mT @ rotations
+    psi = torch.atan2(left_over[:, 1, 0], left_over[:, 0, 0])
+    phase = torch.exp(1j * psi[:, None] * torch.arange(grid.max_mode + 1, dtype=torch.float64))
+    found = polar_templates(ATOMS, grid, directions) * phase[:, :, None]
+    assert float((found - grid.from_images(images)).abs().max() / found.abs().max()) < 1e-6
+
+
+def test_uniform_diagonal_is_the_mean_over_directions():
+    projector = PolarProjector(BASIS, GRID, spherical_design(2 * BASIS.degree + 1), torch.float64)
+    weight = torch.rand(GRID.node_count, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    spread = weight.expand(len(projector.directions), -1) / len(projector.directions)
+    exact = torch.stack([projector.normal(row, spread)[i] for i, row in enumerate(torch.eye(len(BASIS)).double())])
+    assert torch.allclose(projector.uniform_diagonal(weight), exact, rtol=1e-6)
+
+
+def test_equators_are_perpendicular_to_their_direction():
+    circles = equators(DIRECTIONS, 7)
+    assert torch.allclose(torch.einsum("dpi,di->dp", circles, DIRECTIONS), torch.zeros(len(DIRECTIONS), 7).double())
+    assert torch.allclose(circles.norm(dim=-1), torch.ones(len(DIRECTIONS), 7).double())
+    step = torch.einsum("dpi,dpi->dp", circles, circles.roll(1, 1))
+    assert torch.allclose(step, torch.full_like(step, math.cos(2 * math.pi / 7)))
+
+
+def test_directions_that_are_no_antipodal_pairs_are_refused():
+    with pytest.raises(InputError, match="antipodal"):
+        PolarProjector(BASIS, GRID, DIRECTIONS.flip(0)[1:])
