@@ -12,14 +12,14 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.rotations import direction_frames, in_plane
-from orbitrec.inference.likelihood import Statistics
+from orbitrec.inference.likelihood import Assignment, Statistics
 from orbitrec.recovery.centring import shift_grid
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
@@ -52,6 +52,10 @@ class Schedule:
     sweeps: int = 2
     candidates: int = 32
     batch: int = 1000
+
+    def held_out_of(self, count: int) -> int:
+        """How many of ``count`` particles are held out to rank the starts: at most a fifth."""
+        return min(self.held_out, count // 5)
 
 
 @dataclass
@@ -147,7 +151,7 @@ def best_start(
 ) -> "Selected":
     """Steps 1 and 2 of the module's plan."""
     order = torch.randperm(len(data), generator=generator)
-    held, pool = order[: min(schedule.held_out, len(data) // 5)], order[min(schedule.held_out, len(data) // 5) :]
+    held, pool = order.tensor_split([schedule.held_out_of(len(data))])
     low = SearchLevel.at(data.grid, radius, schedule.start_bandwidth)
     high = SearchLevel.at(data.grid, radius, schedule.select_bandwidth)
     power = data.filter_power(pool).mean(0)
@@ -209,6 +213,41 @@ def march(
     return AbInitio(level, model, *poses)
 
 
+@dataclass
+class _Found:
+    """What one sweep finds of every particle."""
+
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+    directions: Float[Tensor, "N d"]
+    centres: Float[Tensor, "N 2"]
+    spread: float = 0.0
+
+    @classmethod
+    def nothing(cls, count: int, directions: int) -> "_Found":
+        poses = torch.zeros(count, 3, 3, dtype=torch.float64), torch.zeros(count, 2, dtype=torch.float64)
+        return cls(*poses, torch.zeros(count, directions), torch.zeros(count, 2, dtype=torch.float64))
+
+    def record(
+        self,
+        rows: Int[Tensor, "b"],
+        assigned: Assignment,
+        level: SearchLevel,
+        own: Int[Tensor, "b c"],
+        displaced: Float[Tensor, "b s 2"],
+    ) -> None:
+        """Enter the posterior of ``rows``, whose content was sought at the ``displaced`` positions."""
+        s, c, a = assigned.best.unbind(1)
+        d = own.gather(1, c[:, None]).squeeze(1)
+        self.rotations[rows] = direction_frames(level.directions[d]) @ in_plane(-level.circle.alphas[a])
+        self.shifts_px[rows] = displaced[torch.arange(len(rows)), s]
+        self.directions[rows] = self.directions[rows].scatter(1, own, assigned.direction)
+        weight = assigned.shift.double()[..., None]
+        mean = (weight * displaced).sum(1)
+        self.centres[rows] = mean
+        self.spread += float((weight * (displaced - mean[:, None]).square()).sum() / 2)
+
+
 def _swept(
     data: ParticleModes,
     level: SearchLevel,
@@ -218,39 +257,34 @@ def _swept(
     order: Int[Tensor, "N"],
     report: Report,
 ) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]]:
-    """One sweep that brings the particles' state up to date; returns the most probable poses."""
-    frames = direction_frames(level.directions)
-    rotations = torch.empty(len(data), 3, 3, dtype=torch.float64)
-    shifts_px = torch.empty(len(data), 2, dtype=torch.float64)
-    found = torch.zeros(len(data), len(level.directions))
-    moved, variance = particles.centres.clone(), 0.0
+    """One sweep that brings the model and the particles' state up to date; returns the most probable poses."""
+    found = _Found.nothing(len(data), len(level.directions))
     shifts, log_shift = _shift_search(level, particles)
     nearest = _candidates(level, particles, schedule.candidates)
-    batch = min(schedule.batch, math.ceil(len(data) / 5))
-    for rows in order.split(batch):
-        own = nearest[rows]
-        observed = data.observations(rows, level.grid, particles.centres[rows], shifts, log_shift)
-        statistics, assigned = level.expectation(
-            climbing.model, observed, own if own.shape[1] < len(level.directions) else None
-        )
-        climbing.step(level, statistics, 1 - len(rows) / len(data))
-        s, c, a = assigned.best.unbind(1)
-        d = own.gather(1, c[:, None]).squeeze(1)
-        rotations[rows] = frames[d] @ in_plane(-level.circle.alphas[a])
-        shifts_px[rows] = particles.centres[rows] + shifts[s]
-        found[rows] = found[rows].scatter(1, own, assigned.direction)
-        weight = assigned.shift.double()
-        mean = weight @ shifts
-        moved[rows] += mean
-        variance += float((weight @ shifts.square().sum(1) - mean.square().sum(1)).sum() / 2)
-        mean = statistics.log_likelihood / len(rows)
-        report(f"march to bandwidth {level.bandwidth:g}", level, climbing.model, mean, len(rows))
-    particles.centres = moved
+    for rows in order.split(min(schedule.batch, math.ceil(len(data) / 5))):
+        parts = []
+        for part in rows.split(_images_at_once(level, len(shifts))):
+            own, centres = nearest[part], particles.centres[part]
+            observed = data.observations(part, level.grid, centres, shifts, log_shift)
+            narrowed = own if own.shape[1] < len(level.directions) else None
+            statistics, assigned = level.expectation(climbing.model, observed, narrowed)
+            found.record(part, assigned, level, own, centres[:, None] + shifts)
+            parts.append(statistics)
+        total = reduce(Statistics.merge, parts)
+        climbing.step(level, total, 1 - len(rows) / len(data))
+        likelihood = total.log_likelihood / len(rows)
+        report(f"march to bandwidth {level.bandwidth:g}", level, climbing.model, likelihood, len(rows))
+    particles.centres = found.centres
     # The lattice of shifts cannot tell less than its own spacing, nor should the next search be narrower than it.
     if len(shifts) > 1:
-        particles.residual_px = max((variance / len(data)) ** 0.5, 0.4 / float(level.grid.nodes[-1]))
-    particles.directions = found @ level.directional_kernel(level).mT
-    return rotations, shifts_px
+        particles.residual_px = max((found.spread / len(data)) ** 0.5, 0.4 / float(level.grid.nodes[-1]))
+    particles.directions = found.directions @ level.directional_kernel(level).mT
+    return found.rotations, found.shifts_px
+
+
+def _images_at_once(level: SearchLevel, shifts: int) -> int:
+    """How many images, moved by every shift, take about 64 MiB."""
+    return max(1, (1 << 26) // (8 * shifts * (level.grid.max_mode + 1) * level.grid.node_count))
 
 
 def _candidates(level: SearchLevel, particles: ParticleState, count: int) -> Int[Tensor, "N c"]:
