@@ -39,12 +39,14 @@ class MomentTarget:
         grid: their grid.
         variance: ``E|X|²`` of an image's coordinates, noise included, CTF divided out.
         count: N.
+        k_min: frequency below which nothing counts, radians per pixel.
     """
 
     moments: Moments
     grid: PolarGrid
     variance: Float[Tensor, "m k"]
     count: float
+    k_min: float = 0.0
 
     @classmethod
     def exact(cls, moments: Moments, grid: PolarGrid, count: float = 1e6) -> "MomentTarget":
@@ -53,14 +55,15 @@ class MomentTarget:
 
     @classmethod
     def estimated(cls, accumulator: MomentAccumulator) -> "MomentTarget":
-        """Moments estimated from particles."""
-        variance = torch.diagonal(accumulator.second, dim1=1, dim2=2) / torch.diagonal(accumulator.product)
-        return cls(accumulator.estimate(), accumulator.grid, variance, float(accumulator.count))
+        """Moments estimated from particles; the box's first frequency is left to backgrounds and their edges."""
+        grid, variance = accumulator.grid, torch.diagonal(accumulator.second, dim1=1, dim2=2)
+        variance = variance / torch.diagonal(accumulator.product)
+        return cls(accumulator.estimate(), grid, variance, float(accumulator.count), 2 * math.pi / grid.box)
 
     @cached_property
     def weight(self) -> Float[Tensor, "m k"]:
-        """``1 / variance``; 0 below the box's first frequency, where backgrounds and their edges live."""
-        seen = self.grid.nodes > 2 * math.pi / self.grid.box
+        """``1 / variance``, 0 below ``k_min``."""
+        seen = self.grid.nodes > self.k_min
         # The floor keeps coordinates that hold nothing, modes m ≫ kR, from counting.
         return seen / (self.variance + 1e-3 * self.variance.max())
 
