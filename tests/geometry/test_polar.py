@@ -50,20 +50,34 @@ def test_any_image_is_transformed_as_a_direct_sum(n):
     assert torch.allclose(grid.to_circle(found), direct, atol=1e-8)
 
 
-def test_inner_products_are_those_of_the_images():
-    grid = PolarGrid.for_radius(32, math.pi, 15.0)
-    pair = torch.stack([blobs(32, CENTERS), blobs(32, CENTERS.flip(0) * 0.7)])
+@pytest.mark.parametrize("n", [32, 33])
+def test_inner_products_are_those_of_the_images(n):
+    grid = PolarGrid.for_radius(n, math.pi, 15.0)
+    pair = torch.stack([blobs(n, CENTERS), blobs(n, CENTERS.flip(0) * 0.7)])
     modes = grid.from_images(pair)
     products = torch.einsum("amk,bmk->ab", modes, modes.conj()).real
     assert torch.allclose(products, torch.einsum("ayx,byx->ab", pair, pair), rtol=1e-9)
 
 
-def test_turning_the_content_multiplies_modes_by_phases():
-    grid, alpha = PolarGrid.for_radius(32, 2.0, 14.0), 0.7
+def test_energy_is_that_below_k_max():
+    # (1/2π) ∫ k e^{−σ²k²} dk = (1 − e^{−σ²k_max²}) / 4πσ² for one Gaussian, wherever it lies; here 7 % is cut off.
+    width, k_max = 1.6, 1.02
+    grid, whole = PolarGrid.for_radius(32, k_max, 12.0), 1 / (4 * math.pi * width**2)
+    expected = -whole * math.expm1(-((width * k_max) ** 2))
+    for center in CENTERS:
+        energy = float(grid.from_circle(exact_circle(grid, center[None], width)).abs().square().sum())
+        assert energy == pytest.approx(expected, rel=1e-7)
+    assert expected < 0.94 * whole
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("n", [32, 33])
+def test_turning_the_content_multiplies_modes_by_phases(n, dtype, tolerance):
+    grid, alpha = PolarGrid.for_radius(n, 2.0, 14.0), 0.7
     turn = torch.tensor([[math.cos(alpha), -math.sin(alpha)], [math.sin(alpha), math.cos(alpha)]], dtype=torch.float64)
-    still, turned = grid.from_images(torch.stack([blobs(32, CENTERS), blobs(32, CENTERS @ turn.T)]))
+    still, turned = grid.from_images(torch.stack([blobs(n, c, dtype=dtype) for c in (CENTERS, CENTERS @ turn.T)]))
     phase = torch.exp(-1j * alpha * torch.arange(grid.max_mode + 1, dtype=torch.float64))[:, None]
-    assert torch.allclose(turned, phase * still, atol=1e-10)
+    assert float((turned - phase * still).abs().max() / still.abs().max()) < tolerance
 
 
 def test_shifts_are_those_of_the_content():
@@ -88,6 +102,24 @@ def test_noise_gram_is_the_covariance_of_white_noise():
     assert float(torch.linalg.eigvalsh(PolarGrid.for_radius(12, 2.5, 6.0).noise_gram()).amax()) < 2.1
 
 
+@pytest.mark.parametrize("n", [12, 13])
+def test_noise_power_is_the_bands_share_of_the_pixels(n):
+    # Σ_m c_m² J_m² = 1 (Neumann), so the trace over all modes is n² ∫ k dk / 2π = n² k_max² / 4π.
+    grid = PolarGrid(n, 1.5, 5, 40)
+    trace = float(grid.noise_gram().diagonal(dim1=1, dim2=2).real.sum())
+    assert trace == pytest.approx((n * 1.5) ** 2 / (4 * math.pi), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [32, 33])
+def test_noise_along_an_object_has_variance_one_in_every_real_direction(n):
+    # 1 in the real mode 0, 2 in all in a complex mode; the band's sharp edge at k_max takes a few 1e-3 of it.
+    grid = PolarGrid.for_radius(n, 2.0, 14.0)
+    modes, gram = grid.from_images(blobs(n, CENTERS)[None])[0], grid.noise_gram()
+    for m in range(7):
+        unit = modes[m] / modes[m].norm()
+        assert float((unit.conj() @ gram[m] @ unit).real) == pytest.approx(1 if m == 0 else 2, rel=1e-2)
+
+
 def test_a_smaller_grid_is_a_prefix_of_the_coordinates():
     grid = PolarGrid.for_radius(32, 2.0, 14.0)
     image = blobs(32, CENTERS)[None]
@@ -99,9 +131,11 @@ def test_a_smaller_grid_is_a_prefix_of_the_coordinates():
 
 
 def test_bad_input_is_said():
-    with pytest.raises(InputError, match="k_max"):
-        PolarGrid(16, 3.5, 4, 4)
-    with pytest.raises(InputError, match="positive"):
-        PolarGrid(16, 1.0, 0, 4)
+    for k_max in (0.0, 3.5):
+        with pytest.raises(InputError, match="k_max"):
+            PolarGrid(16, k_max, 4, 4)
+    for box, nodes, max_mode in ((0, 4, 4), (16, 0, 4), (16, 4, -1)):
+        with pytest.raises(InputError, match="positive"):
+            PolarGrid(box, 1.0, nodes, max_mode)
     with pytest.raises(InputError, match="17 px do not fit"):
         PolarGrid(16, 1.0, 4, 4).from_images(torch.zeros(1, 17, 17))
