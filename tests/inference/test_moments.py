@@ -246,9 +246,10 @@ def test_files_return_what_was_written(tmp_path):
     modes, ctf, grid = particles(5, 12)
     accumulator = MomentAccumulator.empty(grid)
     accumulator.update(modes, ctf)
-    write_moments(tmp_path / "m.safetensors", accumulator)
+    write_moments(tmp_path / "m.safetensors", accumulator, 2.5)
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
-    back = read_moments(tmp_path / "m.safetensors")
+    back, pixel_size_A = read_moments(tmp_path / "m.safetensors")
+    assert pixel_size_A == 2.5
     assert back.grid == grid
     assert all(torch.equal(back.sums()[name], value) for name, value in accumulator.sums().items())
 

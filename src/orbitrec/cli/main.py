@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orbitrec import __version__
-from orbitrec.cli import abinitio, evaluate, info, simulate
+from orbitrec.cli import abinitio, evaluate, info, moments, simulate
 from orbitrec.errors import InputError
 
 # Read once, when torch loads. Threads that spin while they wait make a step ten times slower wherever another program
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command()(abinitio.abinitio)
 app.command()(evaluate.evaluate)
 app.command()(info.info)
+app.add_typer(moments.app, name="moments")
 app.add_typer(simulate.app, name="simulate")
 
 

@@ -1,4 +1,4 @@
-"""Accumulated moments as safetensors files: the sums, and the grid as metadata."""
+"""Accumulated moments as safetensors files: the sums, and as metadata the grid and its pixel size."""
 
 import json
 from dataclasses import asdict
@@ -13,15 +13,15 @@ from orbitrec.inference.moments import MomentAccumulator
 from orbitrec.io.files import existing_file, replacing
 
 
-def write_moments(path: Path | str, moments: MomentAccumulator) -> None:
-    """Write an accumulator to ``path`` atomically."""
-    metadata = {"kind": "moments", "grid": json.dumps(asdict(moments.grid))}
+def write_moments(path: Path | str, moments: MomentAccumulator, pixel_size_A: float) -> None:
+    """Write an accumulator to ``path`` atomically; ``pixel_size_A`` is that of the pixels its grid counts in."""
+    metadata = {"kind": "moments", "grid": json.dumps(asdict(moments.grid)), "pixel_size_A": repr(pixel_size_A)}
     with replacing(path) as temporary:
         save_file(moments.sums(), temporary, metadata)
 
 
-def read_moments(path: Path | str) -> MomentAccumulator:
-    """Read what :func:`write_moments` wrote, ready for more updates or merges.
+def read_moments(path: Path | str) -> tuple[MomentAccumulator, float]:
+    """What :func:`write_moments` wrote, ready for more updates or merges, and the pixel size.
 
     Raises:
         InputError: if the file is missing, broken, or holds something else.
@@ -34,4 +34,4 @@ def read_moments(path: Path | str) -> MomentAccumulator:
             sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); make the moments again") from error
-    return MomentAccumulator(PolarGrid(**json.loads(metadata["grid"])), **sums)
+    return MomentAccumulator(PolarGrid(**json.loads(metadata["grid"])), **sums), float(metadata["pixel_size_A"])

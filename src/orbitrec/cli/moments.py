@@ -1,0 +1,82 @@
+"""``orbitrec moments``: one pass over a stack, and the sum of several."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class _StackByDefault(TyperGroup):
+    """``moments PARTICLES.star`` is short for ``moments stack PARTICLES.star``."""
+
+    # Typer's base class has a context whose type has no public name in all of its versions.
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple:  # noqa: ANN401
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["stack", *args])
+
+
+app = typer.Typer(cls=_StackByDefault, no_args_is_help=True, context_settings={"ignore_unknown_options": True})
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")]
+
+
+@app.callback()
+def moments() -> None:
+    """First and second moments of a particle stack, debiased and CTF-corrected, in one pass; and merging them.
+
+    Example:  orbitrec moments PARTICLES.star -o M.safetensors
+    """
+
+
+@app.command()
+def stack(
+    particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
+    output: Output,
+    resolution: Annotated[float | None, typer.Option(min=0.1, help="Finest resolution in Å. [six pixels]")] = None,
+    diameter: Annotated[float | None, typer.Option(min=0.1, help="Of the particle and its shifts, Å. [box]")] = None,
+    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
+    datadir: Annotated[Path | None, typer.Option(help="Folder of the stacks, if not beside the STAR file.")] = None,
+) -> None:
+    """Moments of one stack: also `orbitrec moments PARTICLES.star -o M.safetensors`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.io.moments import write_moments
+    from orbitrec.io.particles import ParticleStack
+    from orbitrec.recovery.accumulation import accumulate_moments
+
+    data = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+    pixel = data.pixel_size_A
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=len(data))
+        found = accumulate_moments(
+            data, resolution or 6 * pixel, (diameter or data.n * pixel) / 2, progress=lambda n: bar.advance(task, n)
+        )
+    write_moments(output, found, pixel * data.n / found.grid.box)
+    typer.echo(
+        f"moments of {len(data)} particles, {found.grid.max_mode + 1} modes × {found.grid.node_count}²: {output}"
+    )
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(metavar="A B …", help="Moments of parts of one data set.")],
+    output: Output,
+) -> None:
+    """The moments of all parts together, as if they had been one stack.
+
+    Example:  orbitrec moments merge A.safetensors B.safetensors -o ALL.safetensors
+    """
+    from functools import reduce
+
+    from orbitrec.errors import InputError
+    from orbitrec.inference.moments import MomentAccumulator
+    from orbitrec.io.moments import read_moments, write_moments
+
+    read = [read_moments(path) for path in parts]
+    sizes = {round(pixel, 6) for _, pixel in read}
+    if len(sizes) > 1:
+        raise InputError(f"the parts have pixel sizes of {sorted(sizes)} Å; merge moments of one pixel size only")
+    total = reduce(MomentAccumulator.merge, (part for part, _ in read))
+    write_moments(output, total, read[0][1])
+    typer.echo(f"moments of {int(total.count)} particles: {output}")
