@@ -52,10 +52,12 @@ def test_moments_are_those_of_the_images(tmp_path, particles):
     stack = ParticleStack.from_star(particles, ctf=False)
     n = found.grid.box
     assert pixel == pytest.approx(stack.pixel_size_A * stack.n / n)
-    # Without a CTF the sums are those of the whitened images' own outer products, but for the cut at 1.2 k_max.
+    # Without a CTF the sums are those of the whitened images' own outer products, cut at 1.2 k_max, with the
+    # whitening as their filter.
     full = type(found.grid)(stack.n, found.grid.k_max * n / stack.n, found.grid.radial_nodes, found.grid.max_mode)
     images = stack.images(range(300))
-    modes = full.from_images(estimate_noise([images]).whiten(images))
+    noise = estimate_noise([images])
+    modes = full.from_images(noise.whiten(images)) * noise.at(full.nodes).rsqrt().float()
     own = uniform_moments(modes, torch.full((300,), 1 / 300), full).second
     symmetric = (found.second + found.second.mT) / 2 / 300
     assert float((symmetric - own.real).norm() / own.real.norm()) < 0.02
