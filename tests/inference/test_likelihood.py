@@ -1,9 +1,10 @@
 import math
 from itertools import pairwise
 
+import pytest
 import torch
 
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
@@ -14,7 +15,7 @@ from orbitrec.models.simulate import ParticleSimulation
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
-N, ANGLES = 24, 8
+ANGLES = 8
 ATOMS = GaussianMixture(
     torch.tensor([[3.0, -1.5, 1.0], [-2.0, 2.5, 0.5], [0.0, -2.0, -2.5]], dtype=torch.float64),
     torch.tensor([1.7, 2.0, 1.8], dtype=torch.float64),
@@ -26,12 +27,12 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def images(count: int) -> torch.Tensor:
+def images(count: int, n: int) -> torch.Tensor:
     generator = seeded(1)
     rotations = random_rotations(count, generator)
-    simulation = ParticleSimulation(ATOMS, N, 1.0, rotations, torch.zeros(count, 2, dtype=torch.float64))
+    simulation = ParticleSimulation(ATOMS, n, 1.0, rotations, torch.zeros(count, 2, dtype=torch.float64))
     clean = simulation.clean(torch.arange(count), torch.float64)
-    return clean + torch.randn(count, N, N, generator=generator, dtype=torch.float64)
+    return clean + torch.randn(count, n, n, generator=generator, dtype=torch.float64)
 
 
 def contrast(k: torch.Tensor) -> torch.Tensor:
@@ -45,21 +46,22 @@ def observations(modes: torch.Tensor, power: torch.Tensor) -> Observations:
     )
 
 
-def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_error():
+@pytest.mark.parametrize("n", [24, 25])
+def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_error(n):
     directions = spherical_design(5)
     log_density = torch.randn(len(directions), ANGLES, generator=seeded(2), dtype=torch.float64)
     log_density -= log_density.logsumexp((0, 1))
-    pixels = images(6)
+    pixels = images(6, n)
 
-    k = radial_frequencies(N).reshape(-1)
+    k = radial_frequencies(n).reshape(-1)
     # The content turned by α is the view from the frame turned by psi = −α.
     alphas = Circle(torch.tensor([0]), ANGLES).alphas
     rotations = (direction_frames(directions)[:, None] @ in_plane(-alphas)).flatten(0, 1)
-    transform = centred_fft(pixels) * contrast(k).reshape(N, N)
+    transform = centred_fft(pixels) * contrast(k).reshape(n, n)
     filtered = centred_ifft(transform).real
     flat = scores(
         observations(transform.reshape(len(pixels), 1, -1), contrast(k).square()),
-        cartesian_templates(ATOMS, N, rotations),
+        cartesian_templates(ATOMS, n, rotations),
         log_density.reshape(-1, 1),
         Circle(torch.tensor([0]), 1),
     )
@@ -68,7 +70,7 @@ def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_er
 
     errors = []
     for nodes, modes in ((8, 8), (14, 14), (20, 20), (30, 24)):
-        grid = PolarGrid(N, math.pi, nodes, modes)
+        grid = PolarGrid(n, math.pi, nodes, modes)
         observed = observations(grid.from_images(filtered), contrast(grid.nodes).square())
         found = scores(observed, polar_templates(ATOMS, grid, directions), log_density, polar_circle(grid, ANGLES))
         errors.append(float((found - expected).abs().max() / expected.std()))
@@ -83,13 +85,13 @@ def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_er
 
 
 def test_expectation_maximisation_never_decreases_the_likelihood():
-    grid = PolarGrid.for_radius(N, 0.9, 8.0)
+    grid = PolarGrid.for_radius(24, 0.9, 8.0)
     basis = SphericalBesselBasis(7.0, 0.9)
     directions = spherical_design(7)
     projector = PolarProjector(basis, grid, directions, torch.float64)
     circle = polar_circle(grid, 24)
     h = contrast(grid.nodes)
-    observed = observations(grid.from_images(images(80)) * h, h.square())
+    observed = observations(grid.from_images(images(80, 24)) * h, h.square())
     w = 3 * torch.randn(len(basis), generator=seeded(3), dtype=torch.float64)
     log_density = torch.full((len(directions), circle.angles), -math.log(len(directions) * circle.angles)).double()
     history = []
@@ -104,3 +106,76 @@ def test_expectation_maximisation_never_decreases_the_likelihood():
     steps = torch.tensor(history).diff()
     assert float(steps.min()) > -1e-9 * abs(history[-1])
     assert history[-1] - history[0] > 10
+
+
+@pytest.mark.parametrize("n", [9, 10])
+def test_expectation_maximisation_of_windowed_alignment_never_decreases_the_likelihood(n):
+    # One direction for each of the n shifts, no circle, a known density; the M-step is a weighted mean.
+    window, count, none = 6, 300, Circle(torch.tensor([0]), 1)
+    generator = seeded(5)
+    index = (torch.arange(n)[:, None] + torch.arange(window)) % n  # sample seen at each place of each window
+    density = torch.rand(n, generator=generator, dtype=torch.float64).softmax(0)
+    truth = 2 * torch.randn(n, generator=generator, dtype=torch.float64)
+    seen = truth[index[torch.multinomial(density, count, replacement=True, generator=generator)]]
+    seen = seen + torch.randn(count, window, generator=generator, dtype=torch.float64)
+    observed = observations(seen[:, None].to(torch.complex128), torch.ones(1, window, dtype=torch.float64))
+    x, history = torch.randn(n, generator=generator, dtype=torch.float64), []
+    for _ in range(60):
+        found, _ = expectation(observed, x[index][:, None].to(torch.complex128), density.log()[:, None], none)
+        history.append(found.log_likelihood)
+        total, weight = (
+            torch.zeros_like(x).index_put_((index,), v, accumulate=True) for v in (found.first[:, 0].real, found.second)
+        )
+        x = total / weight
+    steps = torch.tensor(history).diff()
+    assert float(steps.min()) > -1e-10 * abs(history[-1])
+    assert history[-1] - history[0] > 100
+    at_truth, _ = expectation(observed, truth[index][:, None].to(torch.complex128), density.log()[:, None], none)
+    assert history[-1] > at_truth.log_likelihood - n
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("n", [9, 10])
+def test_alignment_of_signals_scores_every_shift(n, dtype, tolerance):
+    # log ρ_s − ½ ‖y − shifted by s‖² + ½ ‖y‖², from the samples; modes −n/2 … n/2, of either sign.
+    generator = seeded(6)
+    signal = torch.randn(n, generator=generator, dtype=torch.float64)
+    seen = torch.randn(5, n, generator=generator, dtype=torch.float64)
+    log_density = torch.randn(n, generator=generator, dtype=torch.float64).log_softmax(0)
+    shifted = torch.stack([signal.roll(s) for s in range(n)])
+    expected = log_density - (seen[:, None] - shifted).square().sum(2) / 2 + seen.square().sum(1, keepdim=True) / 2
+    modes = centred_fft(torch.cat([signal[None], seen]), ndim=1).to(dtype.to_complex())
+    observed = observations(modes[1:, :, None], torch.ones(1, 1, dtype=dtype))
+    circle = Circle(torch.arange(n) - n // 2, n)
+    found = scores(observed, modes[:1, :, None], log_density[None].to(dtype), circle)
+    assert found.dtype == dtype
+    assert float((found[:, 0, 0] - expected).abs().max()) < tolerance * float(expected.abs().max())
+
+
+def test_posterior_adds_up_to_one_at_any_magnitude():
+    score = torch.randn(4, 3, 5, generator=seeded(7), dtype=torch.float64)
+    offset = torch.tensor([0.0, 5e3, -5e3, 1e6], dtype=torch.float64)
+    p, likelihood = posterior(score + offset[:, None, None])
+    assert torch.allclose(p, score.flatten(1).softmax(1).reshape(score.shape), atol=1e-9)
+    assert torch.allclose(p.sum((1, 2)), torch.ones(4, dtype=torch.float64))
+    assert torch.allclose(likelihood - offset, score.logsumexp((1, 2)), atol=1e-9)
+
+
+def test_displacements_of_polar_modes_are_those_of_cartesian_coefficients():
+    # Undoing a shift is e^{+ik·s} in every pixel of the transform, and a phase on the circle on the polar grid.
+    n, directions, none = 32, spherical_design(3), Circle(torch.tensor([0]), 1)
+    pixels = images(4, n)
+    shifts = torch.tensor([[0.0, 0.0], [1.2, -0.5], [-0.3, 1.6]], dtype=torch.float64)
+    k = frequencies(n)
+    phase = torch.exp(1j * (shifts[:, 1, None, None] * k[:, None] + shifts[:, 0, None, None] * k))
+    moved = (centred_fft(pixels)[:, None] * phase).reshape(len(pixels), len(shifts), 1, -1)
+    log_shift = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+    uniform = torch.full((len(directions), 1), -math.log(len(directions)), dtype=torch.float64)
+    cartesian = Observations(moved, torch.ones(len(pixels), n * n, dtype=torch.float64), log_shift)
+    expected = scores(cartesian, cartesian_templates(ATOMS, n, direction_frames(directions)), uniform, none)
+    # Modes of the noise up to the largest that a shift of 1.6 px brings to the templates' own.
+    grid = PolarGrid(n, math.pi, 36, 36)
+    modes = grid.shift(grid.from_images(pixels), -shifts)
+    polar = Observations(modes, torch.ones(len(pixels), grid.node_count, dtype=torch.float64), log_shift)
+    found = scores(polar, polar_templates(ATOMS, grid, directions), uniform, polar_circle(grid, 1))
+    assert float((found - expected).abs().max() / expected.std()) < 1e-4

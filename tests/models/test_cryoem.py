@@ -7,7 +7,9 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
+from orbitrec.geometry.rotations import direction_frames, euler_to_matrix, in_plane, random_rotations
+from orbitrec.io.mrc import read_map
+from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import PolarProjector, cartesian_templates, equators, polar_templates
 from orbitrec.models.simulate import ParticleSimulation
 from orbitrec.volumes.gaussians import GaussianMixture
@@ -85,6 +87,62 @@ def test_templates_are_the_transforms_of_projections(n):
     phase = torch.exp(1j * psi[:, None] * torch.arange(grid.max_mode + 1, dtype=torch.float64))
     found = polar_templates(ATOMS, grid, directions) * phase[:, :, None]
     assert float((found - grid.from_images(images)).abs().max() / found.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("n", [24, 25])
+def test_psi_turns_templates_of_voxels_as_it_turns_their_projections(n):
+    # In-plane angle α = −psi: an image's mode m is that of the view with psi = 0 times e^{+im psi}.
+    angles_deg = torch.tensor([[40.0, 70.0, 25.0], [-110.0, 130.0, 160.0], [0.0, 0.0, -75.0]], dtype=torch.float64)
+    rotations, voxels = euler_to_matrix(angles_deg), VoxelVolume(ATOMS.to_grid(n))
+    simulation = ParticleSimulation(voxels, n, 1.0, rotations, torch.zeros(3, 2, dtype=torch.float64))
+    grid = PolarGrid.for_radius(n, 2.0, 11.0)
+    images = grid.from_images(simulation.clean(torch.arange(3), torch.float64))
+    templates = polar_templates(voxels, grid, rotations[:, :, 2])
+    phase = torch.exp(1j * torch.deg2rad(angles_deg[:, 2:]) * torch.arange(grid.max_mode + 1, dtype=torch.float64))
+    scale = float(images.abs().max())
+    assert float((templates * phase[:, :, None] - images).abs().max()) < 3e-5 * scale
+    assert float((templates * phase.conj()[:, :, None] - images).abs().max()) > 0.05 * scale
+
+
+def test_turned_templates_are_relions_projections(shared_data):
+    stack = ParticleStack.from_star(shared_data / "reference" / "relion" / "emd_0409_clean.star", ctf=False)
+    rotations, _ = stack.poses()
+    voxels = VoxelVolume(read_map(shared_data / "maps" / "emd_0409_64.mrc")[0].double())
+    # This map's solvent is not zero: the corners of its cube, which images of its size cut off, cost a per cent.
+    grid, rows = PolarGrid.for_radius(64, 0.6 * math.pi, 20.0), torch.arange(0, 24, 4)
+    images = grid.from_images(stack.images(rows).double())
+    rotations = rotations[rows].double()
+    directions = rotations[:, :, 2]
+    left_over = direction_frames(directions).mT @ rotations
+    psi = torch.atan2(left_over[:, 1, 0], left_over[:, 0, 0])
+    phase = torch.exp(1j * psi[:, None] * torch.arange(grid.max_mode + 1, dtype=torch.float64))[:, :, None]
+    templates = polar_templates(voxels, grid, directions)
+
+    def correlation(t: torch.Tensor) -> torch.Tensor:
+        return (t.conj() * images).real.sum((1, 2)) / (
+            t.abs().square().sum((1, 2)) * images.abs().square().sum((1, 2))
+        ).sqrt()
+
+    assert float(correlation(templates * phase).min()) > 0.985
+    assert float(correlation(templates * phase.conj()).max()) < 0.8
+
+
+def test_normal_operator_is_symmetric_and_positive():
+    projector = PolarProjector(BASIS, GRID, DIRECTIONS, torch.float64)
+    weight = torch.rand(len(DIRECTIONS), GRID.node_count, generator=torch.Generator().manual_seed(2)).double()
+    a, b = coefficients(seed=3), coefficients(seed=4)
+    left, right = float(a @ projector.normal(b, weight)), float(b @ projector.normal(a, weight))
+    assert left == pytest.approx(right, rel=1e-12)
+    energy = projector.templates(a).abs().square().sum(1)
+    assert float(a @ projector.normal(a, weight)) == pytest.approx(float((weight * energy).sum()), rel=1e-12)
+
+
+def test_opposite_views_are_mirror_images():
+    # The frame of −d is that of d with its y axis reversed: φ → −φ, of a real image m → (−1)^m conj.
+    half = len(DIRECTIONS) // 2
+    templates = polar_templates(ATOMS, GRID, DIRECTIONS)
+    sign = (-1.0) ** torch.arange(GRID.max_mode + 1, dtype=torch.float64)[:, None]
+    assert torch.allclose(templates[half:], sign * templates[:half].conj(), atol=1e-12)
 
 
 def test_uniform_diagonal_is_the_mean_over_directions():
