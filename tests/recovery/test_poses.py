@@ -92,6 +92,17 @@ def test_interpolated_transform_and_gradient(volume):
     assert float((gradient - difference).norm() / difference.norm()) < 0.015
 
 
+@pytest.mark.parametrize("bandwidth", [6.0, 8.0])
+def test_interpolates_the_smallest_bases_to_their_edge(bandwidth):
+    """One function alone, and on the axes at k_max itself, where the lattice ends."""
+    basis = SphericalBesselBasis(10.0, bandwidth / 10)
+    volume = SphericalBesselVolume(basis, torch.eye(len(basis))[0].double())
+    points = torch.cat([torch.eye(3), -torch.eye(3), torch.zeros(1, 3)]).double()[None] * bandwidth / 10
+    value, _ = SliceInterpolator(volume)(points)
+    exact = volume.fourier(points)
+    assert float((value - exact).abs().max() / exact.abs().max()) < 0.02
+
+
 @pytest.mark.parametrize("box", [32, 33])
 def test_likelihood_and_its_gradient_away_from_the_maximum(volume, box):
     """Against the likelihood with exact templates and its central differences, in all five parameters."""

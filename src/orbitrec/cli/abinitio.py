@@ -37,17 +37,16 @@ def abinitio(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from orbitrec.io.files import existing_file, to_json
+    from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
     from orbitrec.io.runs import new_run
     from orbitrec.recovery.abinitio import Schedule
     from orbitrec.recovery.pipeline import Options, initial_model
-    from orbitrec.report.run import write_initial_model
+    from orbitrec.report.run import Truth, write_initial_model
 
-    if truth is not None:
-        existing_file(truth)
     with new_run(output) as run:
         stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+        true_map = None if truth is None else Truth.read(truth, stack)
         options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), starts=starts))
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
@@ -56,7 +55,7 @@ def abinitio(
             result = initial_model(
                 stack, options, lambda stage, share: bar.update(task, description=stage, completed=share)
             )
-        summary = write_initial_model(run, particles, stack, options, result, truth)
+        summary = write_initial_model(run, particles, stack, options, result, true_map)
     if as_json:
         typer.echo(to_json(summary))
         return

@@ -22,6 +22,8 @@ FEWEST_PARTICLES = 100
 DIAMETER_SHARE = 0.625
 """Particle diameter over the box when none is given: boxes are commonly cut at one and a half diameters."""
 NYQUIST_SHARE = 0.9
+CENTRING_BANDWIDTHS = (6.0, 9.0, 12.0)
+"""Images are centred at these in turn, none above the finest of the march."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,18 @@ READ, START, SELECT, SWEEP, POSE, REBUILD = 0.3, 0.17, 0.4, 2.0, 3.0, 1.0
 
 
 def _total_work(count: int, schedule: Schedule) -> float:
-    starts = schedule.starts * (
-        schedule.start_steps * schedule.start_batch + schedule.settle_steps * schedule.settle_batch
+    pool = count - schedule.held_out_of(count)
+    start, settle, select = (
+        steps * min(batch, pool)
+        for steps, batch in (
+            (schedule.start_steps, schedule.start_batch),
+            (schedule.settle_steps, schedule.settle_batch),
+            (schedule.select_steps, schedule.select_batch),
+        )
     )
-    selected = math.ceil(schedule.starts / 2) * schedule.select_steps * schedule.select_batch
-    sweeps = len(schedule.march) * schedule.sweeps * count
-    return READ * count + START * starts + SELECT * selected + SWEEP * sweeps + (POSE + REBUILD) * count
+    starts = START * schedule.starts * (start + settle) + SELECT * math.ceil(schedule.starts / 2) * select
+    sweeps = SWEEP * len(schedule.march) * schedule.sweeps * count
+    return starts + sweeps + (READ + POSE + REBUILD) * count
 
 
 def initial_model(
@@ -163,10 +171,12 @@ def initial_model(
     clock = _Clock()
     shift_px = options.shift_px if options.shift_px is not None else 0.05 * stack.n
 
-    k_max = max(schedule.march) / radius
+    finest = max(schedule.march)
+    k_max = finest / radius
     data = prepare(stack, k_max, radius + 3, progress=lambda count: progress.advance("reading particles", READ * count))
     clock.lap("read")
-    centring = centre_marching(data, [b / radius for b in (6.0, 9.0, 12.0) if b < k_max * radius], prior_px=shift_px)
+    centring_at = sorted({min(bandwidth, finest) for bandwidth in CENTRING_BANDWIDTHS})
+    centring = centre_marching(data, [bandwidth / radius for bandwidth in centring_at], prior_px=shift_px)
     clock.lap("centre")
 
     history: list[Stage] = []

@@ -47,7 +47,7 @@ class SliceInterpolator:
         padded = pad(fields, [self._size // 2 - n // 2, self._size - n - (self._size // 2 - n // 2)] * 3)
         axes = (-3, -2, -1)
         spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded, dim=axes), dim=axes), dim=axes)
-        self._half = math.ceil(basis.k_max * self._pixel * self._size / (2 * math.pi)) + 2
+        self._half = math.ceil(basis.k_max * self._pixel * self._size / (2 * math.pi))
         low, count = self._size // 2 - self._half, 2 * self._half + 1
         for dim in axes:
             spectrum = spectrum.narrow(dim, low, count)

@@ -1,33 +1,55 @@
 """A run on disk: the map, posed particles, the facts, the history and the picture."""
 
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from orbitrec import __version__
 from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.io.files import write_csv, write_json
-from orbitrec.io.mrc import read_map, write_map
+from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
 from orbitrec.recovery.pipeline import InitialModel, Options
 from orbitrec.report.figures import RunPicture, draw_run
 
 
+@dataclass(frozen=True)
+class Truth:
+    """The true map, ``grid``: (n, n, n) at the box and pixel size of the stack; ``path``: where it was read."""
+
+    path: Path
+    grid: Float[Tensor, "n n n"]
+
+    @classmethod
+    def read(cls, path: Path, stack: ParticleStack) -> "Truth":
+        """Read a map and bring it to the stack's grid; a header without voxel size means the stack's.
+
+        Raises:
+            InputError: if it cannot be read as a map, or is constant.
+        """
+        pixel = stack.pixel_size_A
+        grid, voxel_A = read_map(path, read_header(path).voxel_size_A or pixel)
+        if not float(grid.std()) > 0:
+            raise InputError(f"{path} is a constant map; give the map that the result is to be compared with")
+        if abs(voxel_A / pixel - 1) > 1e-3 or len(grid) != stack.n:
+            grid = resampled(grid.double(), voxel_A, stack.n, pixel)
+        return cls(path, grid.double())
+
+
 def write_initial_model(
-    run: RunFolder, star: Path, stack: ParticleStack, options: Options, result: InitialModel, truth: Path | None
+    run: RunFolder, star: Path, stack: ParticleStack, options: Options, result: InitialModel, truth: Truth | None
 ) -> dict[str, object]:
     """Write every file of a run and return the summary.
 
     ``initial_model.mrc``, ``half1.mrc``, ``half2.mrc`` (Å per voxel in the header, dense positive), ``particles.star``
     (the input's dialect with poses), ``fsc.csv``, ``history.csv``, ``summary.json``, ``summary.png``.
-
-    Raises:
-        InputError: if the truth cannot be read as a map.
     """
     pixel, rebuilt = stack.pixel_size_A, result.reconstruction
     against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
@@ -72,16 +94,11 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
     }
 
 
-def _compared(volume: torch.Tensor, voxel_size_A: float, truth: Path) -> tuple[FSC, dict[str, object]]:
-    reference, truth_voxel_A = read_map(truth, voxel_size_A)
-    if abs(truth_voxel_A / voxel_size_A - 1) > 1e-3 or len(reference) != len(volume):
-        reference = resampled(reference.double(), truth_voxel_A, len(volume), voxel_size_A)
-    if not float(reference.std()) > 0:
-        raise InputError(f"{truth} is a constant map; give the map that the result is to be compared with")
-    alignment = align(volume.double(), reference.double())
-    fsc = fourier_shell_correlation(alignment.apply(volume.double()), reference.double())
+def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: Truth) -> tuple[FSC, dict[str, object]]:
+    alignment = align(volume.double(), truth.grid)
+    fsc = fourier_shell_correlation(alignment.apply(volume.double()), truth.grid)
     return fsc, {
-        "truth": str(truth),
+        "truth": str(truth.path),
         "fsc05_A": fsc.cutoff_A(0.5, voxel_size_A),
         "fsc0143_A": fsc.cutoff_A(0.143, voxel_size_A),
         "correlation": alignment.correlation,
