@@ -137,5 +137,6 @@ def _type1(where: Float[Tensor, "p 3"], values: Complex[Tensor, "p"], n: int) ->
     """``Σ_p values e^{+ik_p·x}`` on the centred n³ grid."""
     x, y, z = (np.ascontiguousarray(c, dtype=np.float32) for c in where.numpy().T)
     strengths = np.ascontiguousarray(values.numpy(), dtype=np.complex64)
-    grid = finufft.nufft3d1(z, y, x, strengths, (n, n, n), isign=1, eps=TOLERANCE)
+    # One thread: several add up in no fixed order, and the same seed is to give the same map bit for bit.
+    grid = finufft.nufft3d1(z, y, x, strengths, (n, n, n), isign=1, eps=TOLERANCE, nthreads=1)
     return torch.from_numpy(np.asarray(grid))

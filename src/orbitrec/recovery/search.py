@@ -113,21 +113,21 @@ class SearchLevel:
         kernel = torch.exp(-0.5 * ((frequency[:, None] - frequency) / width).square())
         return (kernel / kernel.sum(1, keepdim=True)).to(self.projector.dtype)
 
-    def random_model(self, generator: torch.Generator, filter_power: Float[Tensor, "k"]) -> Model:
-        """A faint random volume and uniform views.
+    def random_model(self, generator: torch.Generator, filter_power: Float[Tensor, "k"], energy: float = 0.5) -> Model:
+        """A random volume whose templates carry ``energy`` = Σ h² |T|² on average, and uniform views.
 
-        Its templates carry half a unit of energy in all (a log-likelihood of order one), so the first posterior is flat
-        and the first E-steps average the images; what then grows is what the data amplify most. Random volumes as
-        strong as the data lock the first posterior on to noise and end in worse optima (``docs/architecture.md``).
+        Half a unit is faint: it moves log-likelihoods by order one, so the first posterior is flat and the first
+        E-steps average the images; what then grows is what the data amplify most. Random volumes as strong as the data
+        lock the first posterior on to noise and end in worse optima (``docs/architecture.md``).
         """
         w = torch.randn(len(self.basis), generator=generator, dtype=torch.float64)
         w = (w * torch.exp(-2 * (self.basis.frequency * self.basis.radius / 6).square())).to(self.projector.dtype)
-        energy = (
-            self.projector.templates(w).abs().square().sum(1).mean(0) * filter_power[: self.grid.node_count]
-        ).sum()
-        return Model(w * (0.5 / energy).sqrt(), self._uniform_views())
+        power = self.projector.templates(w).abs().square().sum(1).mean(0)
+        drawn = (power * filter_power[: self.grid.node_count]).sum()
+        return Model(w * (energy / drawn).sqrt(), self.uniform_views())
 
-    def _uniform_views(self) -> Float[Tensor, "d"]:
+    def uniform_views(self) -> Float[Tensor, "d"]:
+        """Log of equal weights on all directions."""
         count = len(self.directions)
         return torch.full((count,), -math.log(count), dtype=self.projector.dtype)
 

@@ -1,0 +1,124 @@
+"""Where should the climb begin? Faint random volumes, strong random volumes and moment matching, on one stack.
+
+Every start climbs as `orbitrec abinitio` does, at the first bandwidth and then, all of them, at the second. Printed:
+the held-out log-likelihood (comparable down a column) and the resolution at FSC 0.5 against the truth at both.
+
+    python benchmarks/starts.py particles.star truth.mrc [--starts 4] [--seed 1]
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from orbitrec.evaluation.alignment import align
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.io.mrc import read_map
+from orbitrec.io.particles import ParticleStack
+from orbitrec.recovery.abinitio import Schedule, climb, held_out_likelihood, random_batches
+from orbitrec.recovery.accumulation import accumulate_moments
+from orbitrec.recovery.centring import centre_marching
+from orbitrec.recovery.matching import MomentTarget, match_moments
+from orbitrec.recovery.pipeline import Options
+from orbitrec.recovery.preparation import ParticleModes, prepare
+from orbitrec.recovery.search import Model, SearchLevel
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
+
+
+class Race:
+    """One stack, prepared and centred, and the climb that every start makes."""
+
+    def __init__(self, star: str, truth: str, seed: int) -> None:
+        self.stack = ParticleStack.from_star(star)
+        self.truth = read_map(truth, self.stack.pixel_size_A)[0].double()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.schedule = Schedule()
+        self.radius = Options().radius_px(self.stack)
+        self.data: ParticleModes = prepare(self.stack, self.schedule.select_bandwidth / self.radius, self.radius + 3)
+        k_centre = [bandwidth / self.radius for bandwidth in (6.0, 9.0, 12.0)]
+        self.centres = centre_marching(self.data, k_centre, prior_px=0.05 * self.stack.n).centres
+        order = torch.randperm(len(self.data), generator=self.generator)
+        self.held, self.pool = order[:1000], order[1000:]
+        self.low = SearchLevel.at(self.data.grid, self.radius, self.schedule.start_bandwidth)
+        self.high = SearchLevel.at(self.data.grid, self.radius, self.schedule.select_bandwidth)
+
+    def random(self, energy: float, count: int) -> Iterator[tuple[float, Model]]:
+        """Random volumes whose templates carry ``energy``."""
+        power = self.data.filter_power(self.pool).mean(0)
+        for _ in range(count):
+            yield 0.0, self.low.random_model(self.generator, power, energy)
+
+    def matched(self, count: int) -> Iterator[tuple[float, Model]]:
+        """Solutions of moment matching on the raw stack at the first bandwidth, shifts fitted, best loss first."""
+        begun, pixel = time.monotonic(), self.stack.pixel_size_A
+        limit = 2 * math.pi * pixel / self.low.basis.k_max
+        moments = accumulate_moments(self.stack, limit, self.stack.n * pixel / 2)
+        shrink = moments.grid.box / self.stack.n  # they count lengths in larger pixels
+        radius = self.radius * shrink
+        basis = SphericalBesselBasis(radius, self.low.basis.k_max / shrink + math.pi / radius)
+        target = MomentTarget.estimated(moments)
+        results = match_moments(target, basis, self.low.directions, generator=self.generator, starts=count)
+        seconds = (time.monotonic() - begun) / count
+        kept = basis.frequency * shrink <= self.low.basis.k_max * (1 + 1e-9)
+        for result in results:
+            # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
+            w = result.coefficients[kept] * math.sqrt(shrink)
+            yield seconds, Model(w.to(torch.float32), result.log_density.to(torch.float32))
+
+    def run(self, model: Model) -> tuple[float, float, float, float]:
+        """Held-out likelihood and resolution at both bandwidths."""
+        s = self.schedule
+        for size, steps, keep in ((s.start_batch, s.start_steps, 0.95), (s.settle_batch, s.settle_steps, 0.8)):
+            batches = random_batches(self.pool, size, steps, keep, self.generator)
+            model = climb(self.data, self.low, model, self.centres, batches, lambda *step: None)
+        first = self.judged(self.low, model)
+        batches = random_batches(self.pool, s.select_batch, s.select_steps, 0.9, self.generator)
+        carried = self.low.carried(model, self.high)
+        model = climb(self.data, self.high, carried, self.centres, batches, lambda *step: None)
+        return *first, *self.judged(self.high, model)
+
+    def judged(self, level: SearchLevel, model: Model) -> tuple[float, float]:
+        """Held-out likelihood, and FSC 0.5 against the truth in Å."""
+        likelihood = held_out_likelihood(self.data, level, model, self.centres, self.held)
+        volume = level.volume(model).to_grid(self.stack.n)
+        aligned = align(volume, self.truth).apply(volume)
+        fsc = fourier_shell_correlation(aligned, self.truth)
+        # The band limit of the level ends the curve; the shell at the origin's neighbour carries the solvent's offset.
+        return likelihood, fsc.cutoff_A(0.5, self.stack.pixel_size_A)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("star")
+    parser.add_argument("truth")
+    parser.add_argument("--starts", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    race = Race(arguments.star, arguments.truth, arguments.seed)
+    at = [2 * math.pi * race.radius * race.stack.pixel_size_A / level.bandwidth for level in (race.low, race.high)]
+    table = Table(title=f"{arguments.star}: {len(race.data)} particles")
+    columns = (
+        "start",
+        "s to make",
+        "s to climb",
+        *(f"{name} at {limit:.0f} Å" for limit in at for name in ("ℓ", "FSC 0.5 Å")),
+    )
+    for column in columns:
+        table.add_column(column)
+    kinds = {"random, energy 0.5 (faint)": 0.5, "random, energy 20": 20.0, "random, energy 150 (as the data)": 150.0}
+    made = {name: race.random(energy, arguments.starts) for name, energy in kinds.items()}
+    made["moment matching"] = race.matched(arguments.starts)
+    for name, models in made.items():
+        for made_in, model in models:
+            start = time.monotonic()
+            result = race.run(model)
+            table.add_row(name, f"{made_in:.1f}", f"{time.monotonic() - start:.1f}", *(f"{x:.2f}" for x in result))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
