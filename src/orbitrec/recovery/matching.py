@@ -117,7 +117,8 @@ def match_moments(
     Args:
         target: what to match.
         basis: the volume's basis. Its ``k_max`` should be above the grid's last node by ``π / radius``, the width of a
-            basis function: else what lies beyond it cannot be represented and is forced into the rest.
+            basis function: else what lies beyond it cannot be represented and is forced into the rest. For the same
+            reason its radius must hold all that the images show, rings of solvent or filtering around the particle too.
         directions: nearly uniform directions, exact to about twice the basis' degree, e.g. a spherical design.
         generator: source of the starts.
         starts: how many.
