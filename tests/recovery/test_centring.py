@@ -92,10 +92,11 @@ def test_centred_particles_stay_centred(snr, k_max):
 def test_marching_keeps_the_fit_before_it_locks_on_to_a_part():
     # Two balls melt into one at 0.6 radians per pixel; at 0.9 a radial template sits on either of them.
     data, shifts_px = particles(blobs((4.0, 0.0, 0.0), (-4.0, 0.0, 0.0), width=1.5), 1.0, 0.7)
-    coarse, fine = (centre(data, k_max, prior_px=1.6) for k_max in (0.6, 0.9))
-    assert fine.prior_px > 2 * coarse.prior_px
+    coarse, fine = (centre(data, k_max, prior_px=1.0) for k_max in (0.6, 0.9))
+    assert fine.prior_px > 1.5 * coarse.prior_px
+    assert fine.residual_px < coarse.residual_px  # it is sure of itself
     assert rms(fine.centres - shifts_px) > 2 * rms(coarse.centres - shifts_px)
-    kept = centre_marching(data, [0.6, 0.9, 1.2], prior_px=1.6)
+    kept = centre_marching(data, [0.6, 0.9, 1.2], prior_px=1.0)
     assert torch.equal(kept.centres, coarse.centres)
     assert (kept.prior_px, kept.residual_px) == (coarse.prior_px, coarse.residual_px)
 

@@ -74,7 +74,8 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
     variance, cell = prior_px**2, step**2 / 12
     p = correlation.new_zeros(len(data), len(shifts))
     for _ in range(iterations):
-        score = correlation @ profile - 0.5 * (power @ profile.square())[:, None] - (square / (2 * variance)).float()
+        # A radial template's energy is the same at every shift and drops out of the posterior.
+        score = correlation @ profile - (square / (2 * variance)).float()
         p = torch.softmax(score, dim=1)
         profile = torch.einsum("bs,bsk->k", p, correlation) / power.sum(0)
         variance = max(float((p.double() @ square).mean() / 2), cell)
