@@ -106,10 +106,10 @@ def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: Truth)
     }
 
 
-def _fsc_rows(halves: FSC, against: FSC | None, voxel_size_A: float) -> list[dict[str, float]]:
-    rows = []
+def _fsc_rows(halves: FSC, against: FSC | None, voxel_size_A: float) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
     for index, resolution in enumerate(halves.resolution_A(voxel_size_A).tolist()):
-        row = {"shell": index, "resolution_A": resolution, "half_maps": float(halves.value[index])}
+        row: dict[str, object] = {"shell": index, "resolution_A": resolution, "half_maps": float(halves.value[index])}
         if against is not None:
             row["truth"] = float(against.value[index])
         rows.append(row)
