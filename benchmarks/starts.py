@@ -20,13 +20,11 @@ from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.recovery.abinitio import Schedule, climb, held_out_likelihood, random_batches
-from orbitrec.recovery.accumulation import accumulate_moments
 from orbitrec.recovery.centring import centre_marching
-from orbitrec.recovery.matching import MomentTarget, match_moments
 from orbitrec.recovery.pipeline import Options
 from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.search import Model, SearchLevel
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
+from orbitrec.recovery.starts import moment_starts
 
 
 class Race:
@@ -53,21 +51,12 @@ class Race:
             yield 0.0, self.low.random_model(self.generator, power, energy)
 
     def matched(self, count: int) -> Iterator[tuple[float, Model]]:
-        """Solutions of moment matching on the raw stack at the first bandwidth, shifts fitted, best loss first."""
-        begun, pixel = time.monotonic(), self.stack.pixel_size_A
-        limit = 2 * math.pi * pixel / self.low.basis.k_max
-        moments = accumulate_moments(self.stack, limit, self.stack.n * pixel / 2)
-        shrink = moments.grid.box / self.stack.n  # they count lengths in larger pixels
-        radius = self.radius * shrink
-        basis = SphericalBesselBasis(radius, self.low.basis.k_max / shrink + math.pi / radius)
-        target = MomentTarget.estimated(moments)
-        results = match_moments(target, basis, self.low.directions, generator=self.generator, starts=count)
+        """Solutions of moment matching, best loss first."""
+        begun = time.monotonic()
+        found = moment_starts(self.stack, self.low, count, self.generator)
         seconds = (time.monotonic() - begun) / count
-        kept = basis.frequency * shrink <= self.low.basis.k_max * (1 + 1e-9)
-        for result in results:
-            # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
-            w = result.coefficients[kept] * math.sqrt(shrink)
-            yield seconds, Model(w.to(torch.float32), result.log_density.to(torch.float32))
+        for start in found:
+            yield seconds, start.model
 
     def run(self, model: Model) -> tuple[float, float, float, float]:
         """Held-out likelihood and resolution at both bandwidths."""

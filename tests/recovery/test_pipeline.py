@@ -26,7 +26,7 @@ from orbitrec.volumes.voxel import VoxelVolume
 
 N, PIXEL_A, COUNT, SNR = 32, 3.0, 500, 1.0
 SCHEDULE = Schedule(
-    starts=2, start_bandwidth=8.0, start_steps=40, settle_steps=5, settle_batch=500,
+    matched=1, starts=2, start_bandwidth=8.0, start_steps=40, settle_steps=5, settle_batch=500,
     select_bandwidth=12.0, select_steps=10, march=(12.0, 16.0, 20.0), sweeps=1,
 )  # fmt: skip
 SHORT = replace(SCHEDULE, start_steps=10, settle_steps=1, select_steps=2, march=(12.0,))
@@ -90,7 +90,8 @@ def test_recovers_the_phantom_and_its_poses(model, folder):
 def test_result_says_what_was_done(model, stack):
     assert model.radius_px == pytest.approx(10)
     assert model.search_resolution_A == pytest.approx(2 * math.pi * 10 * PIXEL_A / 20)
-    assert len(model.start_scores) == 2
+    assert model.start_kinds == ["moments", "random", "random"]
+    assert len(model.start_scores) == 3
     assert model.chosen_start in (1, 2)
     assert list(model.seconds) == ["read", "centre", "starts", "march", "poses", "map"]
     steps = {stage: [s.step for s in model.history if s.stage == stage] for stage in {s.stage for s in model.history}}

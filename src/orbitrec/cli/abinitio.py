@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from orbitrec.errors import InputError
+
 
 def abinitio(
     particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
@@ -18,7 +20,8 @@ def abinitio(
     shift_px: Annotated[
         float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
     ] = None,
-    starts: Annotated[int, typer.Option(min=1, help="Random starts.")] = 8,
+    matched: Annotated[int, typer.Option(min=0, help="Starts from moment matching.")] = 2,
+    starts: Annotated[int, typer.Option(min=0, help="Random starts.")] = 6,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
     no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
     datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
@@ -44,10 +47,12 @@ def abinitio(
     from orbitrec.recovery.pipeline import Options, initial_model
     from orbitrec.report.run import Truth, write_initial_model
 
+    if matched + starts == 0:
+        raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
     with new_run(output) as run:
         stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
         true_map = None if truth is None else Truth.read(truth, stack)
-        options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), starts=starts))
+        options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), matched=matched, starts=starts))
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

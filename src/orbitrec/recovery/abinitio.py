@@ -1,4 +1,4 @@
-"""Ab initio by likelihood: many faint random starts, the best by held-out likelihood, then resolution marching.
+"""Ab initio by likelihood: starts from moments and from faint noise, the best by held-out likelihood, then marching.
 
 1. *Starts.* At a low bandwidth every start climbs by stochastic EM on small batches with discounted sufficient
    statistics, centred images and no search over shifts. A batch costs a fraction of a second.
@@ -23,6 +23,7 @@ from orbitrec.inference.likelihood import Assignment, Statistics
 from orbitrec.recovery.centring import shift_grid
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
+from orbitrec.recovery.starts import Start, random_starts
 
 Report = Callable[[str, SearchLevel, Model, float, int], None]
 """Called after every step with (stage, level, model, log-likelihood per particle, number of particles seen)."""
@@ -32,13 +33,14 @@ Report = Callable[[str, SearchLevel, Model, float, int], None]
 class Schedule:
     """Sizes of the search; bandwidths are ``radius · k_max``.
 
-    ``starts`` random starts make ``start_steps`` EM steps of ``start_batch`` images at ``start_bandwidth``, then
-    ``settle_steps`` of ``settle_batch``; half of them make ``select_steps`` of ``select_batch`` at
-    ``select_bandwidth``; the best marches through the bandwidths ``march`` with ``sweeps`` passes each, looking at
-    ``candidates`` directions for each particle.
+    ``matched`` starts from moments and ``starts`` random ones make ``start_steps`` EM steps of ``start_batch`` images
+    at ``start_bandwidth``, then ``settle_steps`` of ``settle_batch``; half of them make ``select_steps`` of
+    ``select_batch`` at ``select_bandwidth``; the best marches through the bandwidths ``march`` with ``sweeps`` passes
+    each, looking at ``candidates`` directions for each particle.
     """
 
-    starts: int = 8
+    matched: int = 2
+    starts: int = 6
     start_bandwidth: float = 14.0
     start_steps: int = 80
     start_batch: int = 100
@@ -82,11 +84,12 @@ class AbInitio:
 
 @dataclass(frozen=True)
 class Selected:
-    """The best start: its ``model`` at ``level``, its index ``chosen``, and every start's held-out likelihood."""
+    """The best start: its ``model`` at ``level`` and index ``chosen``; every start's kind and held-out likelihood."""
 
     level: SearchLevel
     model: Model
     chosen: int
+    kinds: list[str]
     scores: list[float]
 
 
@@ -148,16 +151,18 @@ def best_start(
     schedule: Schedule,
     generator: torch.Generator,
     report: Report,
+    matched: Callable[[SearchLevel], list[Start]] = lambda level: [],
 ) -> "Selected":
-    """Steps 1 and 2 of the module's plan."""
+    """Steps 1 and 2 of the module's plan; ``matched`` makes starts from moments for the first level."""
     order = torch.randperm(len(data), generator=generator)
     held, pool = order.tensor_split([schedule.held_out_of(len(data))])
     low = SearchLevel.at(data.grid, radius, schedule.start_bandwidth)
     high = SearchLevel.at(data.grid, radius, schedule.select_bandwidth)
     power = data.filter_power(pool).mean(0)
+    starts = [*matched(low), *random_starts(low, power, schedule.starts, generator)]
     started: list[tuple[float, Model]] = []
-    for index in range(schedule.starts):
-        model = low.random_model(generator, power)
+    for index, start in enumerate(starts):
+        model = start.model
         for size, steps, keep in (
             (schedule.start_batch, schedule.start_steps, 0.95),
             (schedule.settle_batch, schedule.settle_steps, 0.8),
@@ -167,13 +172,13 @@ def best_start(
         started.append((held_out_likelihood(data, low, model, centres, held), model))
     ranked = sorted(range(len(started)), key=lambda i: -started[i][0])
     finalists: list[tuple[float, int, Model]] = []
-    for index in ranked[: math.ceil(schedule.starts / 2)]:
+    for index in ranked[: math.ceil(len(starts) / 2)]:
         batches = random_batches(pool, schedule.select_batch, schedule.select_steps, 0.9, generator)
         model = low.carried(started[index][1], high)
         model = climb(data, high, model, centres, batches, partial(report, f"select {index + 1}"))
         finalists.append((held_out_likelihood(data, high, model, centres, held), index, model))
     _, chosen, model = max(finalists, key=lambda finalist: finalist[0])
-    return Selected(high, model, chosen, [score for score, _ in started])
+    return Selected(high, model, chosen, [start.kind for start in starts], [score for score, _ in started])
 
 
 def _shift_search(level: SearchLevel, particles: ParticleState) -> tuple[Float[Tensor, "s 2"], Float[Tensor, "s"]]:

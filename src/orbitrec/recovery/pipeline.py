@@ -17,6 +17,7 @@ from orbitrec.recovery.poses import refine_poses
 from orbitrec.recovery.preparation import prepare
 from orbitrec.recovery.reconstruction import Reconstruction, reconstruct
 from orbitrec.recovery.search import Model, SearchLevel
+from orbitrec.recovery.starts import moment_starts
 
 FEWEST_PARTICLES = 100
 DIAMETER_SHARE = 0.625
@@ -100,8 +101,8 @@ class InitialModel:
 
     ``reconstruction``: map and half-maps in the sign of the particle (dense is positive); ``inverted``: the images show
     dense as dark; ``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) content displacement; ``search_resolution_A``: finest
-    resolution used to find poses; ``seconds``: of each stage; ``start_scores``: held-out log-likelihood of each start;
-    ``chosen_start``: which of them, counted from one, became the map.
+    resolution used to find poses; ``start_scores``: held-out log-likelihood of each start, ``start_kinds``: where it is
+    from, ``chosen_start``: which, counted from one, became the map; ``seconds``: of each stage.
     """
 
     reconstruction: Reconstruction
@@ -112,6 +113,7 @@ class InitialModel:
     search_resolution_A: float
     shift_spread_px: float
     start_scores: list[float]
+    start_kinds: list[str]
     chosen_start: int
     history: list[Stage]
     seconds: dict[str, float]
@@ -145,7 +147,8 @@ def _total_work(count: int, schedule: Schedule) -> float:
             (schedule.select_steps, schedule.select_batch),
         )
     )
-    starts = START * schedule.starts * (start + settle) + SELECT * math.ceil(schedule.starts / 2) * select
+    begun = schedule.matched + schedule.starts
+    starts = START * begun * (start + settle) + SELECT * math.ceil(begun / 2) * select
     sweeps = SWEEP * len(schedule.march) * schedule.sweeps * count
     return starts + sweeps + (READ + POSE + REBUILD) * count
 
@@ -181,7 +184,10 @@ def initial_model(
 
     history: list[Stage] = []
     report = _history_writer(history, data.pixel_size_A, progress, schedule, clock)
-    selected = best_start(data, radius, centring.centres, schedule, generator, report)
+    selected = best_start(
+        data, radius, centring.centres, schedule, generator, report,
+        matched=lambda level: moment_starts(stack, level, schedule.matched, generator),
+    )  # fmt: skip
     clock.lap("starts")
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
     found = march(data, radius, selected.level, selected.model, particles, schedule, generator, report)
@@ -207,6 +213,7 @@ def initial_model(
         search_resolution_A=2 * math.pi * stack.pixel_size_A / k_max,
         shift_spread_px=float((poses.shifts_px - poses.shifts_px.mean(0)).square().mean().sqrt()),
         start_scores=selected.scores,
+        start_kinds=selected.kinds,
         chosen_start=selected.chosen + 1,
         history=history,
         seconds=clock.laps,

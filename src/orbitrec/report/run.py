@@ -88,6 +88,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "contrast": "dense is dark" if result.inverted else "dense is bright",
         "hand": "undetermined: the mirrored map explains the images equally well",
         "start_log_likelihoods": result.start_scores,
+        "start_kinds": result.start_kinds,
         "chosen_start": result.chosen_start,
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -1,0 +1,72 @@
+"""Where the climb begins: volumes from the stack's moments, beside faint random ones.
+
+Moments are matched in the setting that was found best for them: frequencies up to two thirds of the first bandwidth's,
+in a ball of 0.44 box, since moments see all that the images show and not only the particle.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orbitrec.inference.least_squares import solve_symmetric
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.cryoem import polar_templates
+from orbitrec.recovery.accumulation import accumulate_moments
+from orbitrec.recovery.matching import MomentTarget, match_moments
+from orbitrec.recovery.search import Model, SearchLevel
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+
+FREQUENCY_SHARE = 2 / 3
+BALL_SHARE = 0.44
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to climb from and where it is from: ``moments`` or ``random``."""
+
+    kind: str
+    model: Model
+
+
+def moment_starts(stack: ParticleStack, level: SearchLevel, count: int, generator: torch.Generator) -> list[Start]:
+    """One pass over the stack for its moments, then ``count`` matches of them, best loss first, on ``level``.
+
+    The density of views comes with each volume; the particles' shifts are fitted as one Gaussian.
+    """
+    if count == 0:
+        return []
+    pixel, n, k_max = stack.pixel_size_A, stack.n, level.basis.k_max
+    resolution_A = min(2 * math.pi * pixel / (FREQUENCY_SHARE * k_max), n * pixel)
+    moments = accumulate_moments(stack, resolution_A, n * pixel / 2)
+    shrink = moments.grid.box / n  # they count lengths in larger pixels
+    radius = BALL_SHARE * moments.grid.box
+    basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
+    target = MomentTarget.estimated(moments)
+    own = SphericalBesselBasis(radius / shrink, basis.k_max * shrink)
+    starts = []
+    for match in match_moments(target, basis, level.directions, generator=generator, starts=count):
+        # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
+        volume = SphericalBesselVolume(own, match.coefficients * math.sqrt(shrink))
+        log_views = match.log_density.to(level.projector.dtype)
+        starts.append(Start("moments", Model(_fitted(level, volume), log_views)))
+    return starts
+
+
+def random_starts(
+    level: SearchLevel, filter_power: Float[Tensor, "k"], count: int, generator: torch.Generator
+) -> list[Start]:
+    """Faint random volumes seen uniformly."""
+    return [Start("random", level.random_model(generator, filter_power)) for _ in range(count)]
+
+
+def _fitted(level: SearchLevel, volume: SphericalBesselVolume) -> Float[Tensor, "p"]:
+    """Coefficients in the level's own basis, by least squares on templates."""
+    projector = level.projector
+    templates = polar_templates(volume, level.grid, level.directions)
+    right = projector.adjoint(templates.to(torch.complex64 if projector.dtype == torch.float32 else torch.complex128))
+    weight = torch.ones(len(level.directions), level.grid.node_count, dtype=projector.dtype)
+    ridge = 1e-3 * projector.uniform_diagonal(weight.sum(0))
+    return solve_symmetric(lambda w: projector.normal(w, weight) + ridge * w, right, iterations=50)
