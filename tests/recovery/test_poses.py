@@ -146,10 +146,10 @@ def test_refinement_returns_to_the_truth_on_clean_data(volume, box):
 
 
 def test_no_likelihood_is_lowered(volume):
-    """From poses so wrong that steps fail: with every step more, no particle explains its image worse."""
+    """From poses so wrong that some steps fail: with every step more, no particle explains its image worse."""
     data, rotations, shifts = _particles(volume, 32, 40)
-    start = _moved(rotations, shifts, 40.0, 2.0)
-    found = [refine_poses(data, data.grid, volume, *start, steps=steps) for steps in range(5)]
+    start = _moved(rotations, shifts, 90.0, 5.0)
+    found = [refine_poses(data, data.grid, volume, *start, steps=steps) for steps in range(8)]
     change = torch.stack([poses.log_likelihood for poses in found]).diff(dim=0)
     assert bool((change >= 0).all())
     assert bool((change > 0).any())
@@ -157,7 +157,7 @@ def test_no_likelihood_is_lowered(volume):
     assert torch.equal(found[0].rotations, start[0])
     assert torch.equal(found[0].shifts_px, start[1])
     exact = _exact_likelihood(data, volume, found[-1].rotations, found[-1].shifts_px)
-    assert float((found[-1].log_likelihood - exact).norm() / exact.norm()) < 1e-3
+    assert float((found[-1].log_likelihood - exact).norm() / exact.norm()) < 5e-3
 
 
 def test_errors_under_noise_are_those_of_the_cramer_rao_bound(volume):
