@@ -22,7 +22,7 @@ from orbitrec.io.mrc import StackWriter, read_map, write_map
 from orbitrec.io.particles import ParticleStack, particle_tables
 from orbitrec.io.star import read_star, write_star
 from orbitrec.models.simulate import random_defocus
-from orbitrec.recovery import pipeline
+from orbitrec.recovery import abinitio, pipeline
 from orbitrec.recovery.pipeline import InitialModel
 
 N, PIXEL_A, COUNT = 24, 4.0, 300
@@ -33,7 +33,7 @@ FILES = [
 KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "diameter_A",
     "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "hand", "start_log_likelihoods",
-    "chosen_start", "seconds", "peak_memory_GiB",
+    "start_kinds", "chosen_start", "seconds", "peak_memory_GiB",
 }  # fmt: skip
 TRUTH_KEYS = {"truth", "fsc05_A", "fsc0143_A", "correlation", "mirrored"}
 
@@ -70,6 +70,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             return results[-1]
 
         patch.setattr(pipeline, "initial_model", recorded)
+        short = abinitio.Schedule(matched=1, start_steps=20, settle_steps=3, select_steps=5)
+        patch.setattr(abinitio, "Schedule", lambda: short)
         options = ["--starts", 1, "--resolution", 20, "--seed", 3, "--json", "--truth", folder / "data" / "truth.mrc"]
         assert _run("abinitio", folder / "data" / "particles.star", "-o", folder / "run", *options) == 0
     return Finished(folder / "data", folder / "run", printed.getvalue(), results[0])
@@ -96,6 +98,7 @@ def test_json_is_all_that_is_printed_and_is_the_summary(finished):
     assert summary["diameter_A"] == pytest.approx(0.625 * N * PIXEL_A)
     assert summary["search_resolution_A"] == pytest.approx(20)
     assert summary["seconds"]["total"] == pytest.approx(sum(finished.result.seconds.values()))
+    assert len(summary["start_kinds"]) == 2  # a match of moments and --starts 1
     assert summary["start_log_likelihoods"] == pytest.approx(finished.result.start_scores)
     assert 2 * PIXEL_A <= summary["fsc0143_A"] <= summary["fsc05_A"] < 30
     assert 0.6 < summary["correlation"] <= 1
