@@ -70,9 +70,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             return results[-1]
 
         patch.setattr(pipeline, "initial_model", recorded)
-        short = abinitio.Schedule(matched=1, start_steps=20, settle_steps=3, select_steps=5)
+        short = abinitio.Schedule(start_steps=20, settle_steps=3, select_steps=5)
         patch.setattr(abinitio, "Schedule", lambda: short)
-        options = ["--starts", 1, "--resolution", 20, "--seed", 3, "--json", "--truth", folder / "data" / "truth.mrc"]
+        options = ["--matched", 0, "--starts", 2, "--resolution", 20, "--seed", 3]
+        options += ["--json", "--truth", folder / "data" / "truth.mrc"]
         assert _run("abinitio", folder / "data" / "particles.star", "-o", folder / "run", *options) == 0
     return Finished(folder / "data", folder / "run", printed.getvalue(), results[0])
 
@@ -98,7 +99,7 @@ def test_json_is_all_that_is_printed_and_is_the_summary(finished):
     assert summary["diameter_A"] == pytest.approx(0.625 * N * PIXEL_A)
     assert summary["search_resolution_A"] == pytest.approx(20)
     assert summary["seconds"]["total"] == pytest.approx(sum(finished.result.seconds.values()))
-    assert len(summary["start_kinds"]) == 2  # a match of moments and --starts 1
+    assert summary["start_kinds"] == ["random", "random"]
     assert summary["start_log_likelihoods"] == pytest.approx(finished.result.start_scores)
     assert 2 * PIXEL_A <= summary["fsc0143_A"] <= summary["fsc05_A"] < 30
     assert 0.6 < summary["correlation"] <= 1
@@ -298,6 +299,7 @@ BAD = {
     "truth NaN": (lambda good: _truth(good, torch.full((8, 8, 8), math.nan)), "truth.mrc holds NaN"),
     "truth is no map": (lambda good: ["--truth", good.star], "is not an MRC file"),
     "diameter": (lambda good: ["--diameter", 100], "a diameter of 100 Å does not fit a box of 64 Å"),
+    "no start": (lambda good: ["--matched", 0, "--starts", 0], "ask for at least one start"),
     "resolution": (lambda good: ["--resolution", 60], "give a finer resolution"),
 }
 
