@@ -20,6 +20,7 @@ from orbitrec.io.simulation import write_simulation
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation
+from orbitrec.recovery import reconstruction
 from orbitrec.recovery.reconstruction import _NormalEquations, reconstruct
 from orbitrec.volumes.phantoms import protein_phantom
 from orbitrec.volumes.voxel import VoxelVolume
@@ -172,6 +173,27 @@ def test_filter_is_the_share_of_signal_until_correlation_is_lost(simulated):
     negated = found.negated()
     assert torch.equal(negated.volume, -found.volume)
     assert torch.equal(negated.half_maps[1], -found.half_maps[1])
+
+
+@pytest.mark.parametrize("largest", [24, 25])
+def test_large_boxes_are_solved_on_coarser_voxels(simulated, monkeypatch, largest):
+    """Below the coarser Nyquist frequency the map, its scale and the FSC are the full box's; beyond it there is nothing."""
+    n = 32
+    stack, rotations, shifts = simulated(_phantom(n), 200, snr=1.0)
+    arguments = (stack, NoiseSpectrum.white(n, 1.0), rotations, shifts, 0.36 * n)
+    full = reconstruct(*arguments)
+    monkeypatch.setattr(reconstruction, "LARGEST_BOX", largest)
+    coarse = reconstruct(*arguments)
+    assert coarse.volume.shape == (n, n, n)
+    a, b = (centred_fft(x.half_maps[0].double(), 3) for x in (full, coarse))
+    shell = (radial_frequencies(n, 3) * n / (2 * math.pi)).round().long()
+    low = shell <= n // 4
+    assert float((a - b)[low].abs().square().sum() / a[low].abs().square().sum()) < 2e-3
+    axis = (torch.arange(n) - n // 2).abs() > largest // 2
+    beyond = axis[:, None, None] | axis[:, None] | axis
+    assert float(b[beyond].abs().max()) < 1e-5 * float(b.abs().max())
+    assert torch.allclose(coarse.fsc.frequency, full.fsc.frequency[: len(coarse.fsc.frequency)])
+    assert torch.allclose(coarse.fsc.value[: n // 4], full.fsc.value[: n // 4], atol=0.03)
 
 
 @pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="relion_reconstruct is not installed")

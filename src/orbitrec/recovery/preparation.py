@@ -21,6 +21,7 @@ from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import NoiseSpectrum, estimate_noise
 
 Progress = Callable[[int], None]
+PIXELS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,12 @@ class ParticleModes:
 
 
 def prepare(
-    stack: ParticleStack, k_max: float, radius: float, *, chunk: int = 512, progress: Progress = lambda count: None
+    stack: ParticleStack,
+    k_max: float,
+    radius: float,
+    *,
+    chunk: int | None = None,
+    progress: Progress = lambda count: None,
 ) -> ParticleModes:
     """Read a stack once and put it on a polar grid up to ``k_max`` (radians per pixel).
 
@@ -75,13 +81,14 @@ def prepare(
         stack: the particles.
         k_max: working resolution, radians per pixel of the stack, at most π.
         radius: pixels within which content is kept: the particle's radius plus the largest shift.
-        chunk: images held at a time.
+        chunk: images held at a time; as many as make two million pixels if left out.
         progress: called with the number of images done.
 
     Raises:
         InputError: for NaN or constant images, or when noise cannot be estimated.
     """
     n, pixel = stack.n, stack.pixel_size_A
+    chunk = chunk or max(1, PIXELS_AT_ONCE // n**2)
     noise = estimate_noise(_chunks(stack, chunk, stop=min(len(stack), 2000)))
     inverse_noise = 1 / noise.at(radial_frequencies(n)).to(torch.float32)
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))

@@ -18,9 +18,13 @@ from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, ra
 from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import NoiseSpectrum
-from orbitrec.recovery.preparation import Progress
+from orbitrec.recovery.preparation import PIXELS_AT_ONCE, Progress
+from orbitrec.volumes.voxel import VoxelVolume
 
 TOLERANCE = 1e-4
+LARGEST_BOX = 160
+"""Voxels along the edge that a map is solved on: larger boxes are solved at coarser voxels and padded in Fourier space
+afterwards, since an initial model does not reach their Nyquist frequency and 2³ times their memory is not to be had."""
 RIDGE = 0.02
 """Weight of ``‖v‖²`` over the mean eigenvalue of the normal operator: damps frequencies that no particle saw."""
 
@@ -49,10 +53,12 @@ def reconstruct(
     shifts_px: Float[Tensor, "N 2"],
     radius: float,
     *,
-    chunk: int = 1024,
+    chunk: int | None = None,
     progress: Progress = lambda count: None,
 ) -> Reconstruction:
-    """Reconstruct at the stack's own sampling, all frequencies inside the Nyquist circle, within a soft ball.
+    """Reconstruct in the stack's own box within a soft ball.
+
+    All frequencies inside the Nyquist circle are used, for a stack of larger images those of :data:`LARGEST_BOX`.
 
     Args:
         stack: the particles, read once more in chunks.
@@ -60,17 +66,17 @@ def reconstruct(
         rotations: RELION's rotation of every particle.
         shifts_px: displacement (x, y) of every particle's content in pixels.
         radius: of the ball in pixels.
-        chunk: images held at a time.
+        chunk: images held at a time; as many as make two million pixels if left out.
         progress: called with the number of images done.
     """
-    n = stack.n
+    n = min(stack.n, LARGEST_BOX)
     halves = []
     for offset in (0, 1):
         normal = _NormalEquations.empty(n)
-        for rows in torch.arange(offset, len(stack), 2).split(chunk):
+        for rows in torch.arange(offset, len(stack), 2).split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2)):
             normal.add(stack, noise, rows, rotations[rows], shifts_px[rows])
             progress(len(rows))
-        halves.append(normal.solve() * soft_sphere(n, radius))
+        halves.append(normal.solve() * soft_sphere(n, radius * n / stack.n))
     fsc = fourier_shell_correlation(halves[0], halves[1])
     # The mean of two half-maps of correlation c carries signal in the share 2c/(1+c) (Rosenthal & Henderson 2003).
     value = fsc.value.clamp(min=0)
@@ -79,7 +85,12 @@ def reconstruct(
         value[int(first_lost[0]) + 1 :] = 0
     shell = (radial_frequencies(n, 3) * n / (2 * torch.pi)).round().long().clamp(max=n // 2)
     spectrum = centred_fft((halves[0] + halves[1]) / 2, ndim=3) * (2 * value / (1 + value))[shell]
-    return Reconstruction(centred_ifft(spectrum, ndim=3).real.to(torch.float32), (halves[0], halves[1]), fsc)
+    volume, first, second = (
+        VoxelVolume(grid.to(torch.float32)).resampled(stack.n).grid if n < stack.n else grid.to(torch.float32)
+        for grid in (centred_ifft(spectrum, ndim=3).real, *halves)
+    )
+    # Shells are cycles per field of view, which both boxes share: only the unit of frequency changes.
+    return Reconstruction(volume, (first, second), FSC(fsc.frequency * n / stack.n, fsc.value))
 
 
 @dataclass
@@ -102,10 +113,10 @@ class _NormalEquations:
         shifts: Float[Tensor, "b 2"],
     ) -> None:
         """Add particles; only half the plane is summed, since the other half is its conjugate."""
-        n = stack.n
+        n, m = stack.n, len(self.right)
         k = frequencies(n)
         ky, kx = torch.meshgrid(k, k, indexing="ij")
-        used = (torch.hypot(kx, ky) < torch.pi * (1 - 1 / n)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
+        used = (torch.hypot(kx, ky) * n / m < torch.pi * (1 - 1 / m)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
         points = torch.stack([kx[used], ky[used]], dim=-1)
         weight = torch.where(points.any(dim=1), 2.0, 1.0) / noise.at(points.norm(dim=1))
         transform = centred_fft(stack.images(rows))[:, used]
@@ -115,9 +126,9 @@ class _NormalEquations:
         if stack.ctf is not None:
             ctf = stack.ctf.select(rows).evaluate(points, stack.pixel_size_A)
             filtered, power = filtered * ctf, power * ctf.square()
-        where = torch.einsum("bij,pj->bpi", rotations[:, :, :2], points).reshape(-1, 3)
-        self.right += _type1(where, filtered.reshape(-1), n)
-        self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), 2 * n)
+        where = torch.einsum("bij,pj->bpi", rotations[:, :, :2], points * n / m).reshape(-1, 3)
+        self.right += _type1(where, filtered.reshape(-1), m)
+        self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), 2 * m)
 
     def solve(self, iterations: int = 20) -> Float[Tensor, "n n n"]:
         """Minimiser of the ridge-regularised quadratic; real, because conjugate halves were folded."""
