@@ -177,7 +177,7 @@ def test_filter_is_the_share_of_signal_until_correlation_is_lost(simulated):
 
 @pytest.mark.parametrize("largest", [24, 25])
 def test_large_boxes_are_solved_on_coarser_voxels(simulated, monkeypatch, largest):
-    """Below the coarser Nyquist frequency the map, its scale and the FSC are the full box's; beyond it there is nothing."""
+    """Below the coarser Nyquist frequency the map, its scale and the FSC are the full box's; beyond it is nothing."""
     n = 32
     stack, rotations, shifts = simulated(_phantom(n), 200, snr=1.0)
     arguments = (stack, NoiseSpectrum.white(n, 1.0), rotations, shifts, 0.36 * n)
