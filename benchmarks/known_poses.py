@@ -1,0 +1,33 @@
+"""What known poses would give: our least-squares map at the true poses, against the truth. The bound to approach.
+
+python benchmarks/known_poses.py truth.star truth.mrc
+"""
+
+import argparse
+
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.io.mrc import read_map
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import estimate_noise
+from orbitrec.recovery.pipeline import Options
+from orbitrec.recovery.reconstruction import reconstruct
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("star", help="particles with their true poses")
+    parser.add_argument("truth", help="true map (MRC)")
+    arguments = parser.parse_args()
+    stack = ParticleStack.from_star(arguments.star)
+    poses = stack.poses()
+    if poses is None:
+        parser.error(f"{arguments.star} has no poses")
+    noise = estimate_noise(stack.images(range(first, first + 500)) for first in range(0, min(len(stack), 2000), 500))
+    found = reconstruct(stack, noise, *poses, Options().radius_px(stack))
+    truth = read_map(arguments.truth, stack.pixel_size_A)[0].double()
+    fsc = fourier_shell_correlation(((found.half_maps[0] + found.half_maps[1]) / 2).double(), truth)
+    print(f"{len(stack)} particles at their true poses: FSC 0.5 at {fsc.cutoff_A(0.5, stack.pixel_size_A):.2f} Å")
+
+
+if __name__ == "__main__":
+    main()
