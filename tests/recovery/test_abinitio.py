@@ -16,6 +16,7 @@ from orbitrec.recovery.abinitio import (
     ParticleState,
     Schedule,
     Selected,
+    _shift_search,
     best_start,
     climb,
     held_out_likelihood,
@@ -24,7 +25,7 @@ from orbitrec.recovery.abinitio import (
 )
 from orbitrec.recovery.centring import Centring, centre
 from orbitrec.recovery.preparation import ParticleModes
-from orbitrec.recovery.search import Model
+from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.volumes.gaussians import GaussianMixture
 
 N, RADIUS, COUNT, SNR, SHIFT_PX = 28, 9.0, 400, 2.0, 1.0
@@ -232,3 +233,19 @@ def test_a_march_without_bandwidths_is_refused(first):
             first.data, RADIUS, first.selected.level, first.selected.model, particles, schedule,
             torch.Generator().manual_seed(1), lambda *_: None,
         )  # fmt: skip
+
+
+def test_shifts_are_sought_under_a_gaussian_prior_once_directions_are_known():
+    grid = PolarGrid.for_radius(28, 1.2, RADIUS + 3)
+    level = SearchLevel.at(grid, RADIUS, 8.0)
+    particles = ParticleState(torch.zeros(4, 2, dtype=torch.float64), residual_px=0.9)
+    none, certain = _shift_search(level, particles)
+    assert none.tolist() == [[0.0, 0.0]]
+    assert certain.tolist() == [0.0]
+    particles.directions = torch.ones(4, len(level.directions))
+    shifts, log_prior = _shift_search(level, particles)
+    assert len(shifts) > 1
+    assert float(log_prior.exp().sum()) == pytest.approx(1, abs=1e-6)
+    at_zero = log_prior[shifts.norm(dim=1) == 0]
+    expected = at_zero - shifts.square().sum(1) / (2 * 0.9**2)
+    assert torch.allclose(log_prior.double(), expected.double(), atol=1e-6)
