@@ -16,8 +16,8 @@ from orbitrec import __version__
 from orbitrec.cli import abinitio, evaluate, info, moments, simulate
 from orbitrec.errors import InputError
 
-# Read once, when torch loads. Threads that spin while they wait make a step ten times slower wherever another program
-# has work for the same cores; on idle cores sleeping costs nothing that can be measured.
+# Read once, when torch loads: threads that spin while they wait slow every step wherever another program has work for
+# the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(

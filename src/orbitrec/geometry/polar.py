@@ -68,8 +68,8 @@ class PolarGrid:
         """The grid that resolves objects of ``radius`` pixels up to ``k_max``.
 
         Products of two such transforms oscillate at most like ``exp(2i·radius·k)``, which Gauss–Legendre integrates
-        with about ``radius·k_max`` nodes; Bessel functions ``J_m(k r)`` vanish beyond ``m ≈ k r``. Both get the margin
-        after which the quadrature's error is below float32's rounding of a template.
+        with about half as many nodes as ``radius·k_max``; Bessel functions ``J_m(k r)`` vanish beyond ``m ≈ k r``. Both
+        get a margin, and the nodes more than that, because images hold content beyond the radius.
         """
         bandwidth = radius * k_max
         margin = 3 + 1.5 * bandwidth ** (1 / 3)
