@@ -1,0 +1,1 @@
+"""The thesis's tables and figures, one file each; ``orbitrec reproduce`` runs them."""

@@ -1,0 +1,1 @@
+"""Networks that map moments to signals, volumes and densities."""

@@ -1,0 +1,1 @@
+"""Recovery of signals from noisy, shifted copies: multireference alignment (MRA)."""
