@@ -1,0 +1,71 @@
+"""What an optimiser knows of a problem: F(w) = (1/N) Σ f_i(w) of a flat real float64 vector, by any subset of its terms.
+
+Three protocols, each a promise of one more thing: a gradient; an EM map, split into its two steps; curvature. Every
+method returns the *mean* over the given terms, ``index = None`` meaning all N, and bounds its own memory by chunks.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class FiniteSum(Protocol):
+    """F(w) = (1/N) Σ f_i(w), with ``count`` N terms and w of ``dimension`` d."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def gradient(
+        self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
+    ) -> tuple[float, Float[Tensor, "d"]]:
+        """Mean value and gradient of the terms in ``index``."""
+        ...
+
+
+@runtime_checkable
+class ExpectationMaximisation(FiniteSum, Protocol):
+    """A negative log-likelihood with latent variables, whose EM map is ``maximisation(expectation(w), w)``.
+
+    Expected statistics are means over terms, so those of a union are the weighted mean of those of its parts: shards
+    and stored batches need nothing else.
+    """
+
+    def expectation(
+        self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
+    ) -> tuple[float, Float[Tensor, "s"]]:
+        """E-step: mean value F and mean expected sufficient statistics, flat, of the terms in ``index``."""
+        ...
+
+    def maximisation(
+        self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
+    ) -> Float[Tensor, "d"]:
+        """M-step. ``inertia`` κ/b adds κ pseudo-observations that agree with w to the b seen: what a small batch does
+        not see stays where it is instead of running to −∞ or to 0/0; a fixed point stays one."""
+        ...
+
+
+@runtime_checkable
+class TwiceDifferentiable(FiniteSum, Protocol):
+    """Curvature for second-order metrics; dense, so for small d."""
+
+    def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
+        """Mean Hessian of the terms in ``index``."""
+        ...
+
+    def fisher(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
+        """Mean outer product ∇f_i ∇f_iᵀ of the terms in ``index`` (the empirical Fisher information, of which the
+        Hessian at the truth has the same expectation: Berndt, Hall, Hall and Hausman, 1974)."""
+        ...
+
+
+def em_map(
+    problem: ExpectationMaximisation, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
+) -> tuple[float, Float[Tensor, "d"]]:
+    """(F, Ψ)(w) of (4.12) on all terms, or (f_I, ψ_I)(w) of (4.15) with one pseudo-observation of inertia."""
+    value, statistics = problem.expectation(w, index)
+    return value, problem.maximisation(statistics, w, 0.0 if index is None else 1.0 / len(index))
