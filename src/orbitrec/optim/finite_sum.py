@@ -1,4 +1,4 @@
-"""What an optimiser knows of a problem: F(w) = (1/N) Σ f_i(w) of a flat real float64 vector, by any subset of its terms.
+"""What an optimiser knows of a problem: F(w) = (1/N) Σ f_i(w) of a flat real float64 vector.
 
 Three protocols, each a promise of one more thing: a gradient; an EM map, split into its two steps; curvature. Every
 method returns the *mean* over the given terms, ``index = None`` meaning all N, and bounds its own memory by chunks.
@@ -15,10 +15,14 @@ class FiniteSum(Protocol):
     """F(w) = (1/N) Σ f_i(w), with ``count`` N terms and w of ``dimension`` d."""
 
     @property
-    def count(self) -> int: ...
+    def count(self) -> int:
+        """N."""
+        ...
 
     @property
-    def dimension(self) -> int: ...
+    def dimension(self) -> int:
+        """d."""
+        ...
 
     def gradient(
         self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
@@ -45,7 +49,8 @@ class ExpectationMaximisation(FiniteSum, Protocol):
         self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
     ) -> Float[Tensor, "d"]:
         """M-step. ``inertia`` κ/b adds κ pseudo-observations that agree with w to the b seen: what a small batch does
-        not see stays where it is instead of running to −∞ or to 0/0; a fixed point stays one."""
+        not see stays where it is instead of running to −∞ or to 0/0; a fixed point stays one.
+        """
         ...
 
 
@@ -59,7 +64,8 @@ class TwiceDifferentiable(FiniteSum, Protocol):
 
     def fisher(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """Mean outer product ∇f_i ∇f_iᵀ of the terms in ``index`` (the empirical Fisher information, of which the
-        Hessian at the truth has the same expectation: Berndt, Hall, Hall and Hausman, 1974)."""
+        Hessian at the truth has the same expectation: Berndt, Hall, Hall and Hausman, 1974).
+        """
         ...
 
 
