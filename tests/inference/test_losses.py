@@ -6,7 +6,7 @@ import torch
 
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
-from orbitrec.inference.losses import kam_loss, moment_loss, relative_errors
+from orbitrec.inference.losses import kam_loss, moment_loss, orbit_error, relative_errors
 from orbitrec.inference.moments import Moments, full_moments, uniform_moments
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import cartesian_templates, polar_templates
@@ -82,3 +82,29 @@ def test_gradients_reach_templates_and_density():
         return kam_loss(target, uniform_moments(t, x.softmax(0), grid))
 
     assert torch.autograd.gradcheck(loss, (templates, logits))
+
+
+@pytest.mark.parametrize("n", [8, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_orbit_error_is_the_minimum_over_all_shifts(n, dtype):
+    generator = torch.Generator().manual_seed(6)
+    truth, estimate = torch.randn(2, 5, n, generator=generator, dtype=dtype)
+    shifts = torch.stack([torch.roll(truth, s, dims=1) for s in range(n)])
+    expected = ((shifts - estimate).norm(dim=-1) / truth.norm(dim=-1)).amin(0)
+    torch.testing.assert_close(orbit_error(estimate, truth), expected)
+
+
+def test_orbit_error_does_not_see_shifts_of_either_and_keeps_small_errors():
+    generator = torch.Generator().manual_seed(7)
+    truth = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    estimate = truth + 1e-9 * torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    expected = (estimate - truth).norm(dim=-1) / truth.norm(dim=-1)
+    for s in range(9):
+        torch.testing.assert_close(orbit_error(torch.roll(estimate, s, dims=1), truth), expected)
+        torch.testing.assert_close(orbit_error(estimate, torch.roll(truth, s, dims=1)), expected)
+
+
+def test_orbit_error_is_differentiable_in_the_estimate():
+    generator = torch.Generator().manual_seed(8)
+    truth, estimate = torch.randn(2, 3, 7, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda u: orbit_error(u, truth), estimate.requires_grad_())

@@ -1,29 +1,47 @@
-"""Distances between moments: the moment loss (2.15), (2.17), the Kam loss (3.13), relative errors (2.10).
+"""Distances: the moment loss (2.15), (2.17), the Kam loss (3.13), relative errors (2.10), the orbit error (2.9).
 
 All norms are those of :class:`Moments`: Euclidean for the first moment, Frobenius for the whole second moment, whether
 it is kept as one full matrix or as blocks. A polar grid's coordinates are isometric, so its losses are the Cartesian
 ones to the quadrature's error. Losses are differentiable except where two moments are equal.
 """
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.inference.moments import Moments
+from orbitrec.models.mra import shifted
 
 
-def moment_loss(target: Moments, model: Moments, balance: float = 1.0) -> Float[Tensor, ""]:
+def moment_loss(target: Moments, model: Moments, balance: float = 1.0) -> Float[Tensor, "*batch"]:
     """``‖M̂¹ − M¹‖ + λ ‖M̂² − M²‖_F``, λ = ``balance`` (2.15), (2.17)."""
     difference = target - model
     return difference.first_norm() + balance * difference.second_norm()
 
 
-def relative_errors(target: Moments, model: Moments) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def relative_errors(target: Moments, model: Moments) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     """``‖M¹ − M̂¹‖ / ‖M̂¹‖`` and ``‖M² − M̂²‖_F / ‖M̂²‖_F``: relative to the target, as (2.10) has it."""
     difference = model - target
     return difference.first_norm() / target.first_norm(), difference.second_norm() / target.second_norm()
 
 
-def kam_loss(target: Moments, model: Moments) -> Float[Tensor, ""]:
+def kam_loss(target: Moments, model: Moments) -> Float[Tensor, "*batch"]:
     """Sum of the two relative errors (3.13)."""
     first, second = relative_errors(target, model)
     return first + second
+
+
+def best_shift(moving: Float[Tensor, "... n"], fixed: Float[Tensor, "... n"]) -> Int[Tensor, "..."]:
+    """The shift s, of all n, for which ``R_s moving`` is nearest to ``fixed``: the largest correlation, by FFT."""
+    spectrum = torch.fft.rfft(fixed.detach()) * torch.fft.rfft(moving.detach()).conj()
+    return torch.fft.irfft(spectrum, n=moving.shape[-1]).argmax(-1)
+
+
+def orbit_error(estimate: Float[Tensor, "*batch n"], truth: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """``min_s ‖R_s v − u‖ / ‖v‖`` over all n cyclic shifts, v the truth and u the estimate (2.9).
+
+    The best shift is found by FFT and the norm is then taken of the difference itself, so that small errors keep all
+    their digits. Differentiable in both; the gradient is that at the best shift.
+    """
+    aligned = shifted(truth, best_shift(truth, estimate))
+    return (aligned - estimate).norm(dim=-1) / truth.norm(dim=-1)

@@ -22,26 +22,29 @@ class Moments:
     """``first[b, i] = E Y`` and ``second[b, i, j] = E Y Y*`` of the coordinates of each block b.
 
     ``weights[b]`` is what the squared norm of block b counts in the Frobenius norm of the whole second moment: 1, or
-    ½ for the blocks m > 0 of real images, whose twin −m is not kept (``c_m⁻²``, :class:`PolarGrid`).
+    ½ for the blocks m > 0 of real images, whose twin −m is not kept (``c_m⁻²``, :class:`PolarGrid`). Leading axes, if
+    any, are a batch of problems.
     """
 
-    first: Complex[Tensor, "b i"]
-    second: Complex[Tensor, "b i i"]
+    first: Complex[Tensor, "*batch b i"]
+    second: Complex[Tensor, "*batch b i i"]
     weights: Float[Tensor, "b"]
 
-    def first_norm(self) -> Float[Tensor, ""]:
+    def first_norm(self) -> Float[Tensor, "*batch"]:
         """Euclidean norm of the first moment."""
-        return self.first.abs().square().sum().sqrt()
+        return self.first.abs().square().sum((-2, -1)).sqrt()
 
-    def second_norm(self) -> Float[Tensor, ""]:
+    def second_norm(self) -> Float[Tensor, "*batch"]:
         """Frobenius norm of the whole second moment."""
-        return (self.weights * self.second.abs().square().sum((1, 2))).sum().sqrt()
+        return (self.weights * self.second.abs().square().sum((-2, -1))).sum(-1).sqrt()
 
     def __sub__(self, other: "Moments") -> "Moments":
         return Moments(self.first - other.first, self.second - other.second, self.weights)
 
 
-def full_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d a"], circle: Circle) -> Moments:
+def full_moments(
+    templates: Complex[Tensor, "*batch d m k"], density: Float[Tensor, "*batch d a"], circle: Circle
+) -> Moments:
     """Moments (2.3), (2.8) for any density on directions and angles, as one block of m·k coordinates.
 
     ``M¹[m, k] = Σ_d ρ̂_d(m) T[d, m, k]``, ``M²[mk, m'k'] = Σ_d ρ̂_d(m − m') T[d, m, k] conj(T[d, m', k'])`` with the
@@ -53,12 +56,12 @@ def full_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d 
         circle: the integer order of each mode, and the angles. A polar grid's modes m ≥ 0 hold all of a uniform
             angle's second moment; for a non-uniform angle give the modes −M … M of a real image.
     """
-    first = torch.einsum("dm,dmk->mk", circular_coefficients(density, circle.modes).to(templates.dtype), templates)
-    difference = circle.modes[:, None] - circle.modes
-    pairs = circular_coefficients(density, difference).to(templates.dtype)
-    second = torch.einsum("dmn,dmk,dnl->mknl", pairs, templates, templates.conj())
-    size = first.numel()
-    return Moments(first.reshape(1, size), second.reshape(1, size, size), first.real.new_ones(1))
+    single = circular_coefficients(density, circle.modes).to(templates.dtype)
+    first = torch.einsum("...dm,...dmk->...mk", single, templates).flatten(-2)
+    pairs = circular_coefficients(density, circle.modes[:, None] - circle.modes).to(templates.dtype)
+    second = torch.einsum("...dmn,...dmk,...dnl->...mknl", pairs, templates, templates.conj())
+    second = second.flatten(-4, -3).flatten(-2)
+    return Moments(first[..., None, :], second[..., None, :, :], first.real.new_ones(1))
 
 
 def uniform_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d"], grid: PolarGrid) -> Moments:

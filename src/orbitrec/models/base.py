@@ -32,7 +32,7 @@ class Circle:
         return torch.stack([phase.cos(), phase.sin()], dim=2).flatten(1).to(dtype).to(device)
 
 
-def circular_coefficients(density: Float[Tensor, "d a"], order: Int[Tensor, "..."]) -> Complex[Tensor, "d ..."]:
+def circular_coefficients(density: Float[Tensor, "... a"], order: Int[Tensor, "*q"]) -> Complex[Tensor, "..."]:
     """``ρ̂_d(q) = Σ_α ρ[d, α] e^{−iqα}`` at integer orders q: Fourier coefficients of the density on each direction."""
     table = torch.fft.fft(density, dim=-1)
-    return table[:, order % density.shape[-1]]
+    return table[..., order % density.shape[-1]]
