@@ -115,7 +115,7 @@ def draw_observations(
     generator: torch.Generator,
     *,
     chunk: int = 1 << 16,
-) -> Iterator[Float[Tensor, "b w"]]:
+) -> Iterator[Float[Tensor, "_ w"]]:
     """``count`` observations ``W R_s v + ε`` in batches of ``chunk``, s drawn from the density, ε white of deviation σ.
 
     Dtype is the signal's. What one generator draws depends on ``chunk`` as well.
