@@ -1,0 +1,62 @@
+"""Encoders as files: weights in safetensors, the recipe that made them as metadata and as JSON beside them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from orbitrec.errors import InputError
+from orbitrec.io.files import existing_file, replacing, to_json, write_json
+from orbitrec.networks.encoders import ENCODERS, Encoder
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+def encoder_name(encoder: str, components: int) -> str:
+    """The name of shipped weights, say ``mra-structured-2``: for mixtures of so many Gaussians."""
+    return f"mra-{encoder}-{components}"
+
+
+def shipped_encoders() -> list[str]:
+    """Names that :func:`load_encoder` knows."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def write_encoder(path: Path | str, encoder: Encoder, recipe: Mapping[str, object], dtype: torch.dtype) -> None:
+    """Write weights in ``dtype`` to ``path``, and the recipe (which names the encoder and n) also beside it as JSON."""
+    weights = {name: value.to(dtype).contiguous() for name, value in encoder.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(weights, temporary, {"kind": "encoder", "recipe": to_json(recipe)})
+    write_json(Path(path).with_suffix(".json"), recipe)
+
+
+def load_encoder(name: str | Path, n: int | None = None) -> Encoder:
+    """The encoder of shipped weights or of a file that :func:`write_encoder` wrote, in float32, on the CPU.
+
+    Args:
+        name: one of :func:`shipped_encoders`, or a path that ends in .safetensors.
+        n: samples of the signals it is wanted for, if that is to be checked now.
+
+    Raises:
+        InputError: if there is no such name or file, the file holds something else, or it is for another length.
+    """
+    path = Path(name) if str(name).endswith(".safetensors") else SHIPPED / f"{name}.safetensors"
+    if path.parent == SHIPPED and not path.exists():
+        raise InputError(f"no weights are shipped as {name}; choose among {', '.join(shipped_encoders())}")
+    try:
+        with safe_open(existing_file(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != "encoder":
+                raise InputError(f"{path} holds no encoder; make one with: orbitrec train mra -o DIR")
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, it is no dict
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}); train again or copy it again") from error
+    recipe = json.loads(metadata["recipe"])
+    if n is not None and n != recipe["n"]:
+        raise InputError(f"{path.stem} is for signals of {recipe['n']} samples, not {n}; train one for that length")
+    encoder = ENCODERS[recipe["encoder"]](recipe["n"])
+    encoder.load_state_dict(weights)
+    return encoder.eval()
