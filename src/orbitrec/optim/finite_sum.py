@@ -4,10 +4,12 @@ Three protocols, each a promise of one more thing: a gradient; an EM map, split 
 method returns the *mean* over the given terms, ``index = None`` meaning all N, and bounds its own memory by chunks.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from orbitrec.errors import InputError
 
 
 @runtime_checkable
@@ -58,6 +60,11 @@ class ExpectationMaximisation(FiniteSum, Protocol):
 class TwiceDifferentiable(FiniteSum, Protocol):
     """Curvature for second-order metrics; dense, so for small d."""
 
+    @property
+    def fisher_passes(self) -> float:
+        """What :meth:`fisher` of all terms costs, in passes: as many gradients as take the same time."""
+        ...
+
     def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """Mean Hessian of the terms in ``index``."""
         ...
@@ -75,3 +82,73 @@ def em_map(
     """(F, Ψ)(w) of (4.12) on all terms, or (f_I, ψ_I)(w) of (4.15) with one pseudo-observation of inertia."""
     value, statistics = problem.expectation(w, index)
     return value, problem.maximisation(statistics, w, 0.0 if index is None else 1.0 / len(index))
+
+
+class Counted:
+    """A problem that counts the data passes asked of it: a pass is N terms' values and gradients, or one full E-step.
+
+    A Hessian of b terms counts as d b/N, the thesis's rule in 4.5.1; a Fisher matrix as ``fisher_passes`` b/N.
+    """
+
+    def __init__(self, problem: FiniteSum) -> None:
+        self.problem = problem
+        self.passes = 0.0
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.problem.count
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self.problem.dimension
+
+    @property
+    def fisher_passes(self) -> float:
+        """The problem's own."""
+        return _as(TwiceDifferentiable, self.problem).fisher_passes
+
+    def gradient(
+        self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
+    ) -> tuple[float, Float[Tensor, "d"]]:
+        """The problem's own, counted."""
+        self._add(index)
+        return self.problem.gradient(w, index)
+
+    def expectation(
+        self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
+    ) -> tuple[float, Float[Tensor, "s"]]:
+        """The problem's own, counted."""
+        self._add(index)
+        return _as(ExpectationMaximisation, self.problem).expectation(w, index)
+
+    def maximisation(
+        self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
+    ) -> Float[Tensor, "d"]:
+        """The problem's own: it touches no data."""
+        return _as(ExpectationMaximisation, self.problem).maximisation(statistics, w, inertia)
+
+    def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
+        """The problem's own, counted."""
+        self._add(index, self.dimension)
+        return _as(TwiceDifferentiable, self.problem).hessian(w, index)
+
+    def fisher(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
+        """The problem's own, counted."""
+        self._add(index, self.fisher_passes)
+        return _as(TwiceDifferentiable, self.problem).fisher(w, index)
+
+    def _add(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> None:
+        self.passes += cost * (1.0 if index is None else len(index) / self.count)
+
+
+P = TypeVar("P")
+
+
+def _as(protocol: type[P], problem: FiniteSum) -> P:
+    if not isinstance(problem, protocol):
+        raise InputError(
+            f"{type(problem).__name__} is not {protocol.__name__}, which this solver needs; choose another solver"
+        )
+    return problem

@@ -1,0 +1,158 @@
+"""Run a method until it stops, keeping a trace; interrupt it and go on with the same trajectory."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.io.files import existing_file, replacing
+from orbitrec.optim.finite_sum import FiniteSum
+from orbitrec.optim.solvers import Info, State, Stepper
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When to stop: the objective moves by less than ``moved`` between two epochs, or a budget is spent.
+
+    Attributes:
+        moved: 1e-14 is the thesis's criterion; 0 never stops a run.
+        value: stop at this objective, where the minimum is known.
+        printed: cost-weighted epochs as the thesis counts them.
+        measured: data passes.
+        seconds: of the method's own work.
+    """
+
+    moved: float = 1e-14
+    value: float = -float("inf")
+    printed: float = float("inf")
+    measured: float = float("inf")
+    seconds: float = float("inf")
+
+    def reason(self, info: Info) -> str | None:
+        """Why to stop now, as a sentence; None to go on."""
+        if info.moved < self.moved:
+            return f"converged: the objective moved by less than {self.moved:g} in an epoch"
+        if info.value <= self.value:
+            return "reached the objective asked for"
+        for name, spent, limit in (
+            ("cost-weighted epochs", info.printed, self.printed),
+            ("data passes", info.measured, self.measured),
+            ("seconds", info.seconds, self.seconds),
+        ):
+            if spent >= limit:
+                return f"not converged after {limit:g} {name}; allow more or choose another method"
+        return None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run ended: the last accepted w, what each epoch found, why it stopped."""
+
+    w: Float[Tensor, "d"]
+    trace: list[Info]
+    reason: str
+
+    @property
+    def converged(self) -> bool:
+        """Whether it met the criterion rather than a budget."""
+        return self.reason.startswith(("converged", "reached"))
+
+
+def run(
+    solver: Stepper,
+    problem: FiniteSum,
+    w: Float[Tensor, "d"],
+    stop: Stop = Stop(),
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    every: int = 50,
+    report: Callable[[Info], None] = lambda info: None,
+) -> Result:
+    """Epochs from w until ``stop``. ``report`` is called after each.
+
+    With a ``checkpoint`` file the state is written there every ``every`` epochs and at the end; if the file exists the
+    run goes on from it, drawing the same batches and ending at the same point as a run that was not interrupted.
+
+    Raises:
+        InputError: if the checkpoint is not one of this problem.
+    """
+    state, trace = solver.init(problem, w, seed), []
+    if checkpoint is not None and checkpoint.exists():
+        state, trace = load_checkpoint(checkpoint, state)
+    reason = stop.reason(trace[-1]) if trace else None
+    while reason is None:
+        state, info = solver.step(problem, state)
+        trace.append(info)
+        report(info)
+        reason = stop.reason(info)
+        if checkpoint is not None and (reason is not None or info.epoch % every == 0):
+            save_checkpoint(checkpoint, state, trace)
+    return Result(state.snapshot.w, trace, reason)
+
+
+def save_checkpoint(path: Path, state: State, trace: list[Info]) -> None:
+    """The state's tensors in a safetensors file, trace and numbers as JSON in its header."""
+    tensors, numbers = _flatten(state)
+    header = {"state": json.dumps(numbers), "trace": json.dumps([list(info) for info in trace])}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load_checkpoint(path: Path, like: State) -> tuple[State, list[Info]]:
+    """State and trace of :func:`save_checkpoint`; ``like`` is a state of the same problem.
+
+    Raises:
+        InputError: if the file is missing, not a checkpoint, or of a problem with another number of unknowns.
+    """
+    try:
+        with safe_open(existing_file(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            header = file.metadata()
+        numbers, rows = json.loads(header["state"]), json.loads(header["trace"])
+        state = _unflatten(like, tensors, numbers)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} is not a checkpoint of an optimiser; remove it to start anew") from error
+    if state.w.shape != like.w.shape:
+        raise InputError(
+            f"{path} is a checkpoint of {len(state.w)} unknowns and this problem has {len(like.w)}; "
+            "remove it to start anew"
+        )
+    return state, [Info(*row) for row in rows]
+
+
+def _flatten(node: NamedTuple, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
+    for name, value in node._asdict().items():
+        if isinstance(value, Tensor):
+            tensors[prefix + name] = value.contiguous().clone()
+        elif isinstance(value, tuple):
+            inner = _flatten(value, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
+            tensors |= inner[0]
+            numbers |= inner[1]
+        else:
+            numbers[prefix + name] = value
+    return tensors, numbers
+
+
+def _unflatten(like: Any, tensors: dict[str, Tensor], numbers: dict[str, float], prefix: str = "") -> Any:  # noqa: ANN401
+    """``like`` with every leaf replaced: the shape of the tree is the type's."""
+    leaves = {}
+    for name, value in like._asdict().items():
+        if isinstance(value, Tensor):
+            leaves[name] = tensors[prefix + name]
+        elif isinstance(value, tuple):
+            leaves[name] = _unflatten(value, tensors, numbers, f"{prefix}{name}.")
+        else:
+            leaves[name] = numbers[prefix + name]
+    return type(like)(**leaves)

@@ -1,0 +1,213 @@
+"""Nine optimisers as three choices: a field, an estimator of it, a metric applied to it (chapter 4).
+
+|              | full | batch | variance-reduced                                                        |
+|--------------|------|-------|-------------------------------------------------------------------------|
+| ∇F           | GD   | SGD   | SVRG (VR-SGD); + subsampled Newton = SVRG+I; + BFGS = SVRG+II           |
+| w − Ψ(w)     | EM   | sEM   | sEM-vr; + BFGS = sEM-vr+QN                                              |
+
+and one that the thesis does not have: ∇F in full with Fisher + BFGS. ``init(problem, w) -> state``, then
+``step(problem, state) -> (state, info)``: one epoch, from snapshot to snapshot.
+
+None needs tuning and none diverges. A snapshot is accepted if F did not rise there; if it did, or is no number, the
+epoch runs again from the old one with a shorter step, so that F at snapshots never increases. The value costs nothing:
+it comes with the field. Step lengths begin at the inverse curvature along the field for a gradient without metric, at 1
+otherwise, and recover after success.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from orbitrec.optim.estimators import Batch, Estimator, Field, Full, Snapshot, VarianceReduced, em_residual, gradient
+from orbitrec.optim.finite_sum import Counted, FiniteSum
+from orbitrec.optim.metrics import BFGS, FisherBFGS, Identity, InverseHessian, Metric, SubsampledNewton
+
+_ROUNDING = 8 * torch.finfo(torch.float64).eps  # relative: F is a sum, and may rise by this much at a minimum
+
+_LEAST_LENGTH = 0.1  # of a step with secant pairs
+
+
+class State(NamedTuple):
+    """Everything a run needs to go on: the last accepted snapshot, the next candidate, metric, step, draws, counts."""
+
+    w: Float[Tensor, "d"]
+    snapshot: Snapshot
+    inverse: InverseHessian
+    length: float
+    generator: UInt8[Tensor, "s"]
+    epoch: int = 0
+    measured: float = 0.0
+    printed: float = 0.0
+    seconds: float = 0.0
+
+
+class Info(NamedTuple):
+    """What an epoch found: the objective and the field's norm at the snapshot, and all costs so far.
+
+    ``moved`` is by how much the objective changed from the snapshot before; ``accepted`` whether this epoch's was kept.
+    """
+
+    epoch: int
+    value: float
+    field_norm: float
+    moved: float
+    accepted: bool
+    measured: float
+    printed: float
+    seconds: float
+
+
+class Stepper(Protocol):
+    """What the driver needs of a method."""
+
+    def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
+        """The state before the first epoch."""
+        ...
+
+    def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
+        """One epoch."""
+        ...
+
+
+_IDENTITY = Identity()
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A composition. ``longest`` bounds the step length; ``average`` makes an epoch's mean its snapshot.
+
+    Any of the nine is safe without settings; what each needs is the problem's: EM maps need
+    ``ExpectationMaximisation``, curvature ``TwiceDifferentiable``.
+    """
+
+    field: Field
+    estimator: Estimator
+    metric: Metric = _IDENTITY
+    longest: float = 1.0
+    average: bool = True
+
+    def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
+        """The state at w; the first epoch evaluates it."""
+        w = w.detach().double()
+        start = Snapshot(w, math.inf, torch.zeros_like(w))
+        generator = torch.Generator().manual_seed(seed).get_state()
+        return State(w, start, InverseHessian.scaled_identity(len(w)), math.nan, generator)
+
+    def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
+        """Judge the candidate snapshot, update the metric, and take an epoch's inner steps to the next candidate."""
+        started = time.perf_counter()
+        counted = Counted(problem)
+        generator = torch.Generator()
+        generator.set_state(state.generator)
+        old = state.snapshot
+        value, field = self.field(counted, state.w, None)
+        accepted = value <= old.value + _ROUNDING * abs(value) and bool(field.isfinite().all())
+        inverse, snapshot, printed = state.inverse, old, self.estimator.printed_passes(problem.count)
+        if accepted:
+            snapshot = Snapshot(state.w, value, field)
+            inverse = self.metric.update(inverse, counted, snapshot, old if old.value < math.inf else None, generator)
+            printed += self.metric.printed_passes(counted)
+        elif not old.value < math.inf:
+            raise ArithmeticError("the objective is not finite at the start")
+        length = self._length(counted, state, snapshot, accepted)
+        if length < _LEAST_LENGTH and len(inverse.steps):  # the pairs mislead: forget them
+            inverse, length = inverse.without_pairs(), self.longest
+        w = self._epoch(counted, snapshot, inverse, length, generator)
+        state = State(
+            w, snapshot, inverse, length, generator.get_state(), state.epoch + 1, state.measured + counted.passes,
+            state.printed + printed, state.seconds + time.perf_counter() - started,
+        )  # fmt: skip
+        info = Info(
+            state.epoch, snapshot.value, float(snapshot.field.norm()), abs(value - old.value), accepted,
+            state.measured, state.printed, state.seconds,
+        )  # fmt: skip
+        return state, info
+
+    def _epoch(
+        self,
+        problem: Counted,
+        snapshot: Snapshot,
+        inverse: InverseHessian,
+        length: float,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "d"]:
+        w, total = snapshot.w, torch.zeros_like(snapshot.w)
+        steps = self.estimator.steps(problem.count)
+        for _ in range(steps):
+            field = self.estimator.estimate(self.field, problem, w, snapshot, generator)
+            w = w - length * inverse.apply(field)
+            total += w
+        return total / steps if self.average else w
+
+    def _length(self, problem: Counted, state: State, snapshot: Snapshot, accepted: bool) -> float:
+        """Halved after a rejection; after success it recovers: fast up to ``longest``, slowly without a bound."""
+        if math.isnan(state.length):
+            return self.longest if self.longest < math.inf else _inverse_curvature(problem, snapshot)
+        if not accepted:
+            return state.length / 2
+        return min(self.longest, state.length * (2 if self.longest < math.inf else 1.05))
+
+
+def _inverse_curvature(problem: Counted, snapshot: Snapshot) -> float:
+    """1/λ with λ the curvature along the gradient, from one more gradient a little way down."""
+    size = float(snapshot.field.norm())
+    if size == 0:
+        return 1.0
+    small = 1e-4 * max(1.0, float(snapshot.w.norm())) / size
+    _, ahead = problem.gradient(snapshot.w - small * snapshot.field)
+    return small * size / max(float((snapshot.field - ahead).norm()), 1e-12 * size)
+
+
+def gradient_descent() -> Solver:
+    """GD (4.5)."""
+    return Solver(gradient, Full(), longest=math.inf)
+
+
+def stochastic_gradient(share: float = 0.1, inner: int = 20) -> Solver:
+    """SGD (4.6): the step halves whenever an epoch did not lower F, which makes it decay as it must."""
+    return Solver(gradient, Batch(share, inner), longest=math.inf)
+
+
+def svrg(share: float = 0.1, inner: int = 20) -> Solver:
+    """SVRG with VR-SGD's averaging (Algorithm 1)."""
+    return Solver(gradient, VarianceReduced(share, inner), longest=math.inf)
+
+
+def svrg_newton(rank: int, share: float = 0.1, inner: int = 20) -> Solver:
+    """SVRG+I (Algorithm 2)."""
+    return Solver(gradient, VarianceReduced(share, inner), SubsampledNewton(rank, share))
+
+
+def svrg_bfgs(share: float = 0.1, inner: int = 20, metric: BFGS | None = None) -> Solver:
+    """SVRG+II (Algorithm 3)."""
+    return Solver(gradient, VarianceReduced(share, inner), metric or BFGS())
+
+
+def em() -> Solver:
+    """EM (4.13)."""
+    return Solver(em_residual, Full())
+
+
+def stochastic_em(share: float = 0.1, inner: int = 20) -> Solver:
+    """sEM (4.14)."""
+    return Solver(em_residual, Batch(share, inner))
+
+
+def sem_vr(share: float = 0.1, inner: int = 20) -> Solver:
+    """sEM-vr (Algorithm 4)."""
+    return Solver(em_residual, VarianceReduced(share, inner))
+
+
+def sem_vr_bfgs(share: float = 0.1, inner: int = 20, metric: BFGS | None = None) -> Solver:
+    """sEM-vr+QN (Algorithm 5), with the residual's secant unless ``metric`` says otherwise."""
+    return Solver(em_residual, VarianceReduced(share, inner), metric or BFGS())
+
+
+def fisher_bfgs(metric: FisherBFGS | None = None) -> Solver:
+    """Full gradients, Fisher + BFGS: the fewest passes wherever the data fit a few hundred batches."""
+    return Solver(gradient, Full(), metric or FisherBFGS())
