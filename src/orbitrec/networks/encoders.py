@@ -15,7 +15,7 @@ from orbitrec.inference.moments import Moments
 from orbitrec.networks.march import from_half, march
 
 _TYPICAL = 100.0
-"""Inverse prior variance of a Fourier coefficient to begin with: what shrinks the march and what training starts from."""
+"""Inverse prior variance of a Fourier coefficient: what training starts from, and what shrinks the march meanwhile."""
 
 
 class Encoder(nn.Module):

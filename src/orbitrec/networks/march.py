@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+
 @dataclass(frozen=True, eq=False)
 class FrequencyMarch:
     """Fourier coefficients k = 0 … (n − 1)//2 in the frame where v̂(1) and ρ̂(1) are positive, and how sure they are.
@@ -27,7 +28,10 @@ class FrequencyMarch:
 
 
 def march(
-    first: Complex[Tensor, "b n"], second: Complex[Tensor, "b n n"], sigma: Float[Tensor, "b"], count: Float[Tensor, "b"]
+    first: Complex[Tensor, "b n"],
+    second: Complex[Tensor, "b n n"],
+    sigma: Float[Tensor, "b"],
+    count: Float[Tensor, "b"],
 ) -> FrequencyMarch:
     """Invert the moments of a signal of unit mean square: exact where they are and no ``v̂(k)`` on the way vanishes.
 

@@ -123,10 +123,12 @@ def sampled_moments(
     b, n = signal.shape
     like = {"dtype": signal.dtype, "device": signal.device}
     noisy = count.isfinite()
+    views = all_shifts(signal)
+    if not bool(noisy.any()):
+        return _in_fourier((views.mT @ density[:, :, None]).squeeze(2), views.mT @ (density[:, :, None] * views))
     total = torch.where(noisy, count, 1)[:, None]
     hits = torch.poisson(density * total, generator=generator)
     share = torch.where(noisy[:, None], hits / hits.sum(1, keepdim=True), density)
-    views = all_shifts(signal)
     spread = torch.where(noisy[:, None], sigma[:, None] * share.sqrt() / total.sqrt(), 0)
     z = spread[:, :, None] * torch.randn(b, n, n, generator=generator, **like)
     first = (views.mT @ share[:, :, None]).squeeze(2) + z.sum(1)
