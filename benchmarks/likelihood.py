@@ -2,8 +2,8 @@
 
 Polar is ``scores`` and ``posterior`` on circular modes. Cartesian has one template of n² frequencies for each rotation:
 
-* one mode: the same ``scores``, on a circle of one mode and one angle; it copies the templates at each call
-* complex plane: one complex matrix product, as (2.8) is printed
+* one mode: the same ``scores``, on a circle of one mode and one angle: real rows of the frequencies templates reach
+* complex plane: one complex matrix product, the Cartesian form as it is printed (2.8), (4.22)
 * real plane: the same with (Re, Im) as one real row, which is half of the arithmetic
 * half plane: only the frequencies that a real image has
 * half disc: of those only the ones below the polar grid's k_max, the least that a Cartesian form can do
@@ -32,6 +32,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Observations, posterior, scores
+from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import cartesian_templates, polar_circle, polar_templates
 from orbitrec.models.simulate import ParticleSimulation, random_poses
@@ -68,7 +69,8 @@ class Problem:
         gain = math.sqrt(0.1 / simulation.signal_variance())
         images = gain * simulation.clean(torch.arange(arguments.images))
         images += torch.randn(images.shape, generator=generator)
-        volume = GaussianMixture(phantom.centers, phantom.widths, gain * phantom.weights)
+        widths = phantom.widths if arguments.width is None else torch.full_like(phantom.widths, arguments.width)
+        volume = GaussianMixture(phantom.centers, widths, gain * phantom.weights)
         return cls(volume, images, spherical_design(arguments.degree), arguments.angles, arguments.repeats)
 
     @property
@@ -81,9 +83,9 @@ class Problem:
         observed = Observations(grid.from_images(self.images)[:, None], power, self.images.new_zeros(1))
         templates = polar_templates(self.volume, grid, self.directions.float())
         density = torch.full((len(self.directions), self.angles), self.log_prior)
-        circle = polar_circle(grid, self.angles)
-        ms = cpu_ms(lambda: posterior(scores(observed, templates, density, circle)), self.repeats)
-        return ms / len(self.images), scores(observed, templates, density, circle)[:, 0]
+        bank = TemplateBank(templates, density, polar_circle(grid, self.angles), antipodal=True)
+        ms = cpu_ms(lambda: posterior(scores(observed, bank)), self.repeats)
+        return ms / len(self.images), scores(observed, bank)[:, 0]
 
 
 class Cartesian:
@@ -108,8 +110,8 @@ class Cartesian:
         power = self.problem.images.new_ones(self.images.shape)
         observed = Observations(self.images[:, None, None], power, power.new_zeros(1))
         density = torch.full((len(self.templates), 1), self.problem.log_prior)
-        circle = Circle(torch.zeros(1, dtype=torch.long), 1)
-        return self._with_posterior(lambda: scores(observed, self.templates[:, None], density, circle))
+        bank = TemplateBank(self.templates[:, None], density, Circle(torch.zeros(1, dtype=torch.long), 1))
+        return self._with_posterior(lambda: scores(observed, bank))
 
     def complex_plane(self) -> float:
         """CPU ms an image of scores and posterior in complex arithmetic."""
@@ -173,6 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--degree", type=int, default=31, help="of the spherical design: 31 has about 500 directions")
     parser.add_argument("--angles", type=int, default=48)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--width", type=float, help="of the templates' atoms in pixels; 0.7 reaches Nyquist [1.6]")
     parser.add_argument("--stride", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     main(parser.parse_args())

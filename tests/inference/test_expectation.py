@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from orbitrec.inference.likelihood import Observations, Statistics, expectation, scores
+from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
 
 B, S, D, M, K, A = 7, 3, 6, 4, 5, 8
@@ -43,7 +44,7 @@ def assert_same_statistics(a: Statistics, b: Statistics, **tolerance: float) -> 
 
 def test_equals_a_loop_over_shifts_directions_and_angles():
     observed, templates, log_density = problem()
-    found, assigned = expectation(observed, templates, log_density, CIRCLE)
+    found, assigned = expectation(observed, TemplateBank(templates, log_density, CIRCLE))
     first, second = torch.zeros(D, M, K, dtype=torch.complex128), torch.zeros(D, K, dtype=torch.float64)
     occupancy, log_likelihood = torch.zeros(D, A, dtype=torch.float64), torch.zeros(B, dtype=torch.float64)
     for j in range(B):
@@ -79,8 +80,8 @@ def test_equals_a_loop_over_shifts_directions_and_angles():
 def test_all_directions_as_candidates_change_nothing(dtype, tolerance, shifts):
     observed, templates, log_density = problem(dtype, shifts)
     candidates = shuffled_candidates()
-    full, everywhere = expectation(observed, templates, log_density, CIRCLE)
-    narrow, listed = expectation(observed, templates, log_density, CIRCLE, candidates=candidates)
+    full, everywhere = expectation(observed, TemplateBank(templates, log_density, CIRCLE))
+    narrow, listed = expectation(observed, TemplateBank(templates, log_density, CIRCLE), candidates=candidates)
     assert_same_statistics(narrow, full, rtol=tolerance, atol=tolerance)
     assert torch.allclose(listed.direction, everywhere.direction.gather(1, candidates), atol=tolerance)
     assert torch.allclose(listed.shift, everywhere.shift, atol=tolerance)
@@ -93,13 +94,13 @@ def test_all_directions_as_candidates_change_nothing(dtype, tolerance, shifts):
 def test_other_directions_than_the_candidates_have_no_mass():
     observed, templates, log_density = problem()
     candidates = shuffled_candidates()[:, :2]
-    narrow, assigned = expectation(observed, templates, log_density, CIRCLE, candidates=candidates)
+    narrow, assigned = expectation(observed, TemplateBank(templates, log_density, CIRCLE), candidates=candidates)
     parts = []
     for j, own in enumerate(candidates):
         barred = torch.full_like(log_density, -math.inf)
         barred[own] = log_density[own]
         one = Observations(observed.modes[j : j + 1], observed.filter_power[j : j + 1], observed.log_shift)
-        part, _ = expectation(one, templates, barred, CIRCLE)
+        part, _ = expectation(one, TemplateBank(templates, barred, CIRCLE))
         parts.append(part)
         assert math.isclose(part.log_likelihood, float(assigned.log_likelihood[j]), rel_tol=1e-12)
     merged = parts[0]
@@ -112,10 +113,13 @@ def test_other_directions_than_the_candidates_have_no_mass():
 def test_chunks_change_only_the_rounding(narrowed):
     observed, templates, log_density = problem()
     options = {"candidates": shuffled_candidates()} if narrowed else {}
-    whole, at_once = expectation(observed, templates, log_density, CIRCLE, **options)
+    bank = TemplateBank(templates, log_density, CIRCLE)
+    whole, at_once = expectation(observed, bank, **options)
     item = S * D * A * 8
     for chunk_bytes in (1, 2 * item, 3 * item + 1):  # one, two and three observations at a time: 7 is none's multiple
-        parts, apart = expectation(observed, templates, log_density, CIRCLE, chunk_bytes=chunk_bytes, **options)
+        parts, apart = expectation(
+            observed, TemplateBank(templates, log_density, CIRCLE), chunk_bytes=chunk_bytes, **options
+        )
         assert_same_statistics(parts, whole, rtol=1e-12, atol=1e-12)
         assert torch.equal(apart.best, at_once.best)
         assert torch.allclose(apart.direction, at_once.direction, atol=1e-13)
@@ -125,7 +129,7 @@ def test_chunks_change_only_the_rounding(narrowed):
 def test_posteriors_and_occupancy_add_up():
     observed, templates, log_density = problem()
     for candidates in (None, shuffled_candidates()[:, :4]):
-        found, assigned = expectation(observed, templates, log_density, CIRCLE, candidates=candidates)
+        found, assigned = expectation(observed, TemplateBank(templates, log_density, CIRCLE), candidates=candidates)
         ones = torch.ones(B, dtype=torch.float64)
         assert torch.allclose(assigned.direction.sum(1), ones)
         assert torch.allclose(assigned.shift.sum(1), ones)
@@ -137,8 +141,8 @@ def test_posteriors_and_occupancy_add_up():
 
 def test_merging_parts_is_seeing_both_and_scaling_multiplies():
     observed, templates, log_density = problem()
-    whole, _ = expectation(observed, templates, log_density, CIRCLE)
-    parts = [expectation(part, templates, log_density, CIRCLE)[0] for part in observed.chunks(4)]
+    whole, _ = expectation(observed, TemplateBank(templates, log_density, CIRCLE))
+    parts = [expectation(part, TemplateBank(templates, log_density, CIRCLE))[0] for part in observed.chunks(4)]
     assert len(parts) == 2
     assert_same_statistics(parts[0].merge(parts[1]), whole, rtol=1e-12, atol=1e-12)
     half = parts[0].scaled(0.5)
@@ -151,7 +155,7 @@ def test_the_statistics_are_the_likelihoods_gradient():
     observed, templates, log_density = problem()
     templates.requires_grad_()
     log_density.requires_grad_()
-    scores(observed, templates, log_density, CIRCLE).flatten(1).logsumexp(1).sum().backward()
-    found, _ = expectation(observed, templates.detach(), log_density.detach(), CIRCLE)
+    scores(observed, TemplateBank(templates, log_density, CIRCLE)).flatten(1).logsumexp(1).sum().backward()
+    found, _ = expectation(observed, TemplateBank(templates.detach(), log_density.detach(), CIRCLE))
     assert torch.allclose(templates.grad, found.first - found.second[:, None] * templates.detach(), atol=1e-12)
     assert torch.allclose(log_density.grad, found.occupancy, atol=1e-12)

@@ -9,6 +9,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
 from orbitrec.inference.likelihood import Observations, expectation, posterior, scores
+from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import PolarProjector, cartesian_templates, polar_circle, polar_templates
 from orbitrec.models.simulate import ParticleSimulation
@@ -61,9 +62,9 @@ def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_er
     filtered = centred_ifft(transform).real
     flat = scores(
         observations(transform.reshape(len(pixels), 1, -1), contrast(k).square()),
-        cartesian_templates(ATOMS, n, rotations),
-        log_density.reshape(-1, 1),
-        Circle(torch.tensor([0]), 1),
+        TemplateBank(
+            cartesian_templates(ATOMS, n, rotations), log_density.reshape(-1, 1), Circle(torch.tensor([0]), 1)
+        ),
     )
     expected = flat.reshape(len(pixels), 1, len(directions), ANGLES)
     expected_posterior, expected_likelihood = posterior(expected.clone())
@@ -72,7 +73,10 @@ def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_er
     for nodes, modes in ((8, 8), (14, 14), (20, 20), (30, 24)):
         grid = PolarGrid(n, math.pi, nodes, modes)
         observed = observations(grid.from_images(filtered), contrast(grid.nodes).square())
-        found = scores(observed, polar_templates(ATOMS, grid, directions), log_density, polar_circle(grid, ANGLES))
+        found = scores(
+            observed,
+            TemplateBank(polar_templates(ATOMS, grid, directions), log_density, polar_circle(grid, ANGLES)),
+        )
         errors.append(float((found - expected).abs().max() / expected.std()))
         p, likelihood = posterior(found)
     # The quadrature's own error falls as nodes and modes are added.
@@ -96,7 +100,7 @@ def test_expectation_maximisation_never_decreases_the_likelihood():
     log_density = torch.full((len(directions), circle.angles), -math.log(len(directions) * circle.angles)).double()
     history = []
     for _ in range(12):
-        found, _ = expectation(observed, projector.templates(w), log_density, circle)
+        found, _ = expectation(observed, TemplateBank(projector.templates(w), log_density, circle))
         history.append(found.log_likelihood)
         # M-step: the exact minimiser of the quadratic, and the occupancy.
         unit = torch.eye(len(basis), dtype=torch.float64)
@@ -121,7 +125,9 @@ def test_expectation_maximisation_of_windowed_alignment_never_decreases_the_like
     observed = observations(seen[:, None].to(torch.complex128), torch.ones(1, window, dtype=torch.float64))
     x, history = torch.randn(n, generator=generator, dtype=torch.float64), []
     for _ in range(60):
-        found, _ = expectation(observed, x[index][:, None].to(torch.complex128), density.log()[:, None], none)
+        found, _ = expectation(
+            observed, TemplateBank(x[index][:, None].to(torch.complex128), density.log()[:, None], none)
+        )
         history.append(found.log_likelihood)
         total, weight = (
             torch.zeros_like(x).index_put_((index,), v, accumulate=True) for v in (found.first[:, 0].real, found.second)
@@ -130,7 +136,9 @@ def test_expectation_maximisation_of_windowed_alignment_never_decreases_the_like
     steps = torch.tensor(history).diff()
     assert float(steps.min()) > -1e-10 * abs(history[-1])
     assert history[-1] - history[0] > 100
-    at_truth, _ = expectation(observed, truth[index][:, None].to(torch.complex128), density.log()[:, None], none)
+    at_truth, _ = expectation(
+        observed, TemplateBank(truth[index][:, None].to(torch.complex128), density.log()[:, None], none)
+    )
     assert history[-1] > at_truth.log_likelihood - n
 
 
@@ -147,7 +155,7 @@ def test_alignment_of_signals_scores_every_shift(n, dtype, tolerance):
     modes = centred_fft(torch.cat([signal[None], seen]), ndim=1).to(dtype.to_complex())
     observed = observations(modes[1:, :, None], torch.ones(1, 1, dtype=dtype))
     circle = Circle(torch.arange(n) - n // 2, n)
-    found = scores(observed, modes[:1, :, None], log_density[None].to(dtype), circle)
+    found = scores(observed, TemplateBank(modes[:1, :, None], log_density[None].to(dtype), circle))
     assert found.dtype == dtype
     assert float((found[:, 0, 0] - expected).abs().max()) < tolerance * float(expected.abs().max())
 
@@ -172,10 +180,12 @@ def test_displacements_of_polar_modes_are_those_of_cartesian_coefficients():
     log_shift = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
     uniform = torch.full((len(directions), 1), -math.log(len(directions)), dtype=torch.float64)
     cartesian = Observations(moved, torch.ones(len(pixels), n * n, dtype=torch.float64), log_shift)
-    expected = scores(cartesian, cartesian_templates(ATOMS, n, direction_frames(directions)), uniform, none)
+    expected = scores(
+        cartesian, TemplateBank(cartesian_templates(ATOMS, n, direction_frames(directions)), uniform, none)
+    )
     # Modes of the noise up to the largest that a shift of 1.6 px brings to the templates' own.
     grid = PolarGrid(n, math.pi, 36, 36)
     modes = grid.shift(grid.from_images(pixels), -shifts)
     polar = Observations(modes, torch.ones(len(pixels), grid.node_count, dtype=torch.float64), log_shift)
-    found = scores(polar, polar_templates(ATOMS, grid, directions), uniform, polar_circle(grid, 1))
+    found = scores(polar, TemplateBank(polar_templates(ATOMS, grid, directions), uniform, polar_circle(grid, 1)))
     assert float((found - expected).abs().max() / expected.std()) < 1e-4

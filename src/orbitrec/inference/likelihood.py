@@ -8,6 +8,7 @@ With observations Y, filters h (``Y`` arrives already multiplied by h: the match
 which is the log of the joint density up to ``−½ ‖y_j‖²/σ²`` and the Gaussian's constant.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from orbitrec.models.base import Circle
+from orbitrec.inference.template_bank import TemplateBank
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,21 @@ class Observations:
             yield Observations(self.modes[part], self.filter_power[part], self.log_shift)
 
 
-def scores(
-    observed: Observations, templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"], circle: Circle
-) -> Float[Tensor, "b s d a"]:
+def scores(observed: Observations, bank: TemplateBank) -> Float[Tensor, "b s d a"]:
     """Log joint density of every observation with every displacement, direction and angle (module docstring)."""
-    shape = (len(observed), circle.angles, observed.modes.shape[1], len(templates))
-    score = _scores(observed, _Rows.of(observed), _Bank.of(templates, log_density), circle, None)
-    return score.reshape(shape).permute(0, 2, 3, 1)
+    return _scores(observed, bank, None).unflatten(2, (observed.modes.shape[1], -1)).permute(0, 2, 3, 1)
 
 
 def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b"]]:
-    """Posterior probabilities and the log marginal likelihood of each observation. ``score`` is overwritten."""
+    """Posterior probabilities and the log marginal likelihood of each observation. ``score`` is overwritten.
+
+    Probabilities are kept above the smallest normal number, far below rounding: subnormal ones would take several times
+    as long as all the rest.
+    """
     dims = tuple(range(1, score.ndim))
     peak = score.amax(dims, keepdim=True)
-    score.sub_(peak).exp_()
+    lowest = math.log(torch.finfo(score.dtype).tiny * 2 * score[0].numel())
+    score.sub_(peak).clamp_(min=lowest).exp_()
     total = score.sum(dims, keepdim=True)
     score.div_(total)
     return score, (peak + total.log()).reshape(len(score))
@@ -104,9 +106,7 @@ class Assignment:
 
 def expectation(
     observed: Observations,
-    templates: Complex[Tensor, "d m k"],
-    log_density: Float[Tensor, "d a"],
-    circle: Circle,
+    bank: TemplateBank,
     *,
     candidates: Int[Tensor, "b c"] | None = None,
     chunk_bytes: int = 1 << 24,
@@ -116,20 +116,18 @@ def expectation(
     ``candidates`` restricts each observation to its own list of c directions (a narrowed search: every other direction
     is taken to have no posterior mass); without it all directions are searched.
     """
-    directions = len(templates) if candidates is None else candidates.shape[1]
-    shifts = observed.modes.shape[1]
-    size = max(1, chunk_bytes // (shifts * directions * circle.angles * log_density.element_size()))
-    bank = _Bank.of(templates, log_density)
+    directions = len(bank) if candidates is None else candidates.shape[1]
+    shifts, angles = observed.modes.shape[1], bank.circle.angles
+    size = max(1, chunk_bytes // (shifts * directions * angles * bank.log_density.element_size()))
     totals = _Totals.zeros(bank)
     assignments = []
     for start, part in zip(range(0, len(observed), size), observed.chunks(size), strict=True):
         own = None if candidates is None else candidates[start : start + size]
-        rows = _Rows.of(part)
-        score = _scores(part, rows, bank, circle, own)
+        score = _scores(part, bank, own)
         best = score.flatten(1).argmax(1)
         p, log_likelihood = posterior(score)
-        p = p.reshape(len(part), circle.angles, shifts, directions)
-        totals.add(part, rows, p, circle, own)
+        p = p.reshape(len(part), angles, shifts, directions)
+        totals.add(part, p, own)
         a, s, c = torch.unravel_index(best, p.shape[1:])
         pairs = p.sum(1)
         assignments.append((pairs.sum(1), pairs.sum(2), torch.stack([s, c, a], dim=1), log_likelihood))
@@ -137,94 +135,60 @@ def expectation(
     return totals.statistics(float(assignment.log_likelihood.double().sum()), float(len(observed))), assignment
 
 
-# Inside, complex products are real ones on rows twice as long. With (Re T, Im T) side by side, the row (Re Y, Im Y)
-# gives Re and the row (−Im Y, Re Y) gives −Im of Y conj(T), so that the score is their sum with cos mα and sin mα; and
-# the same rows weighted by Σ_α p cos mα and Σ_α p sin mα add up to (Re, Im) of Σ_α p e^{imα} Y. Scores are kept as
-# (b, a, s·d): nothing as large as they are is ever transposed element by element.
+# Scores are kept as (b, a, s·d): nothing as large as they are is ever transposed element by element.
 
 
-@dataclass(frozen=True)
-class _Bank:
-    """Templates as real rows (m, d, 2k), their power Σ_m |T|² (d, k), and the log density (d, a)."""
-
-    rows: Float[Tensor, "m d two_k"]
-    power: Float[Tensor, "d k"]
-    log_density: Float[Tensor, "d a"]
-
-    @classmethod
-    def of(cls, templates: Complex[Tensor, "d m k"], log_density: Float[Tensor, "d a"]) -> "_Bank":
-        rows = torch.view_as_real(templates.transpose(0, 1).contiguous()).flatten(2)
-        return cls(rows, templates.abs().square().sum(1), log_density)
-
-
-class _Rows:
-    """Observations as real rows (m, b, 2·s, 2k): for each displacement (Re Y, Im Y), then for each (−Im Y, Re Y)."""
-
-    @staticmethod
-    def of(part: Observations) -> Float[Tensor, "m b two_s two_k"]:
-        y = part.modes.permute(2, 0, 1, 3).contiguous()
-        return torch.cat([torch.view_as_real(y).flatten(3), torch.view_as_real(y * 1j).flatten(3)], dim=2)
-
-
-def _scores(
-    part: Observations,
-    rows: Float[Tensor, "m b two_s two_k"],
-    bank: _Bank,
-    circle: Circle,
-    own: Int[Tensor, "b c"] | None,
-) -> Float[Tensor, "b a sc"]:
-    m, b, two_s, _ = rows.shape
+def _scores(part: Observations, bank: TemplateBank, own: Int[Tensor, "b c"] | None) -> Float[Tensor, "b a sc"]:
     if own is None:
-        product = (rows.flatten(1, 2) @ bank.rows.mT).reshape(m, b, 2, -1)
-        energy, density = part.filter_power @ bank.power.mT, bank.log_density.mT  # (b, d), (a, d)
+        energy, density = part.filter_power @ bank.power.mT, bank.log_density  # (b, d), (d, a)
     else:
-        product = (rows @ bank.rows[:, own].mT).reshape(m, b, 2, -1)
         energy = torch.einsum("bck,bk->bc", bank.power[own], part.filter_power)
-        density = bank.log_density[own].mT  # (b, a, c)
-    planes = product.transpose(0, 1).reshape(b, 2 * m, -1)
-    score = circle.synthesis(planes.dtype, planes.device) @ planes
-    by_pair = score.unflatten(2, (two_s // 2, -1))
-    by_pair += (density - 0.5 * energy[:, None])[:, :, None] + part.log_shift[:, None]
+        density = bank.log_density[own]  # (b, c, a)
+    level = density[..., 0] - 0.5 * energy if bank.flat else -0.5 * energy
+    products = bank.products(bank.reached.rows(part.modes), own)
+    products[:, 0, 0] += part.log_shift[:, None] + level[:, None]  # cos 0 = 1: the same at every angle
+    score = bank.synthesis @ products.flatten(3).flatten(1, 2)
+    if not bank.flat:
+        score.unflatten(2, (part.modes.shape[1], -1)).add_(density.mT[..., None, :])
     return score
 
 
 @dataclass
 class _Totals:
-    """Sums of the E-step: ``first`` as real rows (m, d, 2k), the rest as in :class:`Statistics`."""
+    """Sums of the E-step: ``first`` in real rows of the bank's whole fold, the rest as in :class:`Statistics`."""
 
-    first: Float[Tensor, "m d two_k"]
+    bank: TemplateBank
+    first: Float[Tensor, "q d two_r"]
     second: Float[Tensor, "d k"]
     occupancy: Float[Tensor, "d a"]
 
     @classmethod
-    def zeros(cls, bank: _Bank) -> "_Totals":
-        return cls(*(torch.zeros_like(x) for x in (bank.rows, bank.power, bank.log_density)))
+    def zeros(cls, bank: TemplateBank) -> "_Totals":
+        Q, r = bank.whole.index.shape
+        first = bank.power.new_zeros(Q, len(bank), 2 * r)
+        return cls(bank, first, torch.zeros_like(bank.power), torch.zeros_like(bank.log_density))
 
-    def add(
-        self,
-        part: Observations,
-        rows: Float[Tensor, "m b two_s two_k"],
-        p: Float[Tensor, "b a s c"],
-        circle: Circle,
-        own: Int[Tensor, "b c"] | None,
-    ) -> None:
-        b, _, s, c = p.shape
-        analysis = circle.synthesis(p.dtype, p.device).mT
-        planes = (analysis @ p.flatten(2)).reshape(b, -1, 2, s * c).transpose(0, 1)  # (m, b, 2, s·c)
+    def add(self, part: Observations, p: Float[Tensor, "b a s c"], own: Int[Tensor, "b c"] | None) -> None:
+        b, c = len(p), p.shape[-1]
+        # (Re, Im) of w·Y is w₀·(Re Y, Im Y) + w₁·(−Im Y, Re Y) for the weights w = Σ_α p e^{iqα}.
+        y = self.bank.whole.rows(part.modes)
+        turned = torch.stack([y, torch.stack([-y[..., 1, :], y[..., 0, :]], dim=-2)][: self.bank.parts], dim=2)
+        rows = turned.flatten(4).flatten(2, 3)  # (q, b, ps, 2r)
+        planes = self.bank.synthesis.mT @ p.flatten(2)
+        weights = planes.reshape(b, len(rows), -1, c).transpose(0, 1)  # (q, b, ps, c)
         occupancy = p.sum(2)  # (b, a, c)
         by_direction = occupancy.sum(1)
         if own is None:
-            weights = planes.reshape(len(rows), b * 2 * s, c)
-            self.first += weights.mT @ rows.flatten(1, 2)
+            self.first += weights.flatten(1, 2).mT @ rows.flatten(1, 2)
             self.second += by_direction.mT @ part.filter_power
             self.occupancy += occupancy.sum(0).mT
             return
-        sums = planes.reshape(len(rows), b, 2 * s, c).mT @ rows
         flat = own.reshape(-1)
-        self.first.index_add_(1, flat, sums.flatten(1, 2))
+        self.first.index_add_(1, flat, (weights.mT @ rows).flatten(1, 2))
         self.second.index_add_(0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
         self.occupancy.index_add_(0, flat, occupancy.mT.flatten(0, 1))
 
     def statistics(self, log_likelihood: float, count: float) -> Statistics:
-        first = torch.view_as_complex(self.first.unflatten(2, (-1, 2))).transpose(0, 1)
+        m, k = self.bank.templates.shape[1:]
+        first = self.bank.whole.unfolded(self.first.unflatten(2, (2, -1)), (m, k))
         return Statistics(first, self.second, self.occupancy, log_likelihood, count)

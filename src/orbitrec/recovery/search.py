@@ -17,6 +17,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_sizes, spherical_design
 from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation
+from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import PolarProjector, polar_circle
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
@@ -81,7 +82,8 @@ class SearchLevel:
         """E-step under ``model``; in-plane angles are uniform."""
         log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
         templates = self.projector.templates(model.coefficients)
-        return expectation(observed, templates, log_density.contiguous(), self.circle, candidates=candidates)
+        bank = TemplateBank(templates, log_density.contiguous(), self.circle, antipodal=True)
+        return expectation(observed, bank, candidates=candidates)
 
     def maximisation(self, model: Model, statistics: Statistics) -> Model:
         """M-step: the regularised least-squares volume and the view density.
