@@ -83,19 +83,17 @@ class _MomentNetwork(nn.Module):
         slope = 0.02
         self.first = nn.Sequential(_periodic(2, 16, 5), nn.LeakyReLU(slope), _periodic(16, 3, 5), nn.LeakyReLU(slope))
         self.second = nn.Sequential(
-            _periodic(2 * n, 48, 3), nn.LeakyReLU(slope), _periodic(48, 3, 5), nn.LeakyReLU(slope)
+            _periodic(2 * n, 32, 3), nn.LeakyReLU(slope), _periodic(32, 3, 5), nn.LeakyReLU(slope)
         )
         self.joined = nn.Sequential(
-            _periodic(6, 16, 5),
-            nn.LeakyReLU(slope),
-            _periodic(16, 8, 5),
+            _periodic(6, 8, 5),
             nn.LeakyReLU(slope),
             nn.Flatten(),
-            nn.Linear(8 * n, 256),
+            nn.Linear(8 * n, 384),
             nn.Tanh(),
-            nn.Linear(256, 256),
+            nn.Linear(384, 384),
             nn.Tanh(),
-            nn.Linear(256, n),
+            nn.Linear(384, n),
         )
 
     def forward(self, first: Float[Tensor, "b two n"], second: Float[Tensor, "b two_n n"]) -> Float[Tensor, "b n"]:
@@ -152,8 +150,9 @@ class StructuredEncoder(Encoder):
         )
         self.guess = nn.Linear(width, 4 * self.modes)
         self.certainty = nn.Linear(width, 2 * self.modes)
-        nn.init.zeros_(self.guess.weight)
-        nn.init.zeros_(self.certainty.weight)
+        for layer in (self.guess, self.certainty):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         nn.init.constant_(self.certainty.bias, math.log(_TYPICAL))
 
     def at_unit_scale(

@@ -24,8 +24,8 @@ from orbitrec.models.families import LENGTH, MixtureLaw
 from orbitrec.networks.encoders import ENCODERS, Encoder
 from orbitrec.recovery.mra.sampling import NoiseLaw, Problems
 
-_VALIDATION = 1 << 32
-"""Added to the seed of training: held-out problems come from this stream."""
+_STREAM = 1_000_000
+"""Between the seeds of streams of problems. Generators on the CPU heed the low 32 bits of a seed only."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Training:
         seed: decides the weights to begin with and the problems.
 
     Raises:
-        InputError: if there is no such encoder, or a number is not positive.
+        InputError: if there is no such encoder, a number is not positive, or the seed is out of range.
     """
 
     encoder: str
@@ -58,8 +58,10 @@ class Training:
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
             raise InputError(f"there is no encoder {self.encoder!r}; choose among {', '.join(ENCODERS)}")
-        if min(self.steps, self.batch, self.n - 4, self.learning_rate) <= 0 or self.seed < 0:
-            raise InputError("steps, batch and learning rate must be positive, n at least 5, the seed not negative")
+        if min(self.steps, self.batch, self.n - 4, self.learning_rate) <= 0:
+            raise InputError("steps, batch and learning rate must be positive, and n at least 5")
+        if not 0 <= self.seed < _STREAM:
+            raise InputError(f"a seed of {self.seed} is not between 0 and {_STREAM - 1}; choose one that is")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -72,8 +74,8 @@ class Training:
         return Problems.draw(self.law, self.n, self.noise, size, generator, torch.float32)
 
     def held_out(self, size: int, stream: int = 0) -> Problems:
-        """Problems that training never sees; streams differ."""
-        return self.problems(size, torch.Generator().manual_seed(self.seed + _VALIDATION * (1 + stream)))
+        """Problems that training never sees; other streams hold others."""
+        return self.problems(size, torch.Generator().manual_seed(self.seed + _STREAM * (1 + stream)))
 
     @classmethod
     def from_dict(cls, values: dict) -> "Training":
@@ -88,7 +90,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known after ``step`` steps: mean errors (2.9) of held-out problems, and seconds so far, all runs."""
+    """What is known after ``step`` steps: mean errors (2.9) of held-out problems, and seconds of training.
+
+    Seconds are the processor's, or the clock's on an accelerator.
+    """
 
     step: int
     density_error: float
@@ -128,7 +133,8 @@ class Trainer:
 
     def advance(self) -> None:
         """One optimiser step on new problems."""
-        start = time.perf_counter()
+        clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        start = clock()
         problems = self.training.problems(self.training.batch, self.generator).to(self.device)
         for group in self.adam.param_groups:
             group["lr"] = self.training.rate(self.step)
@@ -143,7 +149,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.adam.step()
         self.step += 1
-        self.seconds += time.perf_counter() - start
+        self.seconds += clock() - start
 
     def run(self, checkpoint: Path, every: int, listen: Callable[[Progress], None], held_out: int = 2048) -> Encoder:
         """Train to the end; every so many steps and at the end validate, write the checkpoint and tell ``listen``."""
@@ -206,11 +212,10 @@ class Trainer:
 def _initialise(encoder: Encoder, generator: torch.Generator) -> None:
     """Draw the weights that layers start from again, from ``generator``: uniform with variance 1/(3 fan-in), as torch.
 
-    A layer made with zero weights keeps them.
+    A layer made with zero weights keeps all it has.
     """
     for module in encoder.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv1d) and bool(module.weight.any()):
             bound = 1 / math.sqrt(module.weight[0].numel())
-            torch.nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            if module.bias is not None:
-                torch.nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            for parameter in module.parameters():
+                torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)

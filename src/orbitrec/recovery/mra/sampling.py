@@ -50,7 +50,7 @@ class NoiseLaw:
         return sigma.masked_fill(exact, 0), count.masked_fill(exact, math.inf)
 
 
-EXACT = NoiseLaw(exact=1)
+EXACT = NoiseLaw(exact=1.0)
 """No noise: the moments of the thesis's supervised phase."""
 
 

@@ -1,0 +1,56 @@
+"""``orbitrec train mra`` as a user runs it."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orbitrec.cli.main import app
+from orbitrec.errors import InputError
+from orbitrec.networks.shipped import load_encoder
+
+SMALL = ["--gaussians", "1", "--length", "9", "--steps", "6", "--batch", "4"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["train", "mra", *map(str, arguments)])
+
+
+def test_a_run_and_its_files(tmp_path):
+    result = invoke(*SMALL, "--half", "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "held-out errors (2.9)" in result.output
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoint.safetensors", "encoder.safetensors", "encoder.json", "history.csv"}
+    recipe = json.loads((tmp_path / "run" / "encoder.json").read_text())
+    assert recipe["command"].startswith("orbitrec train mra --gaussians 1 --encoder structured --length 9 ")
+    assert load_encoder(tmp_path / "run" / "encoder.safetensors", 9).n == 9
+
+
+def test_the_recorded_command_makes_the_same_weights_and_resume_of_a_finished_run_too(tmp_path):
+    invoke(*SMALL, "--encoder", "thesis", "-o", tmp_path / "one")
+    recipe = json.loads((tmp_path / "one" / "encoder.json").read_text())
+    words = recipe["command"].replace("DIR", str(tmp_path / "two")).split()[1:]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert invoke("--resume", "-o", tmp_path / "two").exit_code == 0
+    one, two = (load_encoder(tmp_path / name / "encoder.safetensors").state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--resume"], "no such file"),
+        ([*SMALL, "--device", "warp"], "--device warp cannot be used"),
+        (["--gaussians", "0"], "at least one"),
+        (["--widths", "0.2", "0.1"], "widths"),
+        (["--noise", "0", "1"], "noise levels"),
+        (["--steps", "0"], "must be positive"),
+    ],
+)
+def test_bad_input(arguments, says, tmp_path):
+    result = invoke(*arguments, "-o", tmp_path / "run")
+    assert isinstance(result.exception, InputError)
+    assert says in str(result.exception)
+    assert not (tmp_path / "run").exists()
