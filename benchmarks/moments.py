@@ -45,9 +45,7 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
 def dense_against_polar(batch: int) -> None:
     images = torch.randn(batch, N, N, generator=torch.Generator().manual_seed(1))
     polar = grid(math.pi)
-    matrix = polar.pixel_matrix(torch.float32)
-    coordinates = images.flatten(1) @ matrix
-    modes = torch.view_as_complex(coordinates.reshape(batch, polar.max_mode + 1, polar.node_count, 2))
+    modes = polar.from_images(images)
     total, ones = MomentAccumulator.empty(polar), torch.ones(batch, polar.node_count)
     pixels = centred_fft(images).flatten(1)
     dense = torch.zeros(N**2, N**2, dtype=torch.complex64)
@@ -56,7 +54,7 @@ def dense_against_polar(batch: int) -> None:
     slices = torch.randn(batch, 1, N**2, dtype=torch.complex64)
     times = {
         "coordinates": (
-            seconds(lambda: images.flatten(1) @ matrix) / batch,
+            seconds(lambda: polar.from_images(images)) / batch,
             seconds(lambda: centred_fft(images)) / batch,
         ),
         "accumulation": (
@@ -87,16 +85,16 @@ def one_pass(count: int, k_max: float, chunk: int = 512) -> None:
         for start in range(0, count, chunk):
             stack[start : start + chunk] = generator.standard_normal(stack[start : start + chunk].shape, np.float32)
         stack.flush()
-        matrix = polar.pixel_matrix(torch.float32)
-        shape, ones = (polar.max_mode + 1, polar.node_count, 2), torch.ones(chunk, polar.node_count)
+        ones = torch.ones(chunk, polar.node_count)
+        polar.from_images(torch.zeros(1, N, N))  # its matrices are made once
         spent = dict.fromkeys(("disk", "coordinates", "accumulation"), 0.0)
         total, begin = MomentAccumulator.empty(polar), time.perf_counter()
         for start in range(0, count, chunk):
             times = [time.perf_counter()]
             images = torch.from_numpy(np.fromfile(path, np.float32, chunk * N * N, offset=start * N * N * 4))
-            images = images.reshape(-1, N * N)
+            images = images.reshape(-1, N, N)
             times.append(time.perf_counter())
-            modes = torch.view_as_complex((images @ matrix).reshape(len(images), *shape))
+            modes = polar.from_images(images)
             times.append(time.perf_counter())
             total.update(modes, ones[: len(images)])
             times.append(time.perf_counter())
@@ -106,7 +104,8 @@ def one_pass(count: int, k_max: float, chunk: int = 512) -> None:
     product = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / seconds(lambda: product @ product)
     m, k = polar.max_mode + 1, polar.node_count
-    needed = (2 * N * N * 2 * m * k + 4 * m * k * k) / peak
+    quadrant = (N // 2 + 1) ** 2
+    needed = (2 * quadrant * 2 * m * k + 4 * m * k * k) / peak
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{count} images, k_max {k_max:.2f}, {m} modes × {k} nodes: {count / wall:.0f} images/s, peak {memory:.2f} GiB"

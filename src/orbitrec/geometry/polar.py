@@ -36,6 +36,20 @@ def _even_fft_size(at_least: int) -> int:
         size += 2
 
 
+def _reflected(x: Float[Tensor, "b h w"], dim: int) -> tuple[Float[Tensor, "b p q"], Float[Tensor, "b p q"]]:
+    """``x(i) ± x(−i)`` for i ≥ 0 along a dimension whose origin is at n//2; the origin counts once."""
+    n = x.shape[dim]
+    ahead = x.narrow(dim, n // 2, n - n // 2)
+    behind = x.narrow(dim, 0, n // 2 + 1).flip(dim)
+    if n % 2 == 0:  # the outermost sample has no partner
+        ahead = torch.cat([ahead, torch.zeros_like(ahead.narrow(dim, 0, 1))], dim)
+    once = torch.ones(n // 2 + 1, dtype=x.dtype, device=x.device)
+    once[0] = 0.5
+    shape = [1, 1, 1]
+    shape[dim] = -1
+    return (ahead + behind) * once.view(shape), ahead - behind
+
+
 @dataclass(frozen=True)
 class PolarGrid:
     """Radial nodes on (0, ``k_max``) and circular modes 0 … ``max_mode`` for ``box`` × ``box`` images.
@@ -141,46 +155,59 @@ class PolarGrid:
         full[..., self.circle_points - m, :] = sign * half[..., 1:, :].conj()
         return torch.fft.ifft(full, dim=-2, norm="forward")
 
-    @cached_property
-    def _pixel_matrix(self) -> Float[Tensor, "pixels coordinates"]:
-        """Real matrix (box², 2·(M+1)·K) from pixels to real and imaginary parts of the coordinates (float64).
+    def _circular(self, x: Float[Tensor, "p"], y: Float[Tensor, "p"], m: int) -> Complex[Tensor, "p k"]:
+        """What a pixel at (x, y) adds to coordinate (m, k).
 
         ``e^{-ikx}`` in circular modes is ``(−i)^m J_m(k r) e^{-imθ}`` (Jacobi–Anger): no circle is sampled, so nothing
         aliases.
         """
-        axis = torch.arange(self.box, dtype=torch.float64) - self.box // 2
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        r2, inverse = torch.unique((x * x + y * y).round().long().reshape(-1), return_inverse=True)
-        kr = (r2.double().sqrt()[:, None] * self.nodes).numpy()
-        theta = torch.atan2(y, x).reshape(-1)
-        blocks = []
-        for m in range(self.max_mode + 1):
-            radial = torch.from_numpy(jv(m, kr))[inverse] * (self.mode_weights[m] * self.scale)
-            blocks.append(radial * (torch.exp(-1j * m * theta) * (-1j) ** m)[:, None])
-        matrix = torch.stack(blocks, dim=1).reshape(self.box**2, -1)
-        return torch.view_as_real(matrix).reshape(self.box**2, -1)
+        r2, inverse = torch.unique((x * x + y * y).round().long(), return_inverse=True)
+        bessel = torch.from_numpy(jv(m, (r2.double().sqrt()[:, None] * self.nodes).numpy()))[inverse]
+        turn = torch.exp(-1j * m * torch.atan2(y, x)) * (-1j) ** m
+        return bessel * (self.mode_weights[m] * self.scale) * turn[:, None]
 
-    def pixel_matrix(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "pixels coordinates"]:
-        """The matrix of :meth:`from_images`: row = pixel (y, x), columns = (m, k, real/imaginary)."""
-        return self._pixel_matrix.to(dtype)
+    @cached_property
+    def _quadrant(self) -> dict[torch.dtype, list[Float[Tensor, "q mk"]]]:
+        """For even, then odd modes: matrices from a folded quadrant to real and to imaginary parts, by dtype.
+
+        ``cos mθ`` is even in y, and in x for even m; ``sin mθ`` is odd in y, and in x for even m. So each part of a
+        mode depends on one of the image's four reflection-symmetric parts, which a quadrant holds.
+        """
+        axis = torch.arange(self.box // 2 + 1, dtype=torch.float64)
+        y, x = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+        matrices = []
+        for parity in (0, 1):
+            modes = [self._circular(x, y, m) for m in range(parity, self.max_mode + 1, 2)]
+            block = torch.cat(modes, dim=1) if modes else torch.zeros(len(x), 0, dtype=torch.complex128)
+            matrices += [block.real.contiguous(), block.imag.contiguous()]
+        return {torch.float64: matrices}
 
     def from_images(self, images: Float[Tensor, "b n n"]) -> Complex[Tensor, "b m k"]:
-        """Exact coordinates of images ``(b, y, x)``: one matrix product.
+        """Exact coordinates of images ``(b, y, x)``: matrix products over a quadrant of the pixels.
 
         Raises:
             InputError: if the images are not ``box`` × ``box``.
         """
         if images.shape[-1] != self.box:
             raise InputError(f"images of {images.shape[-1]} px do not fit a polar grid for {self.box} px")
-        matrix = self.pixel_matrix(images.dtype).to(images.device)
-        coordinates = images.reshape(len(images), -1) @ matrix
-        return torch.view_as_complex(coordinates.reshape(len(images), self.max_mode + 1, self.node_count, 2))
+        if images.dtype not in self._quadrant:
+            self._quadrant[images.dtype] = [matrix.to(images.dtype) for matrix in self._quadrant[torch.float64]]
+        even_x, odd_x = _reflected(images, 2)
+        (even_even, even_odd), (odd_even, odd_odd) = _reflected(even_x, 1), _reflected(odd_x, 1)
+        # (−i)^m is imaginary for odd m: there the real part is the sine's.
+        quadrants = (even_even, odd_odd, even_odd, odd_even)
+        coordinates = images.new_empty(len(images), self.max_mode + 1, self.node_count, 2)
+        places = [coordinates[:, parity::2, :, part] for parity in (0, 1) for part in (0, 1)]
+        for quadrant, matrix, place in zip(quadrants, self._quadrant[images.dtype], places, strict=True):
+            place.copy_((quadrant.flatten(1) @ matrix.to(images.device)).view(place.shape))
+        return torch.view_as_complex(coordinates)
 
     def noise_gram(self) -> Complex[Tensor, "m k k"]:
         """``G_m = A_m A_m*``: covariance of the coordinates of unit white pixel noise, mode by mode (complex128)."""
-        a = torch.view_as_complex(self._pixel_matrix.reshape(self.box**2, self.max_mode + 1, self.node_count, 2))
-        by_mode = a.permute(1, 2, 0)
-        return by_mode @ by_mode.mH
+        axis = torch.arange(self.box, dtype=torch.float64) - self.box // 2
+        y, x = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+        by_mode = (self._circular(x, y, m) for m in range(self.max_mode + 1))
+        return torch.stack([a.mT @ a.conj() for a in by_mode])
 
     def shift_phases(self, shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "s phi k"]:
         """``e^{-ik·s}`` on the circle samples for displacements ``s`` = (x, y) in pixels."""
