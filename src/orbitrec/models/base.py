@@ -5,10 +5,13 @@ circular modes m and nodes k; turning by α multiplies mode m by ``exp(−imα)`
 """
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
+
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,38 @@ def circular_coefficients(density: Float[Tensor, "... a"], order: Int[Tensor, "*
     """``ρ̂_d(q) = Σ_α ρ[d, α] e^{−iqα}`` at integer orders q: Fourier coefficients of the density on each direction."""
     table = torch.fft.fft(density, dim=-1)
     return table[..., order % density.shape[-1]]
+
+
+@runtime_checkable
+class Projector(Protocol):
+    """The linear map ``T = C w`` from a volume's coefficients to templates, on whatever grid."""
+
+    @property
+    def basis(self) -> SphericalBesselBasis:
+        """Basis of the volume."""
+        ...
+
+    @property
+    def antipodal(self) -> bool:
+        """Whether directions are in pairs d, −d, the second half minus the first."""
+        ...
+
+    def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
+        """``C w``."""
+        ...
+
+    def adjoint(self, x: Complex[Tensor, "d m k"]) -> Float[Tensor, "p"]:
+        """``C* x`` for the real inner product ``Re Σ conj(T) x``."""
+        ...
+
+    def normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
+        """``C* W C w`` with W diagonal over directions and nodes."""
+        ...
+
+    def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
+        """``C* W C`` as a matrix, for small bases."""
+        ...
+
+    def uniform_diagonal(self, weight: Float[Tensor, "k"]) -> Float[Tensor, "p"]:
+        """Diagonal of ``C* W C`` were the directions uniform with total weight ``weight[k]``."""
+        ...

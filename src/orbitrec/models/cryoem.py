@@ -81,8 +81,14 @@ class PolarProjector:
         if len(self.directions) % 2 or not torch.allclose(self.directions[:half], -self.directions[half:], atol=1e-12):
             raise InputError("viewing directions must come in antipodal pairs, the second half minus the first")
 
+    @property
+    def antipodal(self) -> bool:
+        """Direction ``i + d/2`` is minus direction i, its template the mirror image."""
+        return True
+
     @cached_property
-    def _radial(self) -> Float[Tensor, "p k"]:
+    def radial(self) -> Float[Tensor, "p k"]:
+        """``s_k F_ls(k)`` of every coefficient."""
         return (self.basis.radial(self.grid.nodes) * self.grid.scale).to(self.dtype)
 
     @cached_property
@@ -109,7 +115,7 @@ class PolarProjector:
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``T = C w``."""
         half, K = len(self.directions) // 2, self.grid.node_count
-        shells = self.basis.angular_sum(self._radial, w)
+        shells = self.basis.angular_sum(self.radial, w)
         complex_dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
         out = torch.empty(2 * half, self.grid.max_mode + 1, K, dtype=complex_dtype)
         for matrix, columns, modes in self._angular:
@@ -125,15 +131,37 @@ class PolarProjector:
         for matrix, columns, modes in self._angular:
             part = folded[:, modes].reshape(-1, K)
             shells[columns] = matrix[0].mT @ part.real + matrix[1].mT @ part.imag
-        return (self._radial * shells[self.basis.lm]).sum(1)
+        return (self.radial * shells[self.basis.lm]).sum(1)
 
     def normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
         """``C* W C w`` with W diagonal over directions and nodes: the Hessian of the EM quadratic."""
         return self.adjoint(self.templates(w) * weight[:, None, :])
+
+    def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
+        """The matrix ``C* W C`` of :meth:`normal`, for bases of a hundred functions or so."""
+        lm, count = self.basis.lm, (self.basis.degree + 1) ** 2
+        shells = (weight.mT @ self._angular_power).reshape(-1, count, count)
+        return torch.einsum("ik,jk,kij->ij", self.radial, self.radial, shells[:, lm[:, None], lm])
+
+    @cached_property
+    def angular(self) -> Complex[Tensor, "d m lm"]:
+        """``C_m[d, lm] (−i)^l c_m`` dense, for the few degrees of a small basis: ``T = Σ_lm angular · A_lm(k) s_k``."""
+        half = len(self.directions) // 2
+        kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
+        out = torch.zeros(2 * half, self.grid.max_mode + 1, (self.basis.degree + 1) ** 2, dtype=kind)
+        for matrix, columns, modes in self._angular:
+            values = torch.complex(*matrix).reshape(half, -1, len(columns))
+            out[:half, modes] = out[:half, modes].index_copy(2, columns, values)
+        out[half:] = self._mirror_sign * out[:half].conj()
+        return out
+
+    @cached_property
+    def _angular_power(self) -> Float[Tensor, "d lm_squared"]:
+        return torch.einsum("dma,dmb->dab", self.angular.conj(), self.angular).real.flatten(1)
 
     def uniform_diagonal(self, weight: Float[Tensor, "k"]) -> Float[Tensor, "p"]:
         """Diagonal of ``C* W C`` were the directions uniform with total weight ``weight[k]``: a preconditioner.
 
         The mean of |Y_lm|² over great circles is ``1/4π``; the circle's mean is what modes carry (Parseval).
         """
-        return (self._radial.square() * weight.to(self.dtype)).sum(1) / (4 * math.pi)
+        return (self.radial.square() * weight.to(self.dtype)).sum(1) / (4 * math.pi)

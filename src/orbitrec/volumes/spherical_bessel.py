@@ -68,12 +68,17 @@ def harmonic_phases(degree: int) -> Complex[Tensor, "lm"]:
 class SphericalBesselBasis:
     """Indices and radial functions of the basis for ``radius`` pixels and ``k_max`` radians per pixel.
 
+    ``max_degree`` and ``max_radial``, where given, cut it further: to degrees l up to the first and as many radial
+    functions of each (the thesis's L and S(l)).
+
     Raises:
         InputError: if the two do not leave a single function.
     """
 
     radius: float
     k_max: float
+    max_degree: int | None = None
+    max_radial: int | None = None
 
     def __post_init__(self) -> None:
         if self.radius * self.k_max < math.pi:
@@ -81,10 +86,19 @@ class SphericalBesselBasis:
                 f"a radius of {self.radius:g} px at k_max {self.k_max:g} holds no basis function; raise one"
             )
 
+    @classmethod
+    def truncated(cls, radius: float, degree: int, radial: int) -> "SphericalBesselBasis":
+        """``radial`` functions of every degree up to ``degree``: the sum of (3.9) with L and a constant S(l)."""
+        # The zeros of each degree lie below those of the next, and u_ls < π (s + l/2) + 2.
+        last = bessel_zeros(math.pi * (radial + degree / 2) + 2)[degree][radial - 1]
+        return cls(radius, float(last) / radius * (1 + 1e-12), degree, radial)
+
     @cached_property
     def zeros(self) -> list[np.ndarray]:
         """Zeros u_ls, one array for each l."""
-        return bessel_zeros(self.radius * self.k_max)
+        found = bessel_zeros(self.radius * self.k_max)
+        degrees = None if self.max_degree is None else self.max_degree + 1
+        return [us[: self.max_radial] for us in found[:degrees]]
 
     @property
     def degree(self) -> int:
