@@ -6,6 +6,7 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import frequencies
 from orbitrec.inference.likelihood import Observations, expectation, scores
 from orbitrec.inference.moments import full_moments
+from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.mra import PeriodicMRA, WindowedMRA, all_shifts, draw_observations, shifted
 
 MODELS = [PeriodicMRA(9), PeriodicMRA(12), WindowedMRA(9, 6), WindowedMRA(12, 7), WindowedMRA(8, 8)]
@@ -15,6 +16,10 @@ def problem(n: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[
     generator = torch.Generator().manual_seed(seed)
     signal = torch.randn(n, generator=generator, dtype=torch.float64)
     return signal.to(dtype), torch.rand(n, generator=generator, dtype=torch.float64).softmax(0).to(dtype)
+
+
+def bank(model, signal: torch.Tensor, density: torch.Tensor) -> TemplateBank:
+    return TemplateBank(model.templates(signal), model.group_density(density).log(), model.circle)
 
 
 @pytest.mark.parametrize("n", [7, 8])
@@ -52,7 +57,7 @@ def test_scores_are_the_gaussian_log_densities(model):
     batch = Observations(
         model.coordinates(observed)[:, None], torch.ones(5, model.templates(signal).shape[-1]).double(), torch.zeros(1)
     )
-    found = scores(batch, model.templates(signal), model.group_density(density).log(), model.circle).flatten(1)
+    found = scores(batch, bank(model, signal, density)).flatten(1)
     squares = (observed[:, None] - model.views(signal)).square().sum(-1)
     expected = -(squares - observed.square().sum(-1)[:, None]) / 2 + density.log()
     torch.testing.assert_close(found, expected)
@@ -65,7 +70,7 @@ def test_em_statistics_are_sums_over_turned_back_observations(model):
     batch = Observations(
         model.coordinates(observed)[:, None], torch.ones(6, model.templates(signal).shape[-1]).double(), torch.zeros(1)
     )
-    found, _ = expectation(batch, model.templates(signal), model.group_density(density).log(), model.circle)
+    found, _ = expectation(batch, bank(model, signal, density))
     joint = density.log() - (observed[:, None] - model.views(signal)).square().sum(-1) / 2
     torch.testing.assert_close(found.occupancy.flatten(), joint.softmax(1).sum(0))
     if isinstance(model, PeriodicMRA):
