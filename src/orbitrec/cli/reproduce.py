@@ -1,10 +1,68 @@
 """``orbitrec reproduce``: the thesis's tables and figures, one command each."""
 
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from orbitrec.errors import InputError
+
 app = typer.Typer(no_args_is_help=True)
+
+
+class Scale(StrEnum):
+    """How much to do."""
+
+    quick = "quick"
+    full = "full"
 
 
 @app.callback()
 def reproduce() -> None:
     """Reproduce a table or figure of the thesis, its own figures beside ours."""
+
+
+@app.command("table-2.1")
+def table_2_1(
+    scale: Annotated[
+        Scale, typer.Option(help="quick: the shipped weights; full: train them from nothing first.")
+    ] = Scale.quick,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make for table.json, table.csv, predictions.png.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Problems in each mean.")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Encoders for multireference alignment: errors on mixtures of 1, 2 and 3 Gaussians.
+
+    Example:  orbitrec reproduce table-2.1 -o table-2.1
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.experiments import table_2_1 as experiment
+    from orbitrec.io.files import to_json
+    from orbitrec.io.runs import new_run
+
+    if scale is Scale.full and output is None:
+        raise InputError("--scale full makes new weights and needs a folder for them; give -o DIR")
+    console = Console(stderr=True)
+    with (
+        nullcontext() if output is None else new_run(output) as run,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        weights = experiment.shipped_weights()
+        if scale is Scale.full and run is not None:
+            task = bar.add_task("training", total=len(weights))
+            weights = experiment.retrained_weights(run.path, lambda done: bar.update(task, completed=done))
+        task = bar.add_task("table", total=3 * len(experiment.PRINTED))
+        rows = experiment.table(weights, samples, lambda row: bar.advance(task))
+        if run is not None:
+            experiment.write_results(run, rows, weights)
+    if as_json:
+        typer.echo(to_json(experiment.as_json(rows)))
+    else:
+        Console().print(experiment.as_text(rows))

@@ -55,16 +55,20 @@ def _best_turn(moving: Float[Tensor, "*batch n"], fixed: Float[Tensor, "*batch n
     return turn
 
 
+def aligned(moving: Float[Tensor, "*batch n"], fixed: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    """``R_s moving`` for the shift s, whole or not, that brings it nearest to ``fixed``: by Fourier interpolation."""
+    turn = _best_turn(moving, fixed)
+    spectrum = torch.fft.rfft(moving)
+    k = torch.arange(spectrum.shape[-1], dtype=moving.dtype, device=moving.device)
+    return torch.fft.irfft(spectrum * torch.exp(-1j * k * turn[..., None]), n=moving.shape[-1])
+
+
 def orbit_error(estimate: Float[Tensor, "*batch n"], truth: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """``inf_s ‖R_s v − u‖ / ‖v‖`` over all shifts s of the circle, v the truth and u the estimate (2.9).
 
-    The infimum is over fractions of a sample as well, by Fourier interpolation: shifting signal and density by half a
-    sample against each other leaves the moments of smooth ones as they are, so nobody could find the whole sample. The
-    norm is taken of the difference itself, so that small errors keep their digits. Differentiable in the estimate; the
-    gradient is that at the best shift.
+    The infimum is over fractions of a sample as well: shifting signal and density by half a sample against each other
+    leaves the moments of smooth ones as they are, so nobody could find the whole sample. The norm is taken of the
+    difference itself, so that small errors keep their digits. Differentiable in the estimate; the gradient is that at
+    the best shift.
     """
-    turn = _best_turn(truth, estimate)
-    spectrum = torch.fft.rfft(truth)
-    k = torch.arange(spectrum.shape[-1], dtype=truth.dtype, device=truth.device)
-    aligned = torch.fft.irfft(spectrum * torch.exp(-1j * k * turn[..., None]), n=truth.shape[-1])
-    return (aligned - estimate).norm(dim=-1) / truth.norm(dim=-1)
+    return (aligned(truth, estimate) - estimate).norm(dim=-1) / truth.norm(dim=-1)

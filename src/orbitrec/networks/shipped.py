@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing, to_json, write_json
@@ -43,6 +45,25 @@ def load_encoder(name: str | Path, n: int | None = None) -> Encoder:
     Raises:
         InputError: if there is no such name or file, the file holds something else, or it is for another length.
     """
+    weights, recipe = _read(name)
+    if n is not None and n != recipe["n"]:
+        raise InputError(f"{name} is for signals of {recipe['n']} samples, not {n}; train one for that length")
+    encoder = ENCODERS[recipe["encoder"]](recipe["n"])
+    encoder.load_state_dict({key: value.float() for key, value in weights.items()})
+    return encoder.eval()
+
+
+def load_recipe(name: str | Path) -> dict[str, Any]:
+    """How the encoder of that name or file was made: what :func:`write_encoder` was given.
+
+    Raises:
+        InputError: if there is no such name or file, or it holds something else.
+    """
+    return _read(name)[1]
+
+
+def _read(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and recipe."""
     path = Path(name) if str(name).endswith(".safetensors") else SHIPPED / f"{name}.safetensors"
     if path.parent == SHIPPED and not path.exists():
         raise InputError(f"no weights are shipped as {name}; choose among {', '.join(shipped_encoders())}")
@@ -51,12 +72,7 @@ def load_encoder(name: str | Path, n: int | None = None) -> Encoder:
             metadata = file.metadata() or {}
             if metadata.get("kind") != "encoder":
                 raise InputError(f"{path} holds no encoder; make one with: orbitrec train mra -o DIR")
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, it is no dict
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); train again or copy it again") from error
-    recipe = json.loads(metadata["recipe"])
-    if n is not None and n != recipe["n"]:
-        raise InputError(f"{path.stem} is for signals of {recipe['n']} samples, not {n}; train one for that length")
-    encoder = ENCODERS[recipe["encoder"]](recipe["n"])
-    encoder.load_state_dict(weights)
-    return encoder.eval()
+    return weights, json.loads(metadata["recipe"])

@@ -81,6 +81,12 @@ class Problems:
         sigma, count = noise.draw(size, generator, dtype)
         return cls(signal, density, sampled_moments(signal, density, sigma, count, generator), sigma, count)
 
+    def exact(self) -> "Problems":
+        """The same signals and densities, with exact moments."""
+        sigma, count = torch.zeros_like(self.sigma), torch.full_like(self.count, math.inf)
+        moments = sampled_moments(self.signal, self.density, sigma, count, torch.Generator(self.signal.device))
+        return Problems(self.signal, self.density, moments, sigma, count)
+
     def select(self, index: Int[Tensor, "i"]) -> "Problems":
         """Some of the problems."""
         m = self.moments

@@ -1,0 +1,181 @@
+"""Table 2.1: errors of encoders on mixtures of 1, 2 and 3 Gaussians, beside the thesis's.
+
+Columns are means of (2.9) over different problems. "train": the training's own stream, which is drawn as training goes,
+so each was seen once. "test": fresh ones of the same law. Both have exact moments, as in the thesis. "noisy": fresh
+ones, moments of 10⁶ observations at σ = 1. "harder": fresh ones of a wider law, exact moments.
+
+The row "untrained" is the structured encoder before its training: the closed-form inversion alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.runs import RunFolder, new_run
+from orbitrec.models.families import MixtureLaw, default_law, harder_law
+from orbitrec.networks.encoders import ENCODERS, Encoder
+from orbitrec.networks.shipped import encoder_name, load_encoder, load_recipe
+from orbitrec.recovery.mra.sampling import EXACT, NoiseLaw, Problems
+from orbitrec.recovery.recipes import write_training
+from orbitrec.recovery.supervised import Progress, Trainer, Training, errors
+from orbitrec.report.predictions import Prediction, draw_predictions
+
+PRINTED = {
+    1: {"density_train": 0.042, "density_test": 0.048, "signal_train": 0.048, "signal_test": 0.052},
+    2: {"density_train": 0.121, "density_test": 0.141, "signal_train": 0.156, "signal_test": 0.170},
+    3: {"density_train": 0.177, "density_test": 0.195, "signal_train": 0.180, "signal_test": 0.206},
+}
+"""The thesis's figures."""
+
+SAMPLES = 10_000
+"""Problems in each mean."""
+
+_NOISE = NoiseLaw(sigma=(1.0, 1.0), count=(1e6, 1e6), exact=0.0)
+_TEST_SEED = 20_240_000  # fresh problems: no training's streams
+_CHUNK = 500
+
+Weights = Mapping[str, str | Path]
+"""For the name of each shipped encoder the weights to use."""
+
+
+def shipped_weights() -> Weights:
+    """Those that come with the library."""
+    return {encoder_name(encoder, k): encoder_name(encoder, k) for k in PRINTED for encoder in ENCODERS}
+
+
+def retrained_weights(folder: Path, listen: Callable[[float], None]) -> Weights:
+    """Train all shipped encoders from nothing by their recipes, each in its own folder; ``listen`` hears how many."""
+    weights: dict[str, str | Path] = {}
+    for name in shipped_weights():
+        training, done = Training.from_dict(load_recipe(name)["training"]), len(weights)
+
+        def hear(now: Progress, steps: int = training.steps, done: int = done) -> None:
+            listen(done + now.step / steps)
+
+        with new_run(folder / name) as run:
+            write_training(run, Trainer(training), hear, half=True)
+        weights[name] = run.path / "encoder.safetensors"
+    return weights
+
+
+@dataclass(frozen=True)
+class Row:
+    """Mean errors (2.9) of one encoder on mixtures of so many Gaussians; ``seconds`` are those of its training."""
+
+    gaussians: int
+    encoder: str
+    density_train: float
+    density_test: float
+    signal_train: float
+    signal_test: float
+    density_noisy: float
+    signal_noisy: float
+    density_harder: float
+    signal_harder: float
+    seconds: float
+
+
+def table(weights: Weights, samples: int = SAMPLES, listen: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """All rows: for each number of Gaussians the encoders and the structured one untrained.
+
+    Raises:
+        InputError: if weights are missing.
+    """
+    rows = []
+    for gaussians in PRINTED:
+        for name in ENCODERS:
+            file = weights[encoder_name(name, gaussians)]
+            recipe = load_recipe(file)
+            training = Training.from_dict(recipe["training"])
+            rows.append(_row(gaussians, name, load_encoder(file), training, samples, recipe["seconds"]))
+            listen(rows[-1])
+            if name == "structured":
+                rows.append(_row(gaussians, "untrained", Trainer(training).encoder, training, samples, 0.0))
+                listen(rows[-1])
+    return rows
+
+
+def _row(gaussians: int, name: str, encoder: Encoder, training: Training, samples: int, seconds: float) -> Row:
+    n, easy = training.n, default_law(gaussians)
+    columns = {
+        "train": _mean_errors(encoder, _seen(training, samples)),
+        "test": _mean_errors(encoder, _fresh(easy, n, EXACT, samples)),
+        "noisy": _mean_errors(encoder, _fresh(easy, n, _NOISE, samples)),
+        "harder": _mean_errors(encoder, _fresh(harder_law(gaussians), n, EXACT, samples)),
+    }
+    means = {f"density_{column}": pair[0] for column, pair in columns.items()}
+    means |= {f"signal_{column}": pair[1] for column, pair in columns.items()}
+    return Row(gaussians, name, **means, seconds=seconds)
+
+
+def _mean_errors(encoder: Encoder, batches: Iterator[Problems]) -> tuple[float, float]:
+    """Means of density and signal over all problems."""
+    found = [errors(encoder, batch) for batch in batches]
+    density, signal = (torch.cat(column).mean() for column in zip(*found, strict=True))
+    return float(density), float(signal)
+
+
+def _fresh(law: MixtureLaw, n: int, noise: NoiseLaw, samples: int) -> Iterator[Problems]:
+    generator = torch.Generator().manual_seed(_TEST_SEED + law.components)
+    for start in range(0, samples, _CHUNK):
+        yield Problems.draw(law, n, noise, min(_CHUNK, samples - start), generator, torch.float32)
+
+
+def _seen(training: Training, samples: int) -> Iterator[Problems]:
+    """The first problems of the training, with exact moments."""
+    generator = Trainer(training).generator  # where it stands when the first step begins
+    for start in range(0, samples, training.batch):
+        seen = training.problems(training.batch, generator).exact()
+        yield seen.select(torch.arange(min(training.batch, samples - start)))
+
+
+def predictions(weights: Weights, gaussians: int = 2, count: int = 3) -> list[Prediction]:
+    """The first fresh problems and what both encoders find (figure 2.3)."""
+    encoders = {name: load_encoder(weights[encoder_name(name, gaussians)]) for name in ENCODERS}
+    n = next(iter(encoders.values())).n
+    problems = next(_fresh(default_law(gaussians), n, EXACT, count))
+    with torch.no_grad():
+        found = {name: e(problems.moments, problems.sigma, problems.count) for name, e in encoders.items()}
+    return [
+        Prediction(
+            problems.density[i], problems.signal[i], {name: (pair[0][i], pair[1][i]) for name, pair in found.items()}
+        )
+        for i in range(count)
+    ]
+
+
+def write_results(run: RunFolder, rows: list[Row], weights: Weights) -> None:
+    """table.json, table.csv and predictions.png."""
+    write_json(run.file("table.json"), as_json(rows))
+    write_csv(run.file("table.csv"), [asdict(row) for row in rows])
+    title = "Mixtures of two Gaussians: what encoders find from exact moments"
+    draw_predictions(run.file("predictions.png"), predictions(weights), title)
+
+
+def as_json(rows: list[Row]) -> dict[str, object]:
+    """The rows and the printed figures."""
+    return {"table": "2.1", "rows": [asdict(row) for row in rows], "thesis": PRINTED}
+
+
+def as_text(rows: list[Row]) -> Table:
+    """The rows, and among them the printed ones."""
+    shown = Table(title="Table 2.1: mean error (2.9)")
+    for heading in ("Gaussians", "encoder", "training"):
+        shown.add_column(heading)
+    columns = ["density_train", "density_test", "signal_train", "signal_test"]
+    columns += ["density_noisy", "signal_noisy", "density_harder", "signal_harder"]
+    for column in columns:
+        which, kind = column.split("_")
+        shown.add_column(f"{'ρ' if which == 'density' else 'v'} {kind}", justify="right")
+    for gaussians, printed in PRINTED.items():
+        shown.add_row(str(gaussians), "the thesis's", "", *(f"{printed.get(c, '')}" for c in columns))
+        for row in (row for row in rows if row.gaussians == gaussians):
+            values = asdict(row)
+            seconds = f"{row.seconds:.0f} s" if row.seconds else ""
+            shown.add_row(str(gaussians), row.encoder, seconds, *(f"{values[c]:.4f}" for c in columns))
+        shown.add_section()
+    return shown
