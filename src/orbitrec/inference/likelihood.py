@@ -109,7 +109,7 @@ def expectation(
     bank: TemplateBank,
     *,
     candidates: Int[Tensor, "b c"] | None = None,
-    chunk_bytes: int = 1 << 24,
+    chunk_bytes: int = 1 << 22,
 ) -> tuple[Statistics, Assignment]:
     """The E-step: one pass over a batch, never holding more than about ``chunk_bytes`` of scores.
 
