@@ -92,6 +92,51 @@ def cryoem(
     typer.echo(f"{count} particles of {n} px at {pixel_size_A:g} Å, SNR {snr:g}: {output / 'particles.star'}")
 
 
+@app.command()
+def mra(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of observations.")] = 1_000_000,
+    length: Annotated[int, typer.Option(min=2, help="Samples of the signal.")] = 41,
+    sigma: Annotated[
+        float, typer.Option(min=0, help="Noise's standard deviation; the signal's mean square is 1.")
+    ] = 1.0,
+    window: Annotated[int | None, typer.Option(min=1, help="Show only so many samples. [all]")] = None,
+    gaussians: Annotated[int, typer.Option(min=1, help="Gaussians in the signal and in the density of shifts.")] = 2,
+    uniform: Annotated[bool, typer.Option("--uniform", help="Uniform shifts.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 1,
+) -> None:
+    """Simulate multireference alignment: DIR/observations.npy (float32, a row each), truth.npz and truth.json.
+
+    Signal and density of shifts are random mixtures of Gaussians on the circle.
+
+    Example:  orbitrec simulate mra -n 1000000 --length 41 --sigma 1.0 -o DIR
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.io.files import write_json
+    from orbitrec.io.mra_truth import write_truth
+    from orbitrec.io.observations import write_observations
+    from orbitrec.io.runs import new_run
+    from orbitrec.models.families import default_law
+    from orbitrec.models.mra import PeriodicMRA, WindowedMRA, draw_observations
+
+    generator = torch.Generator().manual_seed(seed)
+    model = PeriodicMRA(length) if window is None else WindowedMRA(length, window)
+    signals, densities = default_law(gaussians).pairs(1, length, generator, torch.float32)
+    signal, density = signals[0], torch.full((length,), 1 / length) if uniform else densities[0]
+    console = Console(stderr=True)
+    with new_run(output) as run, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        batches = draw_observations(model, signal, density, sigma, count, generator)
+        tracked = bar.track(batches, total=-(-count // 65536), description="simulating")
+        write_observations(run.file("observations.npy"), tracked, count, model.length)
+        write_truth(run.file("truth.npz"), signal, density)
+        settings = {"count": count, "length": length, "sigma": sigma, "window": window, "gaussians": gaussians}
+        write_json(run.file("truth.json"), {**settings, "uniform": uniform, "seed": seed})
+    typer.echo(f"{count} observations of {model.length} samples, σ {sigma:g}: {output / 'observations.npy'}")
+
+
 def _density(
     map_file: Path | None, phantom: int | None, box: int | None, pixel_size: float | None, generator: "torch.Generator"
 ) -> tuple["torch.Tensor", float]:

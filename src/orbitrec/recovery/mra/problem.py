@@ -82,14 +82,14 @@ class MRAEstimate:
 
     Attributes:
         signal: n samples.
-        density: probabilities of the n shifts; None for a method that does not see them.
+        density: probabilities of the n shifts.
         passes: passes over the observations after the one for moments.
         seconds: time of the method, moments excluded.
         warnings: where theory says that the recovery is impossible or unstable, a sentence each.
     """
 
     signal: Float[Tensor, "n"]
-    density: Float[Tensor, "n"] | None
+    density: Float[Tensor, "n"]
     passes: float = 0.0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_ifft
 from orbitrec.inference.losses import relative_errors
 from orbitrec.recovery.mra.density import fitted_density
@@ -27,7 +28,7 @@ def recover_spectral(problem: MRAProblem) -> MRAEstimate:
     no longer circulant, and the eigenvectors are the shifted phases only nearly.
 
     Raises:
-        InputError: if the observations are windows.
+        InputError: if the observations are windows, or no frequency stands out of the noise.
     """
     began = time.perf_counter()
     model = problem.given_all_samples("spectral")
@@ -45,6 +46,8 @@ def _candidates(problem: MRAProblem) -> Iterator[Float[Tensor, "n"]]:
     """The signal of every eigenvector, with either sign."""
     second, n = problem.moments.second[0], problem.model.n
     kept = present_frequencies(problem)
+    if not kept.any():
+        raise InputError(f"{problem.count} observations at σ = {problem.sigma:g} show no signal; give more of them")
     amplitude = second.diagonal().real[kept].sqrt()
     whitened = second[kept][:, kept] / amplitude[:, None] / amplitude
     negative = (2 * (n // 2) - torch.arange(n)) % n  # where the frequency −k is
