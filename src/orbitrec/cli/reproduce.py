@@ -58,7 +58,7 @@ def table_2_1(
         if scale is Scale.full and run is not None:
             task = bar.add_task("training", total=len(weights))
             weights = experiment.retrained_weights(run.path, lambda done: bar.update(task, completed=done))
-        task = bar.add_task("table", total=3 * len(experiment.PRINTED))
+        task = bar.add_task("table", total=experiment.ROWS)
         rows = experiment.table(weights, samples, lambda row: bar.advance(task))
         if run is not None:
             experiment.write_results(run, rows, weights)
