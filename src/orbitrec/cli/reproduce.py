@@ -66,3 +66,42 @@ def table_2_1(
         typer.echo(to_json(experiment.as_json(rows)))
     else:
         Console().print(experiment.as_text(rows))
+
+
+@app.command("mra-accuracy")
+def mra_accuracy(
+    scale: Annotated[
+        Scale, typer.Option(help="quick: 10⁴ observations; full: 10⁴, 10⁵ and 10⁶, an hour or so.")
+    ] = Scale.quick,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make for table.json, table.csv, accuracy.png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Every recovery of multireference alignment: error and seconds against the number of observations and the noise.
+
+    Example:  orbitrec reproduce mra-accuracy -o accuracy
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.experiments import mra_accuracy as experiment
+    from orbitrec.io.files import to_json
+    from orbitrec.io.runs import new_run
+
+    settings = experiment.QUICK if scale is Scale.quick else experiment.Settings()
+    console = Console(stderr=True)
+    with (
+        nullcontext() if output is None else new_run(output) as run,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("table", total=experiment.row_count(settings))
+        rows = experiment.table(settings, listen=lambda row: bar.advance(task))
+        if run is not None:
+            experiment.write_results(run, settings, rows)
+    if as_json:
+        typer.echo(to_json(experiment.as_json(settings, rows)))
+    else:
+        Console().print(experiment.as_text(rows))

@@ -4,6 +4,7 @@ from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; they differ in lightness too.
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#9A9A9A"
+PALETTE = (BLUE, ORANGE, "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 SMALL, TEXT = 9, 10  # points
 
 
