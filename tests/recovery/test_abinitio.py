@@ -11,12 +11,9 @@ from orbitrec.inference.likelihood import Statistics
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.recovery.abinitio import (
-    NO_SHIFT,
     AbInitio,
-    ParticleState,
     Schedule,
     Selected,
-    _shift_search,
     best_start,
     climb,
     held_out_likelihood,
@@ -26,6 +23,7 @@ from orbitrec.recovery.abinitio import (
 from orbitrec.recovery.centring import Centring, centre
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
+from orbitrec.recovery.sweep import NO_SHIFT, ParticleState, shift_search
 from orbitrec.volumes.gaussians import GaussianMixture
 
 N, RADIUS, COUNT, SNR, SHIFT_PX = 28, 9.0, 400, 2.0, 1.0
@@ -239,11 +237,11 @@ def test_shifts_are_sought_under_a_gaussian_prior_once_directions_are_known():
     grid = PolarGrid.for_radius(28, 1.2, RADIUS + 3)
     level = SearchLevel.at(grid, RADIUS, 8.0)
     particles = ParticleState(torch.zeros(4, 2, dtype=torch.float64), residual_px=0.9)
-    none, certain = _shift_search(level, particles)
+    none, certain = shift_search(level, particles)
     assert none.tolist() == [[0.0, 0.0]]
     assert certain.tolist() == [0.0]
     particles.directions = torch.ones(4, len(level.directions))
-    shifts, log_prior = _shift_search(level, particles)
+    shifts, log_prior = shift_search(level, particles)
     assert len(shifts) > 1
     assert float(log_prior.exp().sum()) == pytest.approx(1, abs=1e-6)
     at_zero = log_prior[shifts.norm(dim=1) == 0]

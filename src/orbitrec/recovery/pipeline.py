@@ -11,13 +11,14 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
-from orbitrec.recovery.abinitio import ParticleState, Report, Schedule, best_start, march
+from orbitrec.recovery.abinitio import Report, Schedule, best_start, march
 from orbitrec.recovery.centring import centre_marching
 from orbitrec.recovery.poses import refine_poses
 from orbitrec.recovery.preparation import prepare
 from orbitrec.recovery.reconstruction import Reconstruction, reconstruct
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import moment_starts
+from orbitrec.recovery.sweep import ParticleState
 
 FEWEST_PARTICLES = 100
 DIAMETER_SHARE = 0.625
