@@ -85,3 +85,16 @@ def test_thesis_encoder_is_periodic_in_frequency_up_to_its_full_layers():
     field = torch.randn(2, 2, N, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     branch = encoder.density.first
     torch.testing.assert_close(branch(field.roll(5, dims=2)), branch(field).roll(5, dims=2))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_mixed_precision_stays_close(name):
+    """Under autocast to bfloat16, as training does it on an accelerator; here on the CPU."""
+    signal, density = pairs()
+    encoder = randomised(name).float()
+    moments = model_moments(PeriodicMRA(N), signal, density)
+    single = encoder(moments, *noise(6, 1.0, 1e4))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = encoder(moments, *noise(6, 1.0, 1e4))
+    for a, b in zip(single, mixed, strict=True):
+        assert 0 < (a - b).norm() < 0.05 * a.norm()

@@ -171,8 +171,9 @@ class StructuredEncoder(Encoder):
         noise = torch.stack([sigma, 100 / count.sqrt()], dim=1)
         features = torch.cat([shrunk.real, shrunk.imag, (certainty + 1e-2).log10().clamp(max=10) / 5, noise], dim=1)
         hidden = self.body(features)
-        guess = torch.complex(*self.guess(hidden).chunk(2, dim=1))
-        own = self.certainty(hidden).exp()
+        # Under autocast layers answer in bfloat16, of which there are no complex numbers.
+        guess = torch.complex(*self.guess(hidden).to(features.dtype).chunk(2, dim=1))
+        own = self.certainty(hidden).to(features.dtype).exp()
         signal, density = ((weighted + own * guess) / (certainty + own)).chunk(2, dim=1)
         turn = found.turn[:, None] * torch.arange(1, self.modes, dtype=found.turn.dtype, device=found.turn.device)
         density = torch.cat([torch.ones_like(density[:, :1]), density[:, 1:] * torch.exp(1j * turn)], dim=1)
