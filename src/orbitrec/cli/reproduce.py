@@ -76,6 +76,9 @@ def mra_accuracy(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to make for table.json, table.csv, accuracy.png.")
     ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this method of mra recover; may be repeated. [all]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Every recovery of multireference alignment: error and seconds against the number of observations and the noise.
@@ -92,16 +95,56 @@ def mra_accuracy(
     from orbitrec.io.runs import new_run
 
     settings = experiment.QUICK if scale is Scale.quick else experiment.Settings()
+    methods = experiment.chosen(method)
     console = Console(stderr=True)
     with (
         nullcontext() if output is None else new_run(output) as run,
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
-        task = bar.add_task("table", total=experiment.row_count(settings))
-        rows = experiment.table(settings, listen=lambda row: bar.advance(task))
+        task = bar.add_task("table", total=experiment.row_count(settings, methods))
+        rows = experiment.table(settings, methods, listen=lambda row: bar.advance(task))
         if run is not None:
             experiment.write_results(run, settings, rows)
     if as_json:
         typer.echo(to_json(experiment.as_json(settings, rows)))
     else:
         Console().print(experiment.as_text(rows))
+
+
+@app.command("figure-2.4")
+def figure_2_4(
+    scale: Annotated[
+        Scale, typer.Option(help="quick: 6 problems of 10⁵ observations, 300 iterations; full: 20, 10⁶, 3000.")
+    ] = Scale.quick,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make for figure.png, curves.csv, summary.json.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The reconstruction phase of multireference alignment: trained, untrained and spectral starts.
+
+    Example:  orbitrec reproduce figure-2.4 --scale full -o figure-2.4
+    """
+    from contextlib import nullcontext
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.experiments import figure_2_4 as experiment
+    from orbitrec.io.files import to_json
+    from orbitrec.io.runs import new_run
+
+    size = experiment.QUICK if scale is Scale.quick else experiment.Scale()
+    console = Console(stderr=True)
+    with (
+        nullcontext() if output is None else new_run(output) as run,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("matching", total=size.iterations * len(experiment.STARTS))
+        rows = experiment.curves(size, lambda: bar.advance(task))
+        if run is not None:
+            experiment.write_results(run, rows, size)
+    if as_json:
+        typer.echo(to_json(experiment.as_json(rows, size)))
+    else:
+        Console(width=140).print(experiment.as_text(rows))

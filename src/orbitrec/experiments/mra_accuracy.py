@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from orbitrec.errors import InputError
 from orbitrec.inference.losses import orbit_error
 from orbitrec.io.files import replacing, write_csv, write_json
 from orbitrec.io.runs import RunFolder
@@ -93,9 +94,21 @@ def _rows(settings: Settings, count: int, sigma: float, methods: Mapping[str, Re
     ]
 
 
-def row_count(settings: Settings) -> int:
+def row_count(settings: Settings, methods: Mapping[str, Recovery] = METHODS) -> int:
     """Rows that :func:`table` makes."""
-    return len(settings.counts) * len(settings.sigmas) * len(METHODS)
+    return len(settings.counts) * len(settings.sigmas) * len(methods)
+
+
+def chosen(names: Sequence[str] | None) -> Mapping[str, Recovery]:
+    """The methods of these names; all for None.
+
+    Raises:
+        InputError: if a name is no method's.
+    """
+    unknown = [name for name in names or () if name not in METHODS]
+    if unknown:
+        raise InputError(f"--method {unknown[0]}: no such method; choose from {', '.join(METHODS)}")
+    return METHODS if names is None else {name: METHODS[name] for name in names}
 
 
 def write_results(run: RunFolder, settings: Settings, rows: Sequence[Row]) -> None:

@@ -22,7 +22,7 @@ _BATCH = 4096  # observations whose products stay in cache
 _ROUNDING = 1e-12  # share of the largest power
 
 
-def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: int = 10) -> MRAEstimate:
+def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: int = 4) -> MRAEstimate:
     """The signal whose bispectrum is nearest, each entry by its standard error; the density is fitted afterwards.
 
     The phases start from frequency marching, each time from another phase of the lowest frequency.
@@ -100,7 +100,7 @@ def _ascended(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tupl
         (gradient,) = torch.autograd.grad(value, angles)
         return float(value.detach()), gradient.numpy()
 
-    options = {"maxiter": 500, "ftol": 1e-15, "gtol": 1e-12}
+    options = {"maxiter": 200, "ftol": 1e-13, "gtol": 1e-10}
     found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
     return -float(found.fun), torch.from_numpy(found.x)
 
