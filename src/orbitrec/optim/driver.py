@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Float
 from safetensors import safe_open
@@ -14,7 +14,7 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
 from orbitrec.optim.finite_sum import FiniteSum
-from orbitrec.optim.solvers import Info, State, Stepper
+from orbitrec.optim.solvers import Info, Spent, Stepper
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Stop:
         if info.value <= self.value:
             return "reached the objective asked for"
         for name, spent, limit in (
-            ("cost-weighted epochs", info.printed, self.printed),
-            ("data passes", info.measured, self.measured),
-            ("seconds", info.seconds, self.seconds),
+            ("cost-weighted epochs", info.spent.printed, self.printed),
+            ("data passes", info.spent.measured, self.measured),
+            ("seconds", info.spent.seconds, self.seconds),
         ):
             if spent >= limit:
                 return f"not converged after {limit:g} {name}; allow more or choose another method"
@@ -66,7 +66,7 @@ class Result:
 
 
 def run(
-    solver: Stepper,
+    solver: Stepper[Any],
     problem: FiniteSum,
     w: Float[Tensor, "d"],
     stop: Stop = Stop(),
@@ -93,20 +93,20 @@ def run(
         trace.append(info)
         report(info)
         reason = stop.reason(info)
-        if checkpoint is not None and (reason is not None or info.epoch % every == 0):
+        if checkpoint is not None and (reason is not None or info.spent.epochs % every == 0):
             save_checkpoint(checkpoint, state, trace)
     return Result(state.snapshot.w, trace, reason)
 
 
-def save_checkpoint(path: Path, state: State, trace: list[Info]) -> None:
+def save_checkpoint(path: Path, state: Any, trace: list[Info]) -> None:  # noqa: ANN401
     """The state's tensors in a safetensors file, trace and numbers as JSON in its header."""
     tensors, numbers = _flatten(state)
-    header = {"state": json.dumps(numbers), "trace": json.dumps([list(info) for info in trace])}
+    header = {"state": json.dumps(numbers), "trace": json.dumps(trace)}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
-def load_checkpoint(path: Path, like: State) -> tuple[State, list[Info]]:
+def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[Info]]:  # noqa: ANN401
     """State and trace of :func:`save_checkpoint`; ``like`` is a state of the same problem.
 
     Raises:
@@ -127,10 +127,11 @@ def load_checkpoint(path: Path, like: State) -> tuple[State, list[Info]]:
             f"{path} is a checkpoint of {len(state.w)} unknowns and this problem has {len(like.w)}; "
             "remove it to start anew"
         )
-    return state, [Info(*row) for row in rows]
+    trace = [Info(value, norm, moved, accepted, Spent(*spent)) for value, norm, moved, accepted, spent in rows]
+    return state, trace
 
 
-def _flatten(node: NamedTuple, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
+def _flatten(node: Any, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:  # noqa: ANN401
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for name, value in node._asdict().items():

@@ -76,6 +76,15 @@ class TwiceDifferentiable(FiniteSum, Protocol):
         ...
 
 
+@runtime_checkable
+class CompleteInformation(ExpectationMaximisation, Protocol):
+    """An EM problem that knows the geometry of its M-step."""
+
+    def information(self, w: Float[Tensor, "d"]) -> Float[Tensor, "d d"]:
+        """S(w), positive definite: ∇F ≈ S (w − Ψ(w)), the complete data's information matrix. Touches no data."""
+        ...
+
+
 def em_map(
     problem: ExpectationMaximisation, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
 ) -> tuple[float, Float[Tensor, "d"]]:
@@ -138,6 +147,10 @@ class Counted:
         """The problem's own, counted."""
         self._add(index, self.fisher_passes)
         return _as(TwiceDifferentiable, self.problem).fisher(w, index)
+
+    def information(self, w: Float[Tensor, "d"]) -> Float[Tensor, "d d"]:
+        """The problem's own: it touches no data."""
+        return _as(CompleteInformation, self.problem).information(w)
 
     def _add(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> None:
         self.passes += cost * (1.0 if index is None else len(index) / self.count)

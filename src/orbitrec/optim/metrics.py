@@ -20,22 +20,35 @@ _LEAST_CURVATURE = 1e-8  # of the largest: below it a direction has none that co
 
 
 class InverseHessian(NamedTuple):
-    """The form above: ``basis`` Q and ``inverse`` Λ⁻¹, ``rest`` γ, and pairs, oldest first, with sᵀy > 0."""
+    """The form above: ``basis`` Q and ``inverse`` Λ⁻¹, ``rest`` γ, and pairs, oldest first, with sᵀy > 0.
+
+    ``lift`` multiplies every field first (e = d; with e = 0 it is the identity); ``age`` counts pairs since the last
+    renewal, for rules that renew now and then.
+    """
 
     basis: Float[Tensor, "d r"]
     inverse: Float[Tensor, "r"]
     rest: float
     steps: Float[Tensor, "k d"]
     changes: Float[Tensor, "k d"]
+    lift: Float[Tensor, "e e"]
+    age: int = 0
 
     @classmethod
     def scaled_identity(cls, dimension: int, rest: float = 1.0) -> "InverseHessian":
         """γ I."""
         empty = torch.zeros(dimension, 0, dtype=torch.float64)
-        return cls(empty, empty[0], rest, empty.T, empty.T)
+        return cls(empty, empty[0], rest, empty.T, empty.T, empty[:0])
 
-    def apply(self, vector: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
-        """H⁻¹ times a vector, by the two-loop recursion (Nocedal 1980)."""
+    def apply(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+        """H⁻¹ times a field, lifted."""
+        return self._apply(self._lifted(field))
+
+    def _lifted(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+        return self.lift @ field if len(self.lift) else field
+
+    def _apply(self, vector: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+        """The two-loop recursion (Nocedal 1980)."""
         rho = 1 / (self.steps * self.changes).sum(1)
         alphas = []
         for s, y, r in zip(self.steps.flip(0), self.changes.flip(0), rho.flip(0), strict=True):
@@ -53,7 +66,8 @@ class InverseHessian(NamedTuple):
         A pair with too little curvature, sᵀy < 0.2 yᵀH⁻¹y, is damped (Powell 1978, in the inverse form): s moves
         towards H⁻¹y until the ratio is 0.2. A pair of no length is dropped.
         """
-        image = self.apply(y)
+        y = self._lifted(y)
+        image = self._apply(y)
         expected, seen = float(y @ image), float(s @ y)
         if not 0 < expected < float("inf"):
             return self
@@ -69,46 +83,44 @@ class InverseHessian(NamedTuple):
 
 
 class Metric(Protocol):
-    """A rule for the inverse Hessian, asked at every accepted snapshot."""
+    """A rule for the inverse Hessian: what it learns from a pair of points, and what it asks of the problem anew."""
 
     def printed_passes(self, problem: Counted) -> float:
-        """The thesis's cost of one update, beyond that of the epoch (4.5.1)."""
+        """The thesis's cost of :meth:`renewed`, beyond that of the epoch (4.5.1)."""
         ...
 
-    def update(
-        self,
-        inverse: InverseHessian,
-        problem: Counted,
-        new: Snapshot,
-        old: Snapshot | None,
-        generator: torch.Generator,
+    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+        """After the full field became known at ``new`` as well as at ``old``, whether or not F is lower there."""
+        ...
+
+    def renewed(
+        self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """The inverse Hessian at ``new``; ``old`` is the snapshot before it, None at the start."""
+        """For the steps from an accepted snapshot."""
         ...
 
 
 @dataclass(frozen=True)
 class Identity:
-    """No metric: the step is the field."""
+    """No metric: the step is the field. What the other rules leave out, they inherit from here."""
 
     def printed_passes(self, problem: Counted) -> float:
         """None."""
         return 0.0
 
-    def update(
-        self,
-        inverse: InverseHessian,
-        problem: Counted,
-        new: Snapshot,
-        old: Snapshot | None,
-        generator: torch.Generator,
+    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+        """Nothing."""
+        return inverse
+
+    def renewed(
+        self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """As it is."""
         return inverse
 
 
 @dataclass(frozen=True)
-class SubsampledNewton:
+class SubsampledNewton(Identity):
     """The ``rank`` leading singular directions of the Hessian of ``share`` of the terms.
 
     As (4.8), corrected: ``Q_r (Σ_r⁻¹ − σ_{r+1}⁻¹ I) Q_rᵀ + σ_{r+1}⁻¹ I``. Singular values, not eigenvalues: where F is
@@ -122,17 +134,12 @@ class SubsampledNewton:
         """dB/N."""
         return problem.dimension * batch_size(self.share, problem.count) / problem.count
 
-    def update(
-        self,
-        inverse: InverseHessian,
-        problem: Counted,
-        new: Snapshot,
-        old: Snapshot | None,
-        generator: torch.Generator,
+    def renewed(
+        self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """A new subsample at every snapshot."""
         index = draw(problem.count, batch_size(self.share, problem.count), generator)
-        values, basis = torch.linalg.eigh(problem.hessian(new.w, index))
+        values, basis = torch.linalg.eigh(problem.hessian(at.w, index))
         order = values.abs().argsort(descending=True)
         sizes = values.abs()[order].clamp(min=_LEAST_CURVATURE * float(values.abs().max()))
         rank = min(self.rank, len(sizes) - 1)
@@ -140,7 +147,7 @@ class SubsampledNewton:
 
 
 @dataclass(frozen=True)
-class BFGS:
+class BFGS(Identity):
     """Secant pairs of snapshots, (4.9) and (4.10), with the safeguards that the printed form lacks.
 
     Attributes:
@@ -149,25 +156,12 @@ class BFGS:
         of_map: pair Δw with ΔΨ, as Algorithm 5 is printed, instead of with the residual's change.
     """
 
-    memory: int = 30
+    memory: int = 100
     scaled: bool = True
     of_map: bool = False
 
-    def printed_passes(self, problem: Counted) -> float:
-        """None."""
-        return 0.0
-
-    def update(
-        self,
-        inverse: InverseHessian,
-        problem: Counted,
-        new: Snapshot,
-        old: Snapshot | None,
-        generator: torch.Generator,
-    ) -> InverseHessian:
+    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
         """One more pair."""
-        if old is None:
-            return inverse
         s, y = new.w - old.w, new.field - old.field
         if self.of_map:
             y = s - y
@@ -177,7 +171,28 @@ class BFGS:
 
 
 @dataclass(frozen=True)
-class FisherBFGS:
+class InformationBFGS(BFGS):
+    """BFGS for EM residuals in the one geometry where it fits: that of the complete data's information matrix S(w).
+
+    The Jacobian of w − Ψ(w) is ``S⁻¹ ∇²F`` at a solution (Dempster, Laird and Rubin 1977): symmetric in the inner
+    product of S and in no other, while a BFGS matrix is symmetric by construction. So fields are multiplied by S, which
+    makes them gradients, and the matrix starts from S⁻¹, which makes the first step EM's own.
+    """
+
+    scaled: bool = False
+
+    def renewed(
+        self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
+    ) -> InverseHessian:
+        """S at the snapshot; no data are touched."""
+        information = problem.information(at.w)
+        values, basis = torch.linalg.eigh(information)
+        sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max()))
+        return inverse._replace(basis=basis, inverse=1 / sizes, lift=information)
+
+
+@dataclass(frozen=True)
+class FisherBFGS(Identity):
     """BFGS pairs upon the damped empirical Fisher matrix of a few terms, renewed every ``period`` snapshots.
 
     For a likelihood the Fisher matrix is an estimate of the Hessian that needs first derivatives only and is never
@@ -187,26 +202,25 @@ class FisherBFGS:
 
     terms: int = 16
     period: int = 10
-    memory: int = 30
+    memory: int = 7
     damping: float = 0.02
 
     def printed_passes(self, problem: Counted) -> float:
         """Not in the thesis; as counted, spread over the period."""
         return problem.fisher_passes * min(1.0, self.terms * problem.dimension / problem.count) / self.period
 
-    def update(
-        self,
-        inverse: InverseHessian,
-        problem: Counted,
-        new: Snapshot,
-        old: Snapshot | None,
-        generator: torch.Generator,
+    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+        """One more pair."""
+        return inverse.with_pair(new.w - old.w, new.field - old.field, self.memory)._replace(age=inverse.age + 1)
+
+    def renewed(
+        self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """One more pair, or a new matrix and none."""
-        if old is not None and len(inverse.steps) < self.period - 1:
-            return inverse.with_pair(new.w - old.w, new.field - old.field, self.memory)
+        """A new matrix below the pairs, if it is time."""
+        if len(inverse.inverse) and inverse.age < self.period:
+            return inverse
         index = draw(problem.count, self.terms * problem.dimension, generator)
-        values, basis = torch.linalg.eigh(problem.fisher(new.w, index))
-        damping = self.damping * min(1.0, float(new.field.norm())) * float(values.mean())
-        sizes = values.clamp(min=_LEAST_CURVATURE * float(values.max())) + damping
-        return inverse._replace(basis=basis, inverse=1 / sizes).without_pairs()
+        values, basis = torch.linalg.eigh(problem.fisher(at.w, index))
+        damping = self.damping * min(1.0, float(at.field.norm())) * float(values.mean())
+        sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max())) + damping
+        return inverse._replace(basis=basis, inverse=1 / sizes, age=0)

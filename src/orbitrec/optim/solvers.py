@@ -17,7 +17,7 @@ otherwise, and recover after success.
 import math
 import time
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -25,11 +25,25 @@ from torch import Tensor
 
 from orbitrec.optim.estimators import Batch, Estimator, Field, Full, Snapshot, VarianceReduced, em_residual, gradient
 from orbitrec.optim.finite_sum import Counted, FiniteSum
-from orbitrec.optim.metrics import BFGS, FisherBFGS, Identity, InverseHessian, Metric, SubsampledNewton
+from orbitrec.optim.metrics import BFGS, FisherBFGS, Identity, InformationBFGS, InverseHessian, Metric, SubsampledNewton
 
-_ROUNDING = 8 * torch.finfo(torch.float64).eps  # relative: F is a sum, and may rise by this much at a minimum
+ROUNDING = 8 * torch.finfo(torch.float64).eps  # relative: F is a sum, and may rise by this much at a minimum
 
 _LEAST_LENGTH = 0.1  # of a step with secant pairs
+
+
+class Spent(NamedTuple):
+    """All costs so far: epochs, data passes as measured and as the thesis counts them, seconds."""
+
+    epochs: int = 0
+    measured: float = 0.0
+    printed: float = 0.0
+    seconds: float = 0.0
+
+    def and_epoch(self, measured: float, printed: float, started: float) -> "Spent":
+        """With one more epoch, begun at ``time.perf_counter() = started``."""
+        seconds = self.seconds + time.perf_counter() - started
+        return Spent(self.epochs + 1, self.measured + measured, self.printed + printed, seconds)
 
 
 class State(NamedTuple):
@@ -40,10 +54,7 @@ class State(NamedTuple):
     inverse: InverseHessian
     length: float
     generator: UInt8[Tensor, "s"]
-    epoch: int = 0
-    measured: float = 0.0
-    printed: float = 0.0
-    seconds: float = 0.0
+    spent: Spent
 
 
 class Info(NamedTuple):
@@ -52,24 +63,24 @@ class Info(NamedTuple):
     ``moved`` is by how much the objective changed from the snapshot before; ``accepted`` whether this epoch's was kept.
     """
 
-    epoch: int
     value: float
     field_norm: float
     moved: float
     accepted: bool
-    measured: float
-    printed: float
-    seconds: float
+    spent: Spent
 
 
-class Stepper(Protocol):
-    """What the driver needs of a method."""
+S = TypeVar("S", bound=NamedTuple)
 
-    def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
+
+class Stepper(Protocol[S]):
+    """What the driver needs of a method; its state is a named tuple that holds the last accepted ``snapshot``."""
+
+    def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> S:
         """The state before the first epoch."""
         ...
 
-    def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
+    def step(self, problem: FiniteSum, state: S) -> tuple[S, Info]:
         """One epoch."""
         ...
 
@@ -96,7 +107,7 @@ class Solver:
         w = w.detach().double()
         start = Snapshot(w, math.inf, torch.zeros_like(w))
         generator = torch.Generator().manual_seed(seed).get_state()
-        return State(w, start, InverseHessian.scaled_identity(len(w)), math.nan, generator)
+        return State(w, start, InverseHessian.scaled_identity(len(w)), math.nan, generator, Spent())
 
     def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
         """Judge the candidate snapshot, update the metric, and take an epoch's inner steps to the next candidate."""
@@ -106,27 +117,24 @@ class Solver:
         generator.set_state(state.generator)
         old = state.snapshot
         value, field = self.field(counted, state.w, None)
-        accepted = value <= old.value + _ROUNDING * abs(value) and bool(field.isfinite().all())
+        accepted = value <= old.value + ROUNDING * abs(value) and bool(field.isfinite().all())
         inverse, snapshot, printed = state.inverse, old, self.estimator.printed_passes(problem.count)
+        if not accepted and old.value == math.inf:
+            raise ArithmeticError("the objective or its field is not finite at the start")
+        new = Snapshot(state.w, value, field)
+        if old.value < math.inf and math.isfinite(value) and bool(field.isfinite().all()):
+            inverse = self.metric.learned(inverse, new, old)
         if accepted:
-            snapshot = Snapshot(state.w, value, field)
-            inverse = self.metric.update(inverse, counted, snapshot, old if old.value < math.inf else None, generator)
+            snapshot = new
+            inverse = self.metric.renewed(inverse, counted, snapshot, generator)
             printed += self.metric.printed_passes(counted)
-        elif not old.value < math.inf:
-            raise ArithmeticError("the objective is not finite at the start")
         length = self._length(counted, state, snapshot, accepted)
         if length < _LEAST_LENGTH and len(inverse.steps):  # the pairs mislead: forget them
             inverse, length = inverse.without_pairs(), self.longest
         w = self._epoch(counted, snapshot, inverse, length, generator)
-        state = State(
-            w, snapshot, inverse, length, generator.get_state(), state.epoch + 1, state.measured + counted.passes,
-            state.printed + printed, state.seconds + time.perf_counter() - started,
-        )  # fmt: skip
-        info = Info(
-            state.epoch, snapshot.value, float(snapshot.field.norm()), abs(value - old.value), accepted,
-            state.measured, state.printed, state.seconds,
-        )  # fmt: skip
-        return state, info
+        spent = state.spent.and_epoch(counted.passes, printed, started)
+        info = Info(snapshot.value, float(snapshot.field.norm()), abs(value - old.value), accepted, spent)
+        return State(w, snapshot, inverse, length, generator.get_state(), spent), info
 
     def _epoch(
         self,
@@ -183,7 +191,7 @@ def svrg_newton(rank: int, share: float = 0.1, inner: int = 20) -> Solver:
     return Solver(gradient, VarianceReduced(share, inner), SubsampledNewton(rank, share))
 
 
-def svrg_bfgs(share: float = 0.1, inner: int = 20, metric: BFGS | None = None) -> Solver:
+def svrg_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> Solver:
     """SVRG+II (Algorithm 3)."""
     return Solver(gradient, VarianceReduced(share, inner), metric or BFGS())
 
@@ -203,9 +211,9 @@ def sem_vr(share: float = 0.1, inner: int = 20) -> Solver:
     return Solver(em_residual, VarianceReduced(share, inner))
 
 
-def sem_vr_bfgs(share: float = 0.1, inner: int = 20, metric: BFGS | None = None) -> Solver:
-    """sEM-vr+QN (Algorithm 5), with the residual's secant unless ``metric`` says otherwise."""
-    return Solver(em_residual, VarianceReduced(share, inner), metric or BFGS())
+def sem_vr_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> Solver:
+    """sEM-vr+QN (Algorithm 5), with the residual's secant in the geometry of EM unless ``metric`` says otherwise."""
+    return Solver(em_residual, VarianceReduced(share, inner), metric or InformationBFGS())
 
 
 def fisher_bfgs(metric: FisherBFGS | None = None) -> Solver:

@@ -114,6 +114,14 @@ class MRALikelihood:
         density = (occupancy + inertia * log_density.exp()).clamp(min=_LEAST_PROBABILITY)
         return torch.cat([updated, (density / density.sum()).log()])
 
+    def information(self, w: Float[Tensor, "d"]) -> Float[Tensor, "d d"]:
+        """Complete-data information: how often each sample is seen, over σ², and ρ for the logits."""
+        density = self.parameters(w)[1].exp()
+        by_signal = self._gathered(density) / self.sigma**2
+        if self.known_density is not None:
+            return by_signal.diag()
+        return torch.cat([by_signal, density.clamp(min=_LEAST_PROBABILITY)]).diag()
+
     def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """Mean Hessian, forward over reverse through :meth:`value`: arithmetic of about d gradients."""
         of_part = torch.func.hessian(lambda w, y: self.value(w, y).sum())
