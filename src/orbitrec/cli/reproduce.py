@@ -1,12 +1,16 @@
 """``orbitrec reproduce``: the thesis's tables and figures, one command each."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orbitrec.errors import InputError
+
+if TYPE_CHECKING:
+    from orbitrec.experiments.optimiser_table import Comparison
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -148,3 +152,77 @@ def figure_2_4(
         typer.echo(to_json(experiment.as_json(rows, size)))
     else:
         Console(width=140).print(experiment.as_text(rows))
+
+
+@app.command("table-4.1")
+def table_4_1(
+    scale: Annotated[
+        Scale, typer.Option(help="quick: 3 seeds, at most 1,000 epochs; full: 5 seeds, 14,000.")
+    ] = Scale.quick,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make for table, traces and pictures.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Gradient methods on windowed MRA: epochs, passes and seconds to 1e-14, with strong baselines.
+
+    Example:  orbitrec reproduce table-4.1 --scale full -o table-4.1
+    """
+    from orbitrec.experiments import table_4_1 as experiment
+
+    seeds, epochs = (3, 1_000) if scale is Scale.quick else (5, 14_000)
+    runs = seeds * sum(len(experiment.contestants(known)) for known in (False, True))
+    _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
+
+
+@app.command("table-4.2")
+def table_4_2(
+    scale: Annotated[
+        Scale, typer.Option(help="quick: 3 seeds, at most 1,000 epochs; full: 5 seeds, 14,000.")
+    ] = Scale.quick,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make for table, traces and pictures.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """EM methods on windowed MRA: epochs, passes and seconds to 1e-14, with accelerated EM beside them.
+
+    Example:  orbitrec reproduce table-4.2 --scale full -o table-4.2
+    """
+    from orbitrec.experiments import table_4_2 as experiment
+
+    seeds, epochs = (3, 1_000) if scale is Scale.quick else (5, 14_000)
+    runs = 2 * seeds * len(experiment.contestants())
+    _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
+
+
+def _compare_optimisers(
+    compare: "Callable[[Callable[[], None]], list[Comparison]]",
+    title: str,
+    runs: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Run ``compare`` with a bar of so many runs, write its results to ``output`` and print them."""
+    from contextlib import nullcontext
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orbitrec.experiments import optimiser_table
+    from orbitrec.io.files import to_json
+    from orbitrec.io.runs import new_run
+
+    console = Console(stderr=True)
+    with (
+        nullcontext() if output is None else new_run(output) as run,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("runs", total=runs)
+        comparisons = compare(lambda: bar.advance(task))
+        if run is not None:
+            optimiser_table.write_results(run, title, comparisons)
+    if as_json:
+        typer.echo(to_json(optimiser_table.as_json(comparisons)))
+    else:
+        Console(width=140).print(*optimiser_table.as_text(title, comparisons), sep="\n")

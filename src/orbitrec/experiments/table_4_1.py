@@ -1,0 +1,36 @@
+"""Table 4.1 and Figure 4.2: gradient methods on windowed MRA, beside the thesis's figures and strong baselines."""
+
+from collections.abc import Callable
+
+from orbitrec.experiments.optimiser_table import Comparison, Contestant, compare, scipy_lbfgs, stepping
+from orbitrec.experiments.windowed_mra import MODEL, SETTINGS, instance
+from orbitrec.optim import solvers
+from orbitrec.optim.baselines import Adam, newton
+from orbitrec.optim.driver import Stop
+
+TITLE = "Table 4.1: gradient methods on windowed MRA"
+
+
+def contestants(known: bool) -> list[Contestant]:
+    """The thesis's four, SGD, and what it left out."""
+    dimension = MODEL.n * (1 if known else 2)
+    return [
+        Contestant("GD", stepping(solvers.gradient_descent()), "14000+", "3500+"),
+        Contestant("SVRG", stepping(solvers.svrg()), "14000+", "3500+"),
+        Contestant("SVRG+I", stepping(solvers.svrg_newton(dimension // 2)), "14000+", "3500+"),
+        Contestant("SVRG+II", stepping(solvers.svrg_bfgs()), "821", "217"),
+        Contestant("SGD", stepping(solvers.stochastic_gradient()), most_epochs=1000),
+        Contestant("Adam", stepping(Adam()), most_epochs=1000),
+        Contestant("L-BFGS", scipy_lbfgs),
+        Contestant("Newton", stepping(newton(dimension))),
+        Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
+    ]
+
+
+def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
+    """Both settings; as many instances as ``seeds``."""
+    stop = Stop(printed=most_epochs)
+    return [
+        compare(name, [instance(seed, known) for seed in range(seeds)], contestants(known), stop, listen)
+        for name, known in SETTINGS.items()
+    ]

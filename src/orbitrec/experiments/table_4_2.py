@@ -1,0 +1,37 @@
+"""Table 4.2 and Figure 4.3: EM methods on windowed MRA, beside the thesis's figures and strong baselines."""
+
+from collections.abc import Callable
+
+from orbitrec.experiments.optimiser_table import Comparison, Contestant, compare, stepping
+from orbitrec.experiments.windowed_mra import SETTINGS, instance
+from orbitrec.optim import solvers
+from orbitrec.optim.baselines import Anderson, Squarem
+from orbitrec.optim.driver import Stop
+from orbitrec.optim.metrics import BFGS
+
+TITLE = "Table 4.2: EM methods on windowed MRA"
+
+
+def contestants() -> list[Contestant]:
+    """The thesis's three, sEM, the other secants of sEM-vr+QN, and what it left out."""
+    printed, residual = BFGS(scaled=False, of_map=True), BFGS(scaled=False)
+    return [
+        Contestant("EM", stepping(solvers.em()), "3078", "85"),
+        Contestant("sEM-vr", stepping(solvers.sem_vr()), "392", "53"),
+        Contestant("sEM-vr+QN", stepping(solvers.sem_vr_bfgs()), "188", "34"),
+        Contestant("sEM-vr+QN, residual secant", stepping(solvers.sem_vr_bfgs(metric=residual))),
+        Contestant("sEM-vr+QN, printed secant", stepping(solvers.sem_vr_bfgs(metric=printed))),
+        Contestant("sEM", stepping(solvers.stochastic_em()), most_epochs=1000),
+        Contestant("SQUAREM", stepping(Squarem())),
+        Contestant("Anderson", stepping(Anderson())),
+        Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
+    ]
+
+
+def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
+    """Both settings; as many instances as ``seeds``."""
+    stop = Stop(printed=most_epochs)
+    return [
+        compare(name, [instance(seed, known) for seed in range(seeds)], contestants(), stop, listen)
+        for name, known in SETTINGS.items()
+    ]
