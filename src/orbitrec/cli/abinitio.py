@@ -45,13 +45,13 @@ def abinitio(
     from orbitrec.io.runs import new_run
     from orbitrec.recovery.abinitio import Schedule
     from orbitrec.recovery.pipeline import Options, initial_model
-    from orbitrec.report.run import Truth, write_initial_model
+    from orbitrec.report.run import KnownMap, write_initial_model
 
     if matched + starts == 0:
         raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
     with new_run(output) as run:
         stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
-        true_map = None if truth is None else Truth.read(truth, stack)
+        true_map = None if truth is None else KnownMap.read(truth, stack)
         options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), matched=matched, starts=starts))
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
@@ -64,14 +64,15 @@ def abinitio(
     if as_json:
         typer.echo(to_json(summary))
         return
-    _print_summary(output, summary)
+    print_summary(output, summary, "initial_model")
 
 
-def _print_summary(folder: Path, summary: dict) -> None:
+def print_summary(folder: Path, summary: dict, name: str) -> None:
+    """The facts of a run, whose map is called ``name``."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Initial model in {folder}", show_header=False)
+    table = Table(title=f"{name.replace('_', ' ').capitalize()} in {folder}", show_header=False)
     rows = {
         "particles": f"{summary['particles']} of {summary['box_px']} px, {summary['pixel_size_A']:g} Å per pixel",
         "search": f"to {summary['search_resolution_A']:.1f} Å in a ball of {summary['diameter_A']:.0f} Å",
@@ -85,10 +86,8 @@ def _print_summary(folder: Path, summary: dict) -> None:
             f"FSC 0.5 at {summary['fsc05_A']:.2f} Å, 0.143 at {summary['fsc0143_A']:.2f} Å, "
             f"correlation {summary['correlation']:.3f}" + (" (mirrored)" if summary["mirrored"] else "")
         )
-    for name, value in rows.items():
-        table.add_row(name, value)
+    for label, value in rows.items():
+        table.add_row(label, value)
     console = Console()
     console.print(table)
-    console.print(
-        f"look at {folder / 'summary.png'}; map {folder / 'initial_model.mrc'}; poses {folder / 'particles.star'}"
-    )
+    console.print(f"look at {folder / 'summary.png'}; map {folder / f'{name}.mrc'}; poses {folder / 'particles.star'}")

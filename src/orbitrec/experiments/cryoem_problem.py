@@ -2,7 +2,8 @@
 
 What the thesis does not say is chosen here: a ball of 7 px for the basis; Gaussians within half of it, 1.2 to 1.8 px
 wide, of weights 0.5 to 1.5; rotations uniform on SO(3), not only those of the quadrature; the SNR of
-:mod:`orbitrec.models.simulate`. L = 3 and S = 4 are 40 coefficients with m ≥ 0, of which those with m > 0 are complex: 64 real unknowns.
+:mod:`orbitrec.models.simulate`. L = 3 and S = 4 are 40 coefficients with m ≥ 0, of which those with m > 0 are complex:
+64 real unknowns.
 """
 
 import math

@@ -39,6 +39,7 @@ class CryoEMLikelihood:
         filter_power: (k,) mean of h² over all observations.
         precision: (p,) of a Gaussian prior of the coefficients, zero for maximum likelihood.
         batch: images asked of ``observe`` at a time.
+        candidates: (N, c) the directions each image is compared with, others having no mass; all of them if None.
     """
 
     projector: Projector
@@ -49,6 +50,7 @@ class CryoEMLikelihood:
     filter_power: Float[Tensor, "k"]
     precision: Float[Tensor, "p"]
     batch: int = 1024
+    candidates: Int[Tensor, "N c"] | None = None
 
     @property
     def dimension(self) -> int:
@@ -61,7 +63,8 @@ class CryoEMLikelihood:
         bank = self.bank(w)
         total = None
         for part in rows.split(self.batch):
-            found, _ = expectation(self.observe(part), bank)
+            own = None if self.candidates is None else self.candidates[part]
+            found, _ = expectation(self.observe(part), bank, candidates=own)
             total = found if total is None else total.merge(found)
         assert total is not None
         return total
@@ -107,6 +110,13 @@ class CryoEMLikelihood:
             weight = weight + inertia * self._unseen
         return self._solve(right, weight, w)
 
+    def information(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p p"]:
+        """Mean information of images whose rotations are known; of large bases the diagonal, for uniform views."""
+        prior = self.precision / self.count
+        if self.dimension > DENSE:
+            return torch.diag(self.projector.uniform_diagonal(self._unseen.sum(0)).double() + prior)
+        return self.projector.gram(self._unseen.to(self.log_density.dtype)).double() + torch.diag(prior)
+
     def _solve(
         self, right: Float[Tensor, "p"], weight: Float[Tensor, "d k"], w: Float[Tensor, "p"]
     ) -> Float[Tensor, "p"]:
@@ -117,7 +127,8 @@ class CryoEMLikelihood:
         diagonal = self.projector.uniform_diagonal(weight.sum(0)) + prior
         return solve_symmetric(
             lambda x: self._normal(x, weight) + prior * x, right,
-            start=w, diagonal=diagonal.double(), relative_residual=1e-6, iterations=50,
+            start=w, diagonal=diagonal.double(), iterations=30,
+            relative_residual=torch.finfo(self.log_density.dtype).eps ** 0.5,
         )  # fmt: skip
 
     def _normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
-from orbitrec.recovery.abinitio import Report, Schedule, best_start, march
+from orbitrec.recovery.abinitio import AbInitio, Report, Schedule, Selected, best_start, march
 from orbitrec.recovery.centring import centre_marching
 from orbitrec.recovery.poses import refine_poses
-from orbitrec.recovery.preparation import prepare
+from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.reconstruction import Reconstruction, reconstruct
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import moment_starts
@@ -172,7 +172,7 @@ def initial_model(
     radius, schedule = options.radius_px(stack), options.bandwidths(stack)
     generator = torch.Generator().manual_seed(options.seed)
     progress = Progress(listen, _total_work(len(stack), schedule))
-    clock = _Clock()
+    clock = Clock()
     shift_px = options.shift_px if options.shift_px is not None else 0.05 * stack.n
 
     finest = max(schedule.march)
@@ -194,6 +194,20 @@ def initial_model(
     found = march(data, radius, selected.level, selected.model, particles, schedule, generator, report)
     clock.lap("march")
 
+    return finished_model(stack, data, found, radius, selected, history, clock, progress)
+
+
+def finished_model(
+    stack: ParticleStack,
+    data: ParticleModes,
+    found: AbInitio,
+    radius: float,
+    selected: Selected,
+    history: list[Stage],
+    clock: "Clock",
+    progress: Progress,
+) -> InitialModel:
+    """The last two stages: continuous poses from those ``found``, and the map from all frequencies."""
     poses = refine_poses(
         data, found.level.grid, found.level.volume(found.model), found.rotations, found.shifts_px,
         progress=lambda count: progress.advance("refining poses", POSE * count),
@@ -211,7 +225,7 @@ def initial_model(
         rotations=poses.rotations,
         shifts_px=poses.shifts_px,
         radius_px=radius,
-        search_resolution_A=2 * math.pi * stack.pixel_size_A / k_max,
+        search_resolution_A=2 * math.pi * stack.pixel_size_A / float(data.grid.k_max),
         shift_spread_px=float((poses.shifts_px - poses.shifts_px.mean(0)).square().mean().sqrt()),
         start_scores=selected.scores,
         start_kinds=selected.kinds,
@@ -221,22 +235,26 @@ def initial_model(
     )
 
 
-class _Clock:
+class Clock:
+    """Seconds of every stage of a run."""
+
     def __init__(self) -> None:
         self._start = self._last = time.monotonic()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
+        """The stage ``name`` has ended."""
         now = time.monotonic()
         self.laps[name] = now - self._last
         self._last = now
 
     def elapsed(self) -> float:
+        """Since the beginning."""
         return time.monotonic() - self._start
 
 
 def _history_writer(
-    history: list[Stage], pixel_size_A: float, progress: Progress, schedule: Schedule, clock: _Clock
+    history: list[Stage], pixel_size_A: float, progress: Progress, schedule: Schedule, clock: Clock
 ) -> Report:
     steps: dict[str, int] = {}
 

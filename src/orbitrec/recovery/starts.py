@@ -17,6 +17,7 @@ from orbitrec.models.cryoem import polar_templates
 from orbitrec.recovery.accumulation import accumulate_moments
 from orbitrec.recovery.matching import MomentTarget, match_moments
 from orbitrec.recovery.search import Model, SearchLevel
+from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 FREQUENCY_SHARE = 2 / 3
@@ -51,7 +52,7 @@ def moment_starts(stack: ParticleStack, level: SearchLevel, count: int, generato
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
         volume = SphericalBesselVolume(own, match.coefficients * math.sqrt(shrink))
         log_views = match.log_density.to(level.projector.dtype)
-        starts.append(Start("moments", Model(_fitted(level, volume), log_views)))
+        starts.append(Start("moments", Model(fitted_coefficients(level, volume), log_views)))
     return starts
 
 
@@ -62,8 +63,8 @@ def random_starts(
     return [Start("random", level.random_model(generator, filter_power)) for _ in range(count)]
 
 
-def _fitted(level: SearchLevel, volume: SphericalBesselVolume) -> Float[Tensor, "p"]:
-    """Coefficients in the level's own basis, by least squares on templates."""
+def fitted_coefficients(level: SearchLevel, volume: Volume) -> Float[Tensor, "p"]:
+    """Coefficients of any volume in the level's own basis, by least squares on templates."""
     projector = level.projector
     templates = polar_templates(volume, level.grid, level.directions)
     right = projector.adjoint(templates.to(torch.complex64 if projector.dtype == torch.float32 else torch.complex128))

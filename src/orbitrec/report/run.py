@@ -21,14 +21,17 @@ from orbitrec.report.figures import RunPicture, draw_run
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The true map, ``grid``: (n, n, n) at the box and pixel size of the stack; ``path``: where it was read."""
+class KnownMap:
+    """A map that is given, the true one or one to refine.
+
+    ``grid``: (n, n, n) at the box and pixel size of the stack; ``path``: where it was read.
+    """
 
     path: Path
     grid: Float[Tensor, "n n n"]
 
     @classmethod
-    def read(cls, path: Path, stack: ParticleStack) -> "Truth":
+    def read(cls, path: Path, stack: ParticleStack) -> "KnownMap":
         """Read a map and bring it to the stack's grid; a header without voxel size means the stack's.
 
         Raises:
@@ -37,24 +40,31 @@ class Truth:
         pixel = stack.pixel_size_A
         grid, voxel_A = read_map(path, read_header(path).voxel_size_A or pixel)
         if not float(grid.std()) > 0:
-            raise InputError(f"{path} is a constant map; give the map that the result is to be compared with")
+            raise InputError(f"{path} is a constant map; give one that shows a particle")
         if abs(voxel_A / pixel - 1) > 1e-3 or len(grid) != stack.n:
             grid = resampled(grid.double(), voxel_A, stack.n, pixel)
         return cls(path, grid.double())
 
 
 def write_initial_model(
-    run: RunFolder, star: Path, stack: ParticleStack, options: Options, result: InitialModel, truth: Truth | None
+    run: RunFolder,
+    star: Path,
+    stack: ParticleStack,
+    options: Options,
+    result: InitialModel,
+    truth: KnownMap | None,
+    name: str = "initial_model",
 ) -> dict[str, object]:
     """Write every file of a run and return the summary.
 
-    ``initial_model.mrc``, ``half1.mrc``, ``half2.mrc`` (Å per voxel in the header, dense positive), ``particles.star``
-    (the input's dialect with poses), ``fsc.csv``, ``history.csv``, ``summary.json``, ``summary.png``.
+    The map as ``name``.mrc, ``half1.mrc``, ``half2.mrc`` (Å per voxel in the header, dense positive),
+    ``particles.star`` (the input's dialect with poses), ``fsc.csv``, ``history.csv``, ``summary.json``,
+    ``summary.png``.
     """
     pixel, rebuilt = stack.pixel_size_A, result.reconstruction
     against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
-    for name, volume in zip(("initial_model", "half1", "half2"), (rebuilt.volume, *rebuilt.half_maps), strict=True):
-        write_map(run.file(f"{name}.mrc"), volume, pixel)
+    for file, volume in zip((name, "half1", "half2"), (rebuilt.volume, *rebuilt.half_maps), strict=True):
+        write_map(run.file(f"{file}.mrc"), volume, pixel)
     stack.write_posed(run.file("particles.star"), result.rotations, result.shifts_px)
     write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
     write_csv(run.file("fsc.csv"), _fsc_rows(rebuilt.fsc, against, pixel))
@@ -95,7 +105,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
     }
 
 
-def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: Truth) -> tuple[FSC, dict[str, object]]:
+def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownMap) -> tuple[FSC, dict[str, object]]:
     alignment = align(volume.double(), truth.grid)
     fsc = fourier_shell_correlation(alignment.apply(volume.double()), truth.grid)
     return fsc, {

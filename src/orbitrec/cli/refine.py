@@ -1,0 +1,97 @@
+"""``orbitrec refine``: likelihood refinement of a map."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orbitrec.optim.solvers import Solver
+
+
+class SolverName(StrEnum):
+    """The solvers of chapter 4 that pay on particle stacks."""
+
+    em = "em"
+    sem = "sem"
+    sem_vr = "sem-vr"
+    sem_vr_qn = "sem-vr+qn"
+    svrg = "svrg"
+    svrg2 = "svrg2"
+
+    def make(self, share: float) -> "Solver":
+        """The solver, with batches of ``share`` of the particles."""
+        from orbitrec.optim import solvers
+
+        return {
+            SolverName.em: solvers.em,
+            SolverName.sem: lambda: solvers.stochastic_em(share),
+            SolverName.sem_vr: lambda: solvers.sem_vr(share),
+            SolverName.sem_vr_qn: lambda: solvers.sem_vr_bfgs(share),
+            SolverName.svrg: lambda: solvers.svrg(share),
+            SolverName.svrg2: lambda: solvers.svrg_bfgs(share),
+        }[self]()
+
+
+def refine(
+    particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
+    initial: Annotated[Path, typer.Option("--init", help="Map to refine (MRC), of any box and voxel size.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
+    solver: Annotated[SolverName, typer.Option(help="Optimiser of the likelihood.")] = SolverName.em,
+    passes: Annotated[float, typer.Option(min=2, help="Its passes over the particles at each resolution.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Particles in a batch of the stochastic solvers.")] = 500,
+    diameter: Annotated[
+        float | None, typer.Option("--diameter", help="Diameter in Å of a ball that holds the particle. [0.62 box]")
+    ] = None,
+    resolution: Annotated[
+        float | None, typer.Option("--resolution", min=0.1, help="Finest resolution in Å of the search for poses.")
+    ] = None,
+    shift_px: Annotated[
+        float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
+    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
+    datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Refine a map on a particle stack by its likelihood, then find every pose and reconstruct.
+
+    The map's scale and sign are found; only what it shows at the first resolution of the march is believed. Where the
+    STAR file has origins, particles are taken to be centred there; angles in it are not used. OUTPUT gets refined.mrc
+    and the other files of orbitrec abinitio.
+
+    Example:  orbitrec refine particles.star --init run/initial_model.mrc -o refined
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from orbitrec.cli.abinitio import print_summary
+    from orbitrec.io.files import to_json
+    from orbitrec.io.particles import ParticleStack
+    from orbitrec.io.runs import new_run
+    from orbitrec.recovery.pipeline import Options
+    from orbitrec.recovery.refinement import Refinement
+    from orbitrec.recovery.refinement import refine as compute
+    from orbitrec.report.run import KnownMap, write_initial_model
+
+    with new_run(output) as run:
+        stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+        start = KnownMap.read(initial, stack)
+        true_map = None if truth is None else KnownMap.read(truth, stack)
+        options = Options(diameter, resolution, shift_px, seed)
+        refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
+        columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("starting", total=1.0)
+            result = compute(
+                stack, start.grid, options, refinement,
+                lambda stage, share: bar.update(task, description=stage, completed=share),
+            )  # fmt: skip
+        summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")
+    if as_json:
+        typer.echo(to_json(summary))
+        return
+    print_summary(output, summary, "refined")
