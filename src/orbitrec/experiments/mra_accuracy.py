@@ -25,7 +25,7 @@ from orbitrec.models.families import LENGTH, default_law
 from orbitrec.models.mra import PeriodicMRA, draw_observations
 from orbitrec.recovery.mra.methods import METHODS, Recovery
 from orbitrec.recovery.mra.problem import MRAProblem
-from orbitrec.report.style import GREY, PALETTE, TEXT, label_axes
+from orbitrec.report.style import GREY, PALETTE, SMALL, TEXT, label_axes
 
 _SEED = 20_241_000  # of the problems: no training's streams
 
@@ -141,27 +141,27 @@ def as_text(rows: Sequence[Row]) -> Table:
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Errors of signal (above) and density (below) against N, a column for each σ, a line for each method.
+    """Errors of signal (above) and density (below) against σ, a column for each N, a line for each method.
 
     Raises:
         InputError: if ``path`` cannot be written.
     """
-    sigmas = list(dict.fromkeys(row.sigma for row in rows))
+    counts = list(dict.fromkeys(row.count for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
-    figure = Figure(figsize=(3.2 * len(sigmas) + 1, 6), dpi=120, layout="constrained", facecolor="white")
-    grid = figure.subplots(2, len(sigmas), squeeze=False, sharex=True, sharey="row")
-    for column, sigma in zip(grid.T, sigmas, strict=True):
-        of_sigma = [row for row in rows if row.sigma == sigma]
+    figure = Figure(figsize=(3.8 * len(counts) + 1, 7), dpi=120, layout="constrained", facecolor="white")
+    grid = figure.subplots(2, len(counts), squeeze=False, sharex=True, sharey="row")
+    for column, count in zip(grid.T, counts, strict=True):
+        of_count = [row for row in rows if row.count == count]
         for method, colour in zip(methods, PALETTE, strict=False):
-            line = [row for row in of_sigma if row.method == method]
+            line = [row for row in of_count if row.method == method]
             for axes, field in zip(column, ("signal_error", "density_error"), strict=True):
                 values = [getattr(row, field) for row in line]
-                axes.loglog([row.count for row in line], values, color=colour, marker="o", label=method)
-        counts = sorted({row.count for row in of_sigma})
-        column[0].loglog(counts, [sigma / n**0.5 for n in counts], color=GREY, linestyle=":", label="shifts known")
-        column[0].set_title(f"σ = {sigma:g}", size=TEXT)
-        label_axes(column[0], "", "error (2.9) of the signal" if sigma == sigmas[0] else "")
-        label_axes(column[1], "observations N", "of the density" if sigma == sigmas[0] else "")
-    grid[0][-1].legend(fontsize=TEXT - 2, frameon=False)
+                axes.loglog([row.sigma for row in line], values, color=colour, marker="o", label=method)
+        sigmas = sorted({row.sigma for row in of_count})
+        column[0].loglog(sigmas, [sigma / count**0.5 for sigma in sigmas], color=GREY, ls=":", label="shifts known")
+        column[0].set_title(f"N = {count:,}", size=TEXT)
+        label_axes(column[0], "", "error (2.9) of the signal" if count == counts[0] else "")
+        label_axes(column[1], "noise level σ", "error (2.9) of the density" if count == counts[0] else "")
+    grid[0][0].legend(fontsize=SMALL, frameon=False)
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_figure(temporary)
