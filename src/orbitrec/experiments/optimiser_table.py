@@ -66,7 +66,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over the instances: cost-weighted epochs as printed, measured passes, seconds.
+    """Medians over the instances: cost-weighted epochs as printed, measured passes, processor seconds.
 
     ``arrived`` met the criterion, ``at_minimum`` ended within :data:`SAME_MINIMUM` of the lowest end; ``gap`` is the
     largest.

@@ -1,8 +1,8 @@
 """The windowed MRA problem of section 4.5.1: 3,000 windows of 12 samples of a Gaussian pulse on 16, at σ = 0.2.
 
 The thesis does not give the pulse's width nor the mixture of the shifts. Here the pulse is 0.1 wide on the unit
-interval and the two Gaussians are at shifts 4.5 and 11, 1.7 wide, with weights 0.6 and 0.4. From one draw of the data to another
-EM takes several hundred to several thousand passes; the thesis's 3,078 lies within.
+interval and the two Gaussians are at shifts 4.5 and 11, 1.7 wide, with weights 0.6 and 0.4. From one draw of the data
+to another EM takes several hundred to several thousand passes; the thesis's 3,078 lies within.
 """
 
 import torch

@@ -20,7 +20,7 @@ from orbitrec.optim.solvers import ROUNDING, Info, Solver, Spent
 
 def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Stop, memory: int = 30) -> Result:
     """scipy's L-BFGS-B without bounds; every evaluation is one pass, every iteration one entry of the trace."""
-    counted, trace, started = Counted(problem), [], time.perf_counter()
+    counted, trace, started = Counted(problem), [], time.process_time()
     latest: dict[bytes, tuple[float, float]] = {}
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -32,7 +32,7 @@ def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Stop, memory: int = 3
         value, norm = latest[x.tobytes()]
         latest.clear()
         moved = abs(value - trace[-1].value) if trace else math.inf
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         trace.append(Info(value, norm, moved, True, Spent(len(trace) + 1, counted.passes, counted.passes, seconds)))
         if stop.reason(trace[-1]) is not None:
             raise StopIteration
@@ -78,7 +78,7 @@ class Anderson:
 
     def step(self, problem: FiniteSum, state: EMState) -> tuple[EMState, Info]:
         """Judge the candidate, then mix."""
-        started, counted, old = time.perf_counter(), Counted(problem), state.snapshot
+        started, counted, old = time.process_time(), Counted(problem), state.snapshot
         value, field = em_residual(counted, state.w, None)
         accepted = value <= old.value + ROUNDING * abs(value) and bool(field.isfinite().all())
         snapshot, kept = (Snapshot(state.w, value, field), self.memory) if accepted else (old, 0)
@@ -112,7 +112,7 @@ class Squarem:
 
     def step(self, problem: FiniteSum, state: EMState) -> tuple[EMState, Info]:
         """One cycle."""
-        started, counted, old = time.perf_counter(), Counted(problem), state.snapshot
+        started, counted, old = time.process_time(), Counted(problem), state.snapshot
         value, first = em_residual(counted, state.w, None)
         once = state.w - first
         _, second = em_residual(counted, once, None)
@@ -157,7 +157,7 @@ class Adam:
 
     def step(self, problem: FiniteSum, state: AdamState) -> tuple[AdamState, Info]:
         """An evaluation and ``inner`` steps."""
-        started, counted, generator = time.perf_counter(), Counted(problem), torch.Generator()
+        started, counted, generator = time.process_time(), Counted(problem), torch.Generator()
         generator.set_state(state.generator)
         value, field = gradient(counted, state.w, None)
         w, mean, square, t = state.w, state.mean, state.square, state.count

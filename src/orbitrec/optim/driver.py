@@ -26,7 +26,7 @@ class Stop:
         value: stop at this objective, where the minimum is known.
         printed: cost-weighted epochs as the thesis counts them.
         measured: data passes.
-        seconds: of the method's own work.
+        seconds: of the processor, in the method's own work.
     """
 
     moved: float = 1e-14

@@ -7,7 +7,7 @@ and sEM-vr (4.16).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ class Snapshot(NamedTuple):
     field: Float[Tensor, "d"]
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """How a step between snapshots learns the field; ``steps`` of them make an epoch."""
 

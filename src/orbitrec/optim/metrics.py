@@ -7,7 +7,7 @@ one snapshot to the next make SVRG+II and sEM-vr+QN.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -82,6 +82,7 @@ class InverseHessian(NamedTuple):
         return self._replace(steps=self.steps[:0], changes=self.changes[:0])
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A rule for the inverse Hessian: what it learns from a pair of points, and what it asks of the problem anew."""
 

@@ -17,7 +17,7 @@ otherwise, and recover after success.
 import math
 import time
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -33,7 +33,7 @@ _LEAST_LENGTH = 0.1  # of a step with secant pairs
 
 
 class Spent(NamedTuple):
-    """All costs so far: epochs, data passes as measured and as the thesis counts them, seconds."""
+    """All costs so far: epochs, data passes as measured and as the thesis counts them, processor seconds."""
 
     epochs: int = 0
     measured: float = 0.0
@@ -41,8 +41,8 @@ class Spent(NamedTuple):
     seconds: float = 0.0
 
     def and_epoch(self, measured: float, printed: float, started: float) -> "Spent":
-        """With one more epoch, begun at ``time.perf_counter() = started``."""
-        seconds = self.seconds + time.perf_counter() - started
+        """With one more epoch, begun at ``time.process_time() = started``."""
+        seconds = self.seconds + time.process_time() - started
         return Spent(self.epochs + 1, self.measured + measured, self.printed + printed, seconds)
 
 
@@ -70,9 +70,10 @@ class Info(NamedTuple):
     spent: Spent
 
 
-S = TypeVar("S", bound=NamedTuple)
+S = TypeVar("S", bound=tuple)
 
 
+@runtime_checkable
 class Stepper(Protocol[S]):
     """What the driver needs of a method; its state is a named tuple that holds the last accepted ``snapshot``."""
 
@@ -111,7 +112,7 @@ class Solver:
 
     def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
         """Judge the candidate snapshot, update the metric, and take an epoch's inner steps to the next candidate."""
-        started = time.perf_counter()
+        started = time.process_time()
         counted = Counted(problem)
         generator = torch.Generator()
         generator.set_state(state.generator)

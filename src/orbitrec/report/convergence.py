@@ -26,7 +26,7 @@ class Descent:
 
 
 def draw_convergence(path: Path, descents: Sequence[Descent], title: str) -> None:
-    """Gaps on logarithmic axes; measured passes on the left, seconds on the right.
+    """Gaps on logarithmic axes; measured passes on the left, processor seconds on the right.
 
     Raises:
         InputError: if ``path`` cannot be written.
@@ -40,7 +40,7 @@ def draw_convergence(path: Path, descents: Sequence[Descent], title: str) -> Non
         style = {"color": next(colours[descent.dashed]), "linestyle": "--" if descent.dashed else "-"}
         for axes, spent in ((left, descent.passes), (right, descent.seconds)):
             axes.plot(spent, gap, linewidth=1.6, label=descent.name, **style)
-    for axes, label in ((left, "measured passes through the data"), (right, "seconds")):
+    for axes, label in ((left, "measured passes through the data"), (right, "processor seconds")):
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.grid(alpha=0.25)
