@@ -52,7 +52,7 @@ def mra(
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1 …")] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="Write the weights in half precision.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUTPUT; its own options hold, not these.")
+        bool, typer.Option("--resume", help="Go on with the run in OUTPUT, by its own options, --device and --half.")
     ] = False,
 ) -> None:
     """Train an encoder for multireference alignment on problems drawn as it goes.
