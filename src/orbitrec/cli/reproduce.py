@@ -196,6 +196,27 @@ def table_4_2(
     _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
 
 
+@app.command("table-4.3")
+def table_4_3(
+    scale: Annotated[
+        Scale, typer.Option(help="quick: 1 seed, at most 500 epochs; full: 5 seeds, 2,000.")
+    ] = Scale.quick,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make for table, traces and picture.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Optimisers on cryo-EM at low resolution: epochs, passes and seconds to 1e-14, with strong baselines.
+
+    Example:  orbitrec reproduce table-4.3 -o table-4.3
+    """
+    from orbitrec.experiments import table_4_3 as experiment
+
+    seeds, epochs = (1, 500) if scale is Scale.quick else (5, 2_000)
+    runs = seeds * len(experiment.contestants())
+    _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
+
+
 def _compare_optimisers(
     compare: "Callable[[Callable[[], None]], list[Comparison]]",
     title: str,
