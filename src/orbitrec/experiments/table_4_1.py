@@ -19,8 +19,8 @@ def contestants(known: bool) -> list[Contestant]:
         Contestant("SVRG", stepping(solvers.svrg()), "14000+", "3500+"),
         Contestant("SVRG+I", stepping(solvers.svrg_newton(dimension // 2)), "14000+", "3500+"),
         Contestant("SVRG+II", stepping(solvers.svrg_bfgs()), "821", "217"),
-        Contestant("SGD", stepping(solvers.stochastic_gradient()), most_epochs=1000),
-        Contestant("Adam", stepping(Adam()), most_epochs=1000),
+        Contestant("SGD", stepping(solvers.stochastic_gradient()), most_epochs=1000.0),
+        Contestant("Adam", stepping(Adam()), most_epochs=1000.0),
         Contestant("L-BFGS", scipy_lbfgs),
         Contestant("Newton", stepping(newton(dimension))),
         Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
@@ -29,7 +29,7 @@ def contestants(known: bool) -> list[Contestant]:
 
 def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
-    stop = Stop(printed=most_epochs)
+    stop = Stop(printed=float(most_epochs))
     return [
         compare(name, [instance(seed, known) for seed in range(seeds)], contestants(known), stop, listen)
         for name, known in SETTINGS.items()

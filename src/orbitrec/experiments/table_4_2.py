@@ -21,7 +21,7 @@ def contestants() -> list[Contestant]:
         Contestant("sEM-vr+QN", stepping(solvers.sem_vr_bfgs()), "188", "34"),
         Contestant("sEM-vr+QN, residual secant", stepping(solvers.sem_vr_bfgs(metric=residual))),
         Contestant("sEM-vr+QN, printed secant", stepping(solvers.sem_vr_bfgs(metric=printed))),
-        Contestant("sEM", stepping(solvers.stochastic_em()), most_epochs=1000),
+        Contestant("sEM", stepping(solvers.stochastic_em()), most_epochs=1000.0),
         Contestant("SQUAREM", stepping(Squarem())),
         Contestant("Anderson", stepping(Anderson())),
         Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
@@ -30,7 +30,7 @@ def contestants() -> list[Contestant]:
 
 def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
-    stop = Stop(printed=most_epochs)
+    stop = Stop(printed=float(most_epochs))
     return [
         compare(name, [instance(seed, known) for seed in range(seeds)], contestants(), stop, listen)
         for name, known in SETTINGS.items()

@@ -131,9 +131,9 @@ def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[Info]]:  # noqa: A
     return state, trace
 
 
-def _flatten(node: Any, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:  # noqa: ANN401
+def _flatten(node: Any, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float | int]]:  # noqa: ANN401
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float | int] = {}
     for name, value in node._asdict().items():
         if isinstance(value, Tensor):
             tensors[prefix + name] = value.contiguous().clone()
@@ -146,7 +146,7 @@ def _flatten(node: Any, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, 
     return tensors, numbers
 
 
-def _unflatten(like: Any, tensors: dict[str, Tensor], numbers: dict[str, float], prefix: str = "") -> Any:  # noqa: ANN401
+def _unflatten(like: Any, tensors: dict[str, Tensor], numbers: dict[str, float | int], prefix: str = "") -> Any:  # noqa: ANN401
     """``like`` with every leaf replaced: the shape of the tree is the type's."""
     leaves = {}
     for name, value in like._asdict().items():

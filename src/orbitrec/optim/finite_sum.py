@@ -140,7 +140,7 @@ class Counted:
 
     def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """The problem's own, counted."""
-        self._add(index, self.dimension)
+        self._add(index, float(self.dimension))
         return _as(TwiceDifferentiable, self.problem).hessian(w, index)
 
     def fisher(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:

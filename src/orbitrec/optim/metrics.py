@@ -189,7 +189,7 @@ class InformationBFGS(BFGS):
         information = problem.information(at.w)
         values, basis = torch.linalg.eigh(information)
         sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max()))
-        return inverse._replace(basis=basis, inverse=1 / sizes, lift=information)
+        return inverse._replace(basis=basis.contiguous(), inverse=1 / sizes, lift=information)
 
 
 @dataclass(frozen=True)
@@ -224,4 +224,4 @@ class FisherBFGS(Identity):
         values, basis = torch.linalg.eigh(problem.fisher(at.w, index))
         damping = self.damping * min(1.0, float(at.field.norm())) * float(values.mean())
         sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max())) + damping
-        return inverse._replace(basis=basis, inverse=1 / sizes, age=0)
+        return inverse._replace(basis=basis.contiguous(), inverse=1 / sizes, age=0)

@@ -1,0 +1,86 @@
+"""Stopping, and going on after an interruption."""
+
+import pytest
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.optim import solvers
+from orbitrec.optim.baselines import Adam, Anderson, lbfgs
+from orbitrec.optim.driver import Stop, run
+
+RESUMABLE = {
+    "SVRG": solvers.svrg(),
+    "SVRG+I": solvers.svrg_newton(6),
+    "sEM-vr+QN": solvers.sem_vr_bfgs(inner=4),
+    "Fisher+BFGS": solvers.fisher_bfgs(),
+    "Anderson": Anderson(),
+    "Adam": Adam(),
+}
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_a_resumed_run_has_the_same_trajectory(problem, tmp_path, name, starts):
+    solver, stop, w = RESUMABLE[name], Stop(moved=0.0, measured=60.0), starts(problem, 1)[0]
+    expected = run(solver, problem, w, stop, seed=5)
+
+    def interrupt(info):
+        if info.spent.epochs == 7:
+            raise StoppedError
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(StoppedError):
+        run(solver, problem, w, stop, seed=5, checkpoint=path, every=3, report=interrupt)
+    found = run(solver, problem, w, stop, seed=5, checkpoint=path)
+    assert torch.equal(found.w, expected.w)
+    assert [i[:4] + i.spent[:3] for i in found.trace] == [i[:4] + i.spent[:3] for i in expected.trace]
+    assert run(solver, problem, w, stop, checkpoint=path).trace == found.trace  # finished: nothing to do
+
+
+def test_other_files_are_no_checkpoints(problem, tmp_path, small_problem, starts):
+    path = tmp_path / "state.safetensors"
+    path.write_text("no checkpoint")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        run(solvers.em(), problem, starts(problem, 1)[0], checkpoint=path)
+    path.unlink()
+    known = small_problem(100, known=True)
+    run(solvers.em(), known, starts(known, 1)[0], Stop(printed=2.0), checkpoint=path)
+    with pytest.raises(InputError, match="6 unknowns and this problem has 12"):
+        run(solvers.em(), problem, starts(problem, 1)[0], checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        (Stop(moved=1e-3), "converged"),
+        (Stop(moved=0.0, value=6.0), "reached"),
+        (Stop(moved=0.0, printed=5.0), "5 cost-weighted epochs"),
+        (Stop(moved=0.0, measured=4.0), "4 data passes"),
+        (Stop(moved=0.0, seconds=1e-9), "seconds"),
+    ],
+)
+def test_every_way_to_stop(problem, stop, reason, starts):
+    w = starts(problem, 1)[0]
+    for result in (run(solvers.em(), problem, w, stop), lbfgs(problem, w, stop)):
+        assert reason in result.reason
+        assert result.converged == (reason in {"converged", "reached"})
+
+
+def test_lbfgs_counts_evaluations(problem, starts):
+    evaluations = 0
+
+    class Watched:
+        count, dimension = problem.count, problem.dimension
+
+        def gradient(self, w, index=None):
+            nonlocal evaluations
+            evaluations += 1
+            return problem.gradient(w, index)
+
+    result = lbfgs(Watched(), starts(problem, 1)[0], Stop())
+    assert result.converged
+    assert result.trace[-1].spent.measured == evaluations
+    assert float(problem.gradient(result.w)[1].norm()) < 1e-5
