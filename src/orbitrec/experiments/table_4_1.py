@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from orbitrec.experiments.optimiser_table import Comparison, Contestant, compare, scipy_lbfgs, stepping
-from orbitrec.experiments.windowed_mra import MODEL, SETTINGS, instance
+from orbitrec.experiments.windowed_mra import SETTINGS, instance
 from orbitrec.optim import solvers
 from orbitrec.optim.baselines import Adam, newton
 from orbitrec.optim.driver import Stop
@@ -11,9 +11,8 @@ from orbitrec.optim.driver import Stop
 TITLE = "Table 4.1: gradient methods on windowed MRA"
 
 
-def contestants(known: bool) -> list[Contestant]:
-    """The thesis's four, SGD, and what it left out."""
-    dimension = MODEL.n * (1 if known else 2)
+def contestants(dimension: int) -> list[Contestant]:
+    """The thesis's four, SGD, and what it left out, for so many unknowns."""
     return [
         Contestant("GD", stepping(solvers.gradient_descent()), "14000+", "3500+"),
         Contestant("SVRG", stepping(solvers.svrg()), "14000+", "3500+"),
@@ -30,7 +29,8 @@ def contestants(known: bool) -> list[Contestant]:
 def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
     stop = Stop(printed=float(most_epochs))
+    settings = {name: [instance(seed, known) for seed in range(seeds)] for name, known in SETTINGS.items()}
     return [
-        compare(name, [instance(seed, known) for seed in range(seeds)], contestants(known), stop, listen)
-        for name, known in SETTINGS.items()
+        compare(name, instances, contestants(instances[0].problem.dimension), stop, listen)
+        for name, instances in settings.items()
     ]

@@ -35,16 +35,21 @@ def shift_density() -> Float[Tensor, "16"]:
     return density / density.sum()
 
 
-def instance(seed: int, known: bool, count: int = COUNT) -> Instance:
-    """Data, a random start and batches of their own for every seed: samples N(0, 1/n), the density uniform."""
+def instance(seed: int, known: bool) -> Instance:
+    """Data, a random start and batches of their own for every seed."""
     generator = torch.Generator().manual_seed(seed)
-    observations = torch.cat(list(draw_observations(MODEL, pulse(), shift_density(), SIGMA, count, generator)))
-    problem = MRALikelihood(MODEL, observations, SIGMA, shift_density() if known else None)
+    problem = windowed_problem(generator, known)
     return Instance(problem, random_start(problem, generator), seed)
 
 
+def windowed_problem(generator: torch.Generator, known: bool, count: int = COUNT) -> MRALikelihood:
+    """Fresh data; ``known`` tells the density."""
+    observations = torch.cat(list(draw_observations(MODEL, pulse(), shift_density(), SIGMA, count, generator)))
+    return MRALikelihood(MODEL, observations, SIGMA, shift_density() if known else None)
+
+
 def random_start(problem: MRALikelihood, generator: torch.Generator) -> Float[Tensor, "d"]:
-    """Samples N(0, 1/n); the density, where it is estimated, uniform."""
+    """Samples N(0, 1/n) for the signal; the density, where it is estimated, uniform."""
     n = problem.model.n
     signal = torch.randn(n, generator=generator, dtype=torch.float64) / n**0.5
     return problem.vector(signal, torch.full((n,), 1 / n, dtype=torch.float64))
