@@ -18,6 +18,8 @@ app = typer.Typer(no_args_is_help=True)
 class Method(StrEnum):
     """How to recover: the names of ``recovery.mra.methods``."""
 
+    moments = "moments"
+    encoder = "encoder"
     spectral = "spectral"
     least_squares = "least-squares"
     bispectrum = "bispectrum"
@@ -34,7 +36,7 @@ def recover(
     observations: Annotated[Path, typer.Argument(metavar="OBS.npy", help="Observations, one in each row.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     sigma: Annotated[float | None, typer.Option(help="Noise's standard deviation. [estimated]")] = None,
-    method: Annotated[Method, typer.Option(help="How to recover the signal.")] = Method.least_squares,
+    method: Annotated[Method, typer.Option(help="How to recover the signal.")] = Method.moments,
     length: Annotated[
         int | None, typer.Option(min=1, help="Samples of the signal, where observations are windows. [as observed]")
     ] = None,

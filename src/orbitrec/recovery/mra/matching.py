@@ -63,7 +63,9 @@ def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Flo
 def by_encoder(encoder: Encoder, problems: Problems, rate: float = 1e-4) -> Representation:
     """θ of a copy of the encoder for each problem; its signal is shifted once, at the start, to match its density."""
 
-    def one(parameters: dict[str, Tensor], first: Tensor, second: Tensor, sigma: Tensor, count: Tensor) -> Pair:
+    def one(
+        parameters: dict[str, Tensor], first: Tensor, second: Tensor, sigma: Tensor, count: Tensor
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         moments = Moments(first[None], second[None], problems.moments.weights)
         density, signal = functional_call(encoder, parameters, (moments, sigma[None], count[None]))
         return density[0], signal[0]
@@ -124,7 +126,6 @@ def match(
         adam.param_groups[0]["lr"] = representation.rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
         adam.step()
         seconds += time.process_time() - start
-    with torch.no_grad():
-        found = representation.pair(varied)
-    listen(iterations, seconds, found)
-    return found
+    density, signal = representation.pair({name: value.detach() for name, value in varied.items()})
+    listen(iterations, seconds, (density, signal))
+    return density, signal
