@@ -170,7 +170,7 @@ def table_4_1(
     """
     from orbitrec.experiments import table_4_1 as experiment
 
-    seeds, epochs = (3, 1_000) if scale is Scale.quick else (5, 14_000)
+    seeds, epochs = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
     runs = 2 * seeds * len(experiment.contestants(1))
     _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
 
@@ -191,7 +191,7 @@ def table_4_2(
     """
     from orbitrec.experiments import table_4_2 as experiment
 
-    seeds, epochs = (3, 1_000) if scale is Scale.quick else (5, 14_000)
+    seeds, epochs = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
     runs = 2 * seeds * len(experiment.contestants())
     _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
 
@@ -219,7 +219,7 @@ def table_4_3(
 
 @app.command("optimiser-starts")
 def optimiser_starts(
-    scale: Annotated[Scale, typer.Option(help="quick: at most 30 epochs for each run; full: 1,000.")] = Scale.quick,
+    scale: Annotated[Scale, typer.Option(help="quick: at most 100 epochs for each run; full: 1,000.")] = Scale.quick,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to make for table.json, table.csv.")
     ] = None,
@@ -244,7 +244,9 @@ def optimiser_starts(
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("runs", total=4 * experiment.STARTS * len(experiment.contestants(1)))
-        rows = experiment.table(experiment.STARTS, 30 if scale is Scale.quick else 1_000, lambda: bar.advance(task))
+        rows = experiment.table(
+            experiment.STARTS, 100.0 if scale is Scale.quick else 1_000.0, lambda: bar.advance(task)
+        )
         if run is not None:
             experiment.write_results(run, rows)
     if as_json:

@@ -28,7 +28,7 @@ def contestants(dimension: int) -> list[Contestant]:
 
 def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
-    stop = Stop(printed=float(most_epochs))
+    stop = Stop(printed=most_epochs)
     settings = {name: [instance(seed, known) for seed in range(seeds)] for name, known in SETTINGS.items()}
     return [
         compare(name, instances, contestants(instances[0].problem.dimension), stop, listen)

@@ -30,7 +30,7 @@ def contestants() -> list[Contestant]:
 
 def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
-    stop = Stop(printed=float(most_epochs))
+    stop = Stop(printed=most_epochs)
     return [
         compare(name, [instance(seed, known) for seed in range(seeds)], contestants(), stop, listen)
         for name, known in SETTINGS.items()

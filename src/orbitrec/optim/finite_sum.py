@@ -122,15 +122,13 @@ class Counted:
         self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
     ) -> tuple[float, Float[Tensor, "d"]]:
         """The problem's own, counted."""
-        self._add(index)
-        return self.problem.gradient(w, index)
+        return self.problem.gradient(w, self._seen(index))
 
     def expectation(
         self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
     ) -> tuple[float, Float[Tensor, "s"]]:
         """The problem's own, counted."""
-        self._add(index)
-        return _as(ExpectationMaximisation, self.problem).expectation(w, index)
+        return _as(ExpectationMaximisation, self.problem).expectation(w, self._seen(index))
 
     def maximisation(
         self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
@@ -140,20 +138,37 @@ class Counted:
 
     def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """The problem's own, counted."""
-        self._add(index, float(self.dimension))
-        return _as(TwiceDifferentiable, self.problem).hessian(w, index)
+        return _as(TwiceDifferentiable, self.problem).hessian(w, self._seen(index, float(self.dimension)))
 
     def fisher(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """The problem's own, counted."""
-        self._add(index, self.fisher_passes)
-        return _as(TwiceDifferentiable, self.problem).fisher(w, index)
+        return _as(TwiceDifferentiable, self.problem).fisher(w, self._seen(index, self.fisher_passes))
 
     def information(self, w: Float[Tensor, "d"]) -> Float[Tensor, "d d"]:
         """The problem's own: it touches no data."""
         return _as(CompleteInformation, self.problem).information(w)
 
-    def _add(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> None:
+    def _seen(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> Int[Tensor, "b"] | None:
+        """Count the terms and say which of the problem's they are."""
         self.passes += cost * (1.0 if index is None else len(index) / self.count)
+        return index
+
+
+class Subset(Counted):
+    """The problem of the terms in ``chosen`` alone."""
+
+    def __init__(self, problem: FiniteSum, chosen: Int[Tensor, "n"]) -> None:
+        super().__init__(problem)
+        self.chosen = chosen
+
+    @property
+    def count(self) -> int:
+        """Terms chosen."""
+        return len(self.chosen)
+
+    def _seen(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> Int[Tensor, "b"]:
+        super()._seen(index, cost)
+        return self.chosen if index is None else self.chosen[index]
 
 
 P = TypeVar("P")

@@ -1,0 +1,83 @@
+"""Tables 4.1 and 4.2 and the table of starts, on as little as shows that they say what they should."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orbitrec.cli.main import app
+from orbitrec.experiments import optimiser_starts, table_4_1, table_4_2
+from orbitrec.experiments.optimiser_table import Contestant, Instance, as_json, as_text, compare, stepping
+from orbitrec.experiments.optimiser_table import write_results as write
+from orbitrec.experiments.windowed_mra import instance, pulse, shift_density
+from orbitrec.io.runs import new_run
+from orbitrec.optim import solvers
+from orbitrec.optim.driver import Stop
+
+
+def test_the_instance_is_the_thesiss():
+    one = instance(0, known=False)
+    assert (one.problem.count, one.problem.dimension) == (3000, 32)
+    assert instance(0, known=True).problem.dimension == 16
+    assert float(pulse().norm()) == pytest.approx(1)
+    assert float(shift_density().sum()) == pytest.approx(1)
+    assert not torch.equal(one.start, instance(1, known=False).start)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    contestants = [
+        Contestant("EM", stepping(solvers.em()), "3078", "85", most_epochs=5.0),
+        Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
+    ]
+    return compare("density known", [instance(seed, known=True) for seed in range(2)], contestants, Stop())
+
+
+def test_rows_tell_who_arrived(comparison):
+    capped, best = comparison.rows()
+    assert (capped.method, capped.epochs, capped.arrived, capped.at_minimum) == ("EM", 5, 0, 0)
+    assert capped.gap > 1e-6
+    assert (best.method, best.instances, best.arrived, best.at_minimum, best.gap) == ("Fisher+BFGS", 2, 2, 2, 0)
+    assert 10 < best.passes < 60
+    assert capped.thesis_epochs == "3078"
+
+
+def test_written_results(comparison, tmp_path):
+    with new_run(tmp_path / "out") as folder:
+        write(folder, "A table", [comparison])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table.json", "table.csv", "traces-density-known.csv", "convergence-density-known.png"}
+    written = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [row["method"] for row in written["rows"]] == ["EM", "Fisher+BFGS"]
+    assert written == json.loads(json.dumps(as_json([comparison])))
+    (table,) = as_text("A table", [comparison])
+    assert next(iter(table.columns[1].cells)).endswith("+")  # EM was stopped
+
+
+def test_every_method_has_its_place():
+    assert [c.name for c in table_4_1.contestants(32) if c.thesis_epochs] == ["GD", "SVRG", "SVRG+I", "SVRG+II"]
+    assert [c.name for c in table_4_2.contestants() if c.thesis_epochs] == ["EM", "sEM-vr", "sEM-vr+QN"]
+    assert len(optimiser_starts.contestants(32)) == 17
+
+
+def test_starts_are_judged(monkeypatch):
+    one = instance(0, known=True)
+    worse = Instance(one.problem, 3 * one.start, 1)
+    monkeypatch.setattr(optimiser_starts, "problems", lambda starts: {"a problem": [one, worse]})
+    monkeypatch.setattr(
+        optimiser_starts,
+        "contestants",
+        lambda dimension: [Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs()))],
+    )
+    (row,) = optimiser_starts.table(2, 100.0)
+    assert (row.problem, row.starts, row.safe) == ("a problem", 2, 2)
+    assert row.at_minimum >= 1
+
+
+@pytest.mark.parametrize("command", ["table-4.1", "table-4.2", "optimiser-starts"])
+def test_commands_refuse_a_used_folder_before_they_compute(command, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    shown = CliRunner().invoke(app, ["reproduce", command, "-o", str(tmp_path)])
+    assert shown.exit_code != 0
+    assert (tmp_path / "file").read_text() == "mine"
