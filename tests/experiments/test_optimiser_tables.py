@@ -58,7 +58,7 @@ def test_written_results(comparison, tmp_path):
 def test_every_method_has_its_place():
     assert [c.name for c in table_4_1.contestants(32) if c.thesis_epochs] == ["GD", "SVRG", "SVRG+I", "SVRG+II"]
     assert [c.name for c in table_4_2.contestants() if c.thesis_epochs] == ["EM", "sEM-vr", "sEM-vr+QN"]
-    assert len(optimiser_starts.contestants(32)) == 17
+    assert len(optimiser_starts.contestants(32)) == 18
 
 
 def test_starts_are_judged(monkeypatch):

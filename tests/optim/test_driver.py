@@ -13,6 +13,7 @@ RESUMABLE = {
     "SVRG+I": solvers.svrg_newton(6),
     "sEM-vr+QN": solvers.sem_vr_bfgs(inner=4),
     "Fisher+BFGS": solvers.fisher_bfgs(),
+    "EM, then Fisher+BFGS": solvers.fisher_bfgs_after_em(9),
     "Anderson": Anderson(),
     "Adam": Adam(),
 }

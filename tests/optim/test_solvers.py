@@ -23,7 +23,13 @@ NINE = {
     "sEM-vr": solvers.sem_vr(),
     "sEM-vr+QN": solvers.sem_vr_bfgs(),
 }
-MORE = {"Fisher+BFGS": solvers.fisher_bfgs(), "Newton": newton(12), "Anderson": Anderson(), "SQUAREM": Squarem()}
+MORE = {
+    "Fisher+BFGS": solvers.fisher_bfgs(),
+    "EM, then Fisher+BFGS": solvers.fisher_bfgs_after_em(),
+    "Newton": newton(12),
+    "Anderson": Anderson(),
+    "SQUAREM": Squarem(),
+}
 
 
 @pytest.mark.parametrize(("full", "reduced"), [("GD", "SVRG"), ("EM", "sEM-vr")])

@@ -25,6 +25,7 @@ def contestants() -> list[Contestant]:
         Contestant("SQUAREM", stepping(Squarem())),
         Contestant("Anderson", stepping(Anderson())),
         Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
+        Contestant("EM, then Fisher+BFGS", stepping(solvers.fisher_bfgs_after_em())),
     ]
 
 

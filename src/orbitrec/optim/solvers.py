@@ -162,6 +162,31 @@ class Solver:
         return min(self.longest, state.length * (2 if self.longest < math.inf else 1.05))
 
 
+@dataclass(frozen=True)
+class After:
+    """``then``, after so many epochs of ``first``.
+
+    EM's first steps are the longest of all methods', and from random starts it ends at the lowest minimum more often.
+    """
+
+    first: Solver
+    epochs: int
+    then: Solver
+
+    def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
+        """The state of ``first``."""
+        return self.first.init(problem, w, seed)
+
+    def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
+        """One epoch of whichever's turn it is."""
+        if state.spent.epochs < self.epochs:
+            return self.first.step(problem, state)
+        if state.spent.epochs == self.epochs:
+            fresh = self.then.init(problem, state.w)
+            state = fresh._replace(generator=state.generator, spent=state.spent)
+        return self.then.step(problem, state)
+
+
 def _inverse_curvature(problem: Counted, snapshot: Snapshot) -> float:
     """1/λ with λ the curvature along the gradient, from one more gradient a little way down."""
     size = float(snapshot.field.norm())
@@ -220,3 +245,8 @@ def sem_vr_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) 
 def fisher_bfgs(metric: FisherBFGS | None = None) -> Solver:
     """Full gradients, Fisher + BFGS: the fewest passes wherever the data fit a few hundred batches."""
     return Solver(gradient, Full(), metric or FisherBFGS())
+
+
+def fisher_bfgs_after_em(epochs: int = 10) -> After:
+    """EM while it is fast, then Fisher + BFGS."""
+    return After(em(), epochs, fisher_bfgs())
