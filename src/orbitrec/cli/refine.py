@@ -21,16 +21,17 @@ class SolverName(StrEnum):
     svrg2 = "svrg2"
 
     def make(self, share: float) -> "Solver":
-        """The solver, with batches of ``share`` of the particles."""
+        """The solver, with batches of ``share`` of the particles and epochs of about two passes."""
         from orbitrec.optim import solvers
 
+        inner = max(1, round(0.5 / share))
         return {
             SolverName.em: solvers.em,
-            SolverName.sem: lambda: solvers.stochastic_em(share),
-            SolverName.sem_vr: lambda: solvers.sem_vr(share),
-            SolverName.sem_vr_qn: lambda: solvers.sem_vr_bfgs(share),
-            SolverName.svrg: lambda: solvers.svrg(share),
-            SolverName.svrg2: lambda: solvers.svrg_bfgs(share),
+            SolverName.sem: lambda: solvers.stochastic_em(share, 2 * inner),
+            SolverName.sem_vr: lambda: solvers.sem_vr(share, inner),
+            SolverName.sem_vr_qn: lambda: solvers.sem_vr_bfgs(share, inner),
+            SolverName.svrg: lambda: solvers.svrg(share, inner),
+            SolverName.svrg2: lambda: solvers.svrg_bfgs(share, inner),
         }[self]()
 
 
