@@ -77,6 +77,22 @@ def test_the_table_fits_a_narrow_terminal(rows):
     assert "…" not in shown
 
 
+def test_full_scale_trains_all_by_their_recipes(tmp_path, monkeypatch):
+    def short(name):
+        recipe = load_recipe(name)
+        return {**recipe, "training": {**recipe["training"], "steps": 2, "batch": 4}}
+
+    heard = []
+    monkeypatch.setattr(table_2_1, "load_recipe", short)
+    weights = table_2_1.retrained_weights(tmp_path, heard.append)
+    monkeypatch.undo()
+    assert set(weights) == set(table_2_1.shipped_weights())
+    for name, file in weights.items():
+        assert load_recipe(file)["training"] == short(name)["training"]
+    assert heard == sorted(heard)
+    assert heard[-1] == len(weights)
+
+
 def test_full_scale_needs_a_folder():
     result = CliRunner().invoke(app, ["reproduce", "table-2.1", "--scale", "full"])
     assert isinstance(result.exception, InputError)
