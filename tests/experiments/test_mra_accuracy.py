@@ -50,6 +50,6 @@ def test_the_command_prints_and_writes_the_table(tmp_path, monkeypatch):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(InputError, match="--method magic: no such method; choose from .*spectral, "):
+    with pytest.raises(InputError, match=r"--method magic: no such method; choose from .*spectral, "):
         mra_accuracy.chosen(["magic"])
     assert mra_accuracy.chosen(None) is mra_accuracy.METHODS

@@ -13,7 +13,7 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
 
-_ROWS = 1 << 16  # of a batch: 20 MB of 41 samples in float64
+_ROWS = 1 << 14  # of a batch: 5 MB of 41 samples in float64
 
 
 @dataclass(frozen=True)
