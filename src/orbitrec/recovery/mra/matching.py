@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
@@ -49,7 +49,7 @@ class Representation:
             return self.pair(self.parameters)
 
 
-def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Float[Tensor, "b n"]) -> Tensor:
+def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Float[Tensor, "b n"]) -> Int[Tensor, "b"]:
     """The shift (b,) of each signal, of all n, with which it and the density explain the moments best (2.14), (2.15).
 
     (2.9) forgives density and signal a shift each; their moments do not: the shift of one against the other counts.
