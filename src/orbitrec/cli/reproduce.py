@@ -212,7 +212,7 @@ def table_4_3(
     """
     from orbitrec.experiments import table_4_3 as experiment
 
-    seeds, epochs = (1, 500) if scale is Scale.quick else (5, 2_000)
+    seeds, epochs = (1, 500.0) if scale is Scale.quick else (5, 2_000.0)
     runs = seeds * len(experiment.contestants())
     _compare_optimisers(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
 

@@ -4,25 +4,19 @@ The thesis has the first three of the gradient methods only; EM methods are new 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-
-from jaxtyping import Float
-from torch import Tensor
 
 from orbitrec.experiments.cryoem_problem import CryoEMProblem, basis
 from orbitrec.experiments.optimiser_table import (
     Comparison,
     Contestant,
     Instance,
-    Method,
     compare,
     scipy_lbfgs,
     stepping,
 )
 from orbitrec.optim import solvers
 from orbitrec.optim.baselines import Adam, Anderson, Squarem, newton
-from orbitrec.optim.driver import Result, Stop, run
-from orbitrec.optim.finite_sum import FiniteSum
+from orbitrec.optim.driver import Stop
 from orbitrec.optim.variable_metric import VariableMetric
 
 TITLE = "Table 4.3: optimisers on cryo-EM"
@@ -41,27 +35,11 @@ def contestants() -> list[Contestant]:
         Contestant("Newton", stepping(newton(len(basis())))),
         Contestant("SQUAREM", stepping(Squarem())),
         Contestant("Anderson", stepping(Anderson())),
-        Contestant("Adam", stepping(Adam()), most_epochs=300),
-        Contestant("variable metric", stepping(VariableMetric()), most_epochs=300),
+        Contestant("Adam", stepping(Adam()), most_epochs=300.0),
+        Contestant("variable metric", stepping(VariableMetric()), most_epochs=300.0),
         Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
-        Contestant("EM, then Fisher+BFGS", after_em(10, solvers.fisher_bfgs())),
+        Contestant("EM, then Fisher+BFGS", stepping(solvers.fisher_bfgs_after_em())),
     ]
-
-
-def after_em(epochs: int, solver: solvers.Solver) -> Method:
-    """A method that starts with EM, whose first steps from nowhere are the longest, and goes on with ``solver``."""
-
-    def method(problem: FiniteSum, w: Float[Tensor, "d"], stop: Stop, seed: int) -> Result:
-        first = run(solvers.em(), problem, w, replace(stop, moved=0.0, measured=float(epochs)))
-        then = run(solver, problem, first.w, stop, seed=seed)
-        before = first.trace[-1].spent
-        trace = [
-            info._replace(spent=solvers.Spent(*(a + b for a, b in zip(before, info.spent, strict=True))))
-            for info in then.trace
-        ]
-        return Result(then.w, [*first.trace, *trace], then.reason)
-
-    return method
 
 
 def instance(seed: int, count: int = 3600) -> Instance:
