@@ -106,7 +106,7 @@ def test_uniform_shifts_are_warned_of(tmp_path, capsys):
     [
         (("--sigma", -1), "--sigma -1: a standard deviation is zero or more"),
         (("--sigma", "nan"), "--sigma nan"),
-        (("--sigma", 50), "--sigma 50: the observations' root mean square is"),
+        (("--sigma", 50), "--sigma 50 leaves no signal: the root mean square is"),
         (("--length", 5), "--length 5: "),
         (("--sigma", 0, "--method", "em"), "positive"),
         (("--truth", "nothing.npz"), "nothing.npz: no such file"),
@@ -122,19 +122,30 @@ def test_bad_options_are_named_and_leave_nothing(tmp_path, capsys, data, options
 
 def test_bad_observations_are_named_and_leave_nothing(tmp_path, capsys):
     values = np.random.default_rng(1).standard_normal((100, 5))
-    files = {"flat": values[0], "complex": values + 1j, "nan": np.where(values == values[7, 2], np.nan, values)}
+    files = {
+        "flat": values[0], "complex": values + 1j, "nan": np.where(values == values[7, 2], np.nan, values),
+        "zeros": 0 * values, "vast": 1e300 * values, "words": values.astype(str), "empty": values[:0],
+    }  # fmt: skip
     for name, array in files.items():
         np.save(tmp_path / f"{name}.npy", array)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "nan.npy").read_bytes()[:-50])
     for name, words in {
         "flat": "1 dimensions", "complex": "complex128", "nan": "observation 7 ", "cut": "no whole .npy",
-        "missing": "no such file",
+        "missing": "no such file", "zeros": "mean square of its values is 0", "vast": "square of its values is inf",
+        "words": "give real numbers", "empty": "is empty",
     }.items():  # fmt: skip
         assert orbitrec("mra", "recover", tmp_path / f"{name}.npy", "--sigma", 1, "-o", tmp_path / "out") == 2
         error = capsys.readouterr().err
         assert f"{name}.npy" in error
         assert words in error
         assert not (tmp_path / "out").exists()
+
+
+def test_noise_without_a_signal_is_no_signal(tmp_path, capsys):
+    np.save(tmp_path / "noise.npy", np.random.default_rng(1).standard_normal((200, 9)))
+    assert orbitrec("mra", "recover", tmp_path / "noise.npy", "-o", tmp_path / "out") == 2
+    assert "noise.npy: the noise level estimated from it leaves no signal" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_truth_of_another_length_or_kind_is_refused(tmp_path, capsys, data):
@@ -149,4 +160,6 @@ def test_a_truth_of_another_length_or_kind_is_refused(tmp_path, capsys, data):
 def test_bad_simulations_leave_nothing(tmp_path, capsys):
     assert simulate(tmp_path / "out", "--window", 12) == 2
     assert "window of 12 samples does not fit 9" in capsys.readouterr().err
+    assert simulate(tmp_path / "out", "-n", 10**15) == 2
+    assert "more than is free" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -41,7 +41,7 @@ def recover(
         int | None, typer.Option(min=1, help="Samples of the signal, where observations are windows. [as observed]")
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.npz to compare the result with.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Recover a signal and the density of its shifts: DIR/signal.npy, density.npy, summary.json, summary.png.
@@ -100,11 +100,11 @@ def _problem(file: "ObservationFile", sigma: float | None, length: int | None) -
         raise InputError(f"--length {n}: {file.path} has {file.length} samples in a row; give at least as many")
     model = PeriodicMRA(n) if n == file.length else WindowedMRA(n, file.length)
     sums = SignalMomentAccumulator.of(file.batches())
-    level = sums.sigma() if sigma is None else sigma
     power = float(sums.second.trace()) / (sums.count * file.length)
+    if not 0 < power < float("inf"):
+        raise InputError(f"{file.path}: the mean square of its values is {power:g}; scale them to about 1")
+    level = sums.sigma() if sigma is None else sigma
     if level**2 >= power:
-        raise InputError(
-            f"--sigma {level:g}: the observations' root mean square is {power**0.5:.4g}, which leaves no signal; "
-            "give a smaller one, or leave it out to have it estimated"
-        )
+        given = f"--sigma {level:g}" if sigma is not None else f"{file.path}: the noise level estimated from it"
+        raise InputError(f"{given} leaves no signal: the root mean square is {power**0.5:.4g}; give a smaller --sigma")
     return MRAProblem(model, file.tensor(), level, sums.estimate(level), sums.count)

@@ -56,7 +56,7 @@ def cryoem(
         int | None, typer.Option(min=8, help="Box in pixels; pads or cuts a map. [64, or the map's]")
     ] = None,
     pixel_size: Annotated[float | None, typer.Option(min=0.01, help="Å. [3, or the map header's]")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same data.")] = 1,
 ) -> None:
     """Simulate a particle stack: DIR/particles.star + .mrcs (blind), DIR/truth.star, DIR/truth.mrc.
 
@@ -98,12 +98,12 @@ def mra(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of observations.")] = 1_000_000,
     length: Annotated[int, typer.Option(min=2, help="Samples of the signal.")] = 41,
     sigma: Annotated[
-        float, typer.Option(min=0, help="Noise's standard deviation; the signal's mean square is 1.")
+        float, typer.Option(min=0, max=1e6, help="Noise's standard deviation; the signal's mean square is 1.")
     ] = 1.0,
     window: Annotated[int | None, typer.Option(min=1, help="Show only so many samples. [all]")] = None,
     gaussians: Annotated[int, typer.Option(min=1, help="Gaussians in the signal and in the density of shifts.")] = 2,
     uniform: Annotated[bool, typer.Option("--uniform", help="Uniform shifts.")] = False,
-    seed: Annotated[int, typer.Option(help="Same seed, same data.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same data.")] = 1,
 ) -> None:
     """Simulate multireference alignment: DIR/observations.npy (float32, a row each), truth.npz and truth.json.
 

@@ -96,7 +96,8 @@ class SignalMomentAccumulator:
         w = len(self.first)
         if self.count <= w:
             raise InputError(f"{self.count} observations of {w} samples do not tell the noise level; give σ")
-        eigenvalues = torch.linalg.eigvalsh(self.second / self.count).clamp(min=torch.finfo(torch.float64).tiny)
+        eigenvalues = torch.linalg.eigvalsh(self.second / self.count)
+        eigenvalues = eigenvalues.clamp(min=torch.finfo(torch.float64).eps * float(eigenvalues[-1]))  # rounding
         noise = torch.arange(1, w + 1, dtype=torch.float64)  # so many of the least eigenvalues
         mean, log_mean = eigenvalues.cumsum(0) / noise, eigenvalues.log().cumsum(0) / noise
         rank = w - noise

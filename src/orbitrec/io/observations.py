@@ -1,6 +1,7 @@
 """One-dimensional observations in a NumPy file: N rows of w samples, memory-mapped."""
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,12 @@ class ObservationFile:
         for start in range(0, self.count, _ROWS):
             batch = _floating(_mapped(self.path)[start : start + _ROWS])
             if not math.isfinite(float(batch.sum(dtype=torch.float64))):
-                row = start + int((~batch.isfinite()).any(1).nonzero()[0])
-                raise InputError(f"{self.path}: observation {row} (counted from 0) holds NaN or infinity; remove it")
+                bad = (~batch.isfinite()).any(1).nonzero()  # none if only the sum overflows
+                if len(bad):
+                    row = start + int(bad[0])
+                    raise InputError(
+                        f"{self.path}: observation {row} (counted from 0) holds NaN or infinity; remove it"
+                    )
             yield batch
 
     def tensor(self) -> Float[Tensor, "N w"]:
@@ -62,7 +67,14 @@ class ObservationFile:
 
 
 def write_observations(path: Path | str, batches: Iterable[Float[Tensor, "_ w"]], count: int, length: int) -> None:
-    """Write ``count`` observations of ``length`` samples as float32 .npy, batch by batch, atomically."""
+    """Write ``count`` observations of ``length`` samples as float32 .npy, batch by batch, atomically.
+
+    Raises:
+        InputError: if the disk has no room for them.
+    """
+    path, size = Path(path), 4 * count * length
+    if path.parent.is_dir() and size > shutil.disk_usage(path.parent).free:
+        raise InputError(f"{path} would take {size / 1e9:.4g} GB, more than is free; simulate fewer observations")
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, length)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -121,10 +121,10 @@ def draw_observations(
     Dtype is the signal's. What one generator draws depends on ``chunk`` as well.
 
     Raises:
-        InputError: if σ is negative or the density is not one of n probabilities.
+        InputError: if σ is negative or infinite, or the density is not one of n probabilities.
     """
-    if sigma < 0:
-        raise InputError(f"a noise level σ of {sigma:g} is negative; give zero or more")
+    if not 0 <= sigma < float("inf"):
+        raise InputError(f"a noise level σ of {sigma:g} is not finite or negative; give zero or more")
     if bool((density < 0).any()) or abs(float(density.sum()) - 1) > 1e-3:
         raise InputError(
             "the probabilities of the shifts must not be negative and must sum to 1; normalise the density"

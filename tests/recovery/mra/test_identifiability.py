@@ -66,6 +66,12 @@ def test_a_vanishing_frequency_is_warned_of_and_named():
         assert signal_warnings(problem) == (warning,)
 
 
+def test_noise_alone_is_said_to_be_that_and_nothing_of_its_shifts():
+    problem = noisy(0.01 * signal(), periodic_density(12), count=1_000)
+    (warning,) = two_moment_warnings(problem)
+    assert "no frequency of the signal stands out" in warning
+
+
 def test_nothing_is_said_of_good_problems_smooth_signals_and_windows():
     x = 2 * torch.pi * torch.arange(N).double() / N
     density = periodic_density(12)

@@ -1,6 +1,7 @@
 """Recovery by shipped encoders: what they find from the moments, and where the data refute it, matching from there."""
 
 import time
+from dataclasses import replace
 
 import torch
 
@@ -59,10 +60,7 @@ def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
     if refuted():
         other = recover_least_squares(problem, generator)
         if float(misfit(problem, other.signal, other.density)) < float(misfit(problem, signal, density)):
-            warnings = (
-                *warnings[:-1],
-                "the moments refute what the encoders know of signals: matched from other starts",
-            )
+            warnings = (*warnings[:-1], f"{_REFUTED}: matched from other starts")
             signal, density = other.signal, other.density
     return MRAEstimate(signal, density, 0.0, time.perf_counter() - began, warnings)
 
@@ -92,6 +90,4 @@ def _without_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEsti
     estimate = recover_least_squares(problem, generator)
     seen = "windows" if not isinstance(problem.model, PeriodicMRA) else f"signals of {problem.model.n} samples"
     warning = f"no encoder is shipped for {seen}: recovered by least squares from several starts"
-    return MRAEstimate(
-        estimate.signal, estimate.density, estimate.passes, estimate.seconds, (*estimate.warnings, warning)
-    )
+    return replace(estimate, warnings=(*estimate.warnings, warning))

@@ -51,12 +51,15 @@ def density_period(problem: MRAProblem) -> int:
 
 
 def signal_warnings(problem: MRAProblem) -> tuple[str, ...]:
-    """What the power spectrum says: a frequency at which it vanishes, below one at which it does not."""
+    """What the power spectrum says: that it is noise, or vanishes at a frequency below one at which it does not."""
     if not isinstance(problem.model, PeriodicMRA):
         return ()
     n = problem.model.n
     order = torch.arange(n) - n // 2
-    highest = order[present_frequencies(problem, _SEEN)].abs().max()
+    seen = present_frequencies(problem, _SEEN)
+    if not seen.any():
+        return ("no frequency of the signal stands out of the noise: more observations are needed",)
+    highest = order[seen].abs().max()
     absent = order[(order > 0) & (order < highest) & ~present_frequencies(problem)].tolist()
     if not absent:
         return ()
@@ -71,7 +74,7 @@ def two_moment_warnings(problem: MRAProblem) -> tuple[str, ...]:
     if not isinstance(problem.model, PeriodicMRA):
         return ()
     period, n = density_period(problem), problem.model.n
-    if period == n:
+    if period == n or not present_frequencies(problem, _SEEN).any():
         return signal_warnings(problem)
     shape = "uniform" if period == 1 else f"periodic with a period of {period} of {n} samples"
     return (
