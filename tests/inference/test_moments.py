@@ -10,6 +10,7 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.geometry.rotations import random_rotations
 from orbitrec.inference.moments import (
     MomentAccumulator,
     Moments,
@@ -20,7 +21,7 @@ from orbitrec.inference.moments import (
 )
 from orbitrec.io.moments import read_moments, write_moments
 from orbitrec.models.base import Circle
-from orbitrec.models.cryoem import polar_circle, polar_templates
+from orbitrec.models.cryoem import cartesian_templates, polar_circle, polar_templates
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.volumes.gaussians import GaussianMixture
@@ -147,6 +148,39 @@ def test_gaussian_shifts_on_the_cartesian_grid_are_the_average_of_exact_shifts()
     found = shifted_cartesian_moments(still, points, torch.tensor(sigma))
     assert torch.allclose(found.first, expected.first, atol=1e-9)
     assert torch.allclose(found.second, expected.second, atol=1e-9)
+
+
+def test_gaussian_shifts_on_the_cartesian_grid_are_the_average_of_moved_projections():
+    # (3.6), (3.7) against Monte Carlo: atoms moved in real space and projected, never a phase.
+    n, sigma, count = 31, 1.1, 4000  # a box that no atom leaves
+    generator, k = seeded(13), frequencies(n)
+    points = torch.stack(torch.meshgrid(k, k, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
+    near = points.norm(dim=1) < 0.7
+    rotations = random_rotations(3, generator)
+    views = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    still = full_moments(
+        cartesian_templates(ATOMS, n, rotations)[..., near], views[:, None], Circle(torch.tensor([0]), 1)
+    )
+    expected = shifted_cartesian_moments(still, points[near], torch.tensor(sigma))
+
+    seen = rotations.mT[torch.multinomial(views, count, replacement=True, generator=generator)] @ ATOMS.centers.T
+    moved = seen[:, :2] + sigma * torch.randn(count, 2, 1, generator=generator, dtype=torch.float64)
+    pixels = torch.arange(n, dtype=torch.float64) - n // 2
+    along = torch.exp(-((pixels - moved[..., None]) / ATOMS.widths[:, None]).square() / 2)
+    images = torch.einsum("a,cay,cax->cyx", ATOMS.weights / (2 * math.pi * ATOMS.widths**2), along[:, 1], along[:, 0])
+    sample = centred_fft(images).flatten(1)[:, near]
+
+    worst = []
+    for draws, mean, unmoved in (
+        (sample, expected.first[0], still.first[0]),
+        (sample[:, :, None] * sample[:, None].conj(), expected.second[0], still.second[0]),
+    ):
+        error = torch.view_as_real(draws).std(0) / math.sqrt(count)
+        known = error > 1e-6 * error.max()  # the diagonal of the second moment has no imaginary part
+        for value in (mean, unmoved):
+            worst.append(float((torch.view_as_real(draws.mean(0) - value).abs() / error)[known].max()))
+    assert max(worst[::2]) < 5
+    assert min(worst[1::2]) > 20  # what the shifts change is seen
 
 
 N, PIXEL_A, SHIFT_PX = 32, 5.0, 1.0
