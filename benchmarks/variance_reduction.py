@@ -1,6 +1,6 @@
 """Where variance reduction pays: passes and processor seconds to a gap of 1e-8 on windowed MRA, against N.
 
-    OMP_NUM_THREADS=1 python benchmarks/variance_reduction.py [--counts 3000 30000 300000] [--seeds 1]
+    OMP_NUM_THREADS=1 python benchmarks/variance_reduction.py [--counts 3000 30000 300000] [--seeds 1] [--only NAME …]
 
 Observations are on disk and memory-mapped. The full-batch methods are L-BFGS, EM with SQUAREM and Fisher + BFGS; the
 stochastic ones as in Tables 4.1 and 4.2, and with batches of 300 whatever N; "growing" is Fisher + BFGS on 3,000 terms,
@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Passes and seconds to a gap of 1e-8 on windowed MRA, against N.")
     parser.add_argument("--counts", type=int, nargs="+", default=[3_000, 30_000, 300_000])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", help="methods to run")
     given = parser.parse_args()
     print(f"{'N':>8}  {'method':<14}{'passes':>8}{'seconds':>10}{'reached':>9}")
     for count in given.counts:
@@ -70,6 +71,8 @@ def main() -> None:
                 start = random_start(problem, torch.Generator().manual_seed(1000 + seed))
                 least = run_growing(solvers.fisher_bfgs(), problem, start, Stop(measured=MOST_PASSES)).trace[-1].value
                 for name, method in methods(count).items():
+                    if given.only and name not in given.only:
+                        continue
                     stop = Stop(moved=0.0, value=least + GAP, measured=MOST_PASSES)
                     end = method(problem, start, stop, seed).trace[-1]
                     found.setdefault(name, []).append((end.spent.measured, end.spent.seconds, end.value <= least + GAP))
