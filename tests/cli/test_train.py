@@ -47,6 +47,10 @@ def test_the_recorded_command_makes_the_same_weights_and_resume_of_a_finished_ru
         (["--widths", "0.2", "0.1"], "widths"),
         (["--noise", "0", "1"], "noise levels"),
         (["--steps", "0"], "must be positive"),
+        (["--rate", "nan"], "must be positive"),
+        ([*SMALL, "--rate", "1e30"], "training diverged"),
+        (["--observations", "1", "inf"], "numbers of observations"),
+        ([*SMALL, "--device", "meta"], "--device meta cannot be used"),
     ],
 )
 def test_bad_input(arguments, says, tmp_path):

@@ -110,7 +110,7 @@ def test_bad_trainings_and_checkpoints(tmp_path):
         training("nothing")
     with pytest.raises(InputError, match="must be positive"):
         training(steps=0)
-    with pytest.raises(InputError, match="must rise from above zero"):
+    with pytest.raises(InputError, match="rise from above zero"):
         NoiseLaw(sigma=(0.0, 1.0))
     with pytest.raises(InputError, match="between 0 and 1"):
         NoiseLaw(exact=2.0)

@@ -81,7 +81,7 @@ def _device(name: str) -> str:
     import torch
 
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used here; choose another, cpu is always there") from error
     return name

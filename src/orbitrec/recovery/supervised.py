@@ -58,7 +58,7 @@ class Training:
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
             raise InputError(f"there is no encoder {self.encoder!r}; choose among {', '.join(ENCODERS)}")
-        if min(self.steps, self.batch, self.n - 4, self.learning_rate) <= 0:
+        if min(self.steps, self.batch, self.n - 4) <= 0 or not 0 < self.learning_rate < math.inf:
             raise InputError("steps, batch and learning rate must be positive, and n at least 5")
         if not 0 <= self.seed < _STREAM:
             raise InputError(f"a seed of {self.seed} is not between 0 and {_STREAM - 1}; choose one that is")
@@ -152,13 +152,22 @@ class Trainer:
         self.seconds += clock() - start
 
     def run(self, checkpoint: Path, every: int, listen: Callable[[Progress], None], held_out: int = 2048) -> Encoder:
-        """Train to the end; every so many steps and at the end validate, write the checkpoint and tell ``listen``."""
+        """Train to the end; every so many steps and at the end validate, write the checkpoint and tell ``listen``.
+
+        Raises:
+            InputError: if the weights are no longer numbers.
+        """
         problems = self.training.held_out(held_out).to(self.device)
         while self.step < self.training.steps:
             self.advance()
             if self.step % every == 0 or self.step == self.training.steps:
                 density, signal = errors(self.encoder, problems)
                 progress = Progress(self.step, float(density.mean()), float(signal.mean()), self.seconds)
+                if not math.isfinite(progress.density_error + progress.signal_error):
+                    raise InputError(
+                        f"training diverged within {self.step} steps; choose a smaller rate than "
+                        f"{self.training.learning_rate:g}"
+                    )
                 self.history.append(progress)
                 self.save(checkpoint)
                 listen(progress)

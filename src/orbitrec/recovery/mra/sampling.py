@@ -13,6 +13,8 @@ from orbitrec.inference.moments import Moments
 from orbitrec.models.families import MixtureLaw
 from orbitrec.models.mra import all_shifts
 
+_FEWEST = 100  # observations of a problem: a Poisson number of so many is never zero
+
 
 @dataclass(frozen=True)
 class NoiseLaw:
@@ -24,7 +26,8 @@ class NoiseLaw:
         exact: fraction of problems whose moments are exact.
 
     Raises:
-        InputError: if a range does not rise from above zero, or the fraction is not one.
+        InputError: if a range does not rise from above zero (100 for the observations) or is infinite, or the fraction
+            is not one.
     """
 
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -32,9 +35,10 @@ class NoiseLaw:
     exact: float = 0.25
 
     def __post_init__(self) -> None:
-        for name, (low, high) in (("noise levels", self.sigma), ("numbers of observations", self.count)):
-            if not 0 < low <= high:
-                raise InputError(f"the {name} {low:g} … {high:g} must rise from above zero")
+        if not 0 < self.sigma[0] <= self.sigma[1] < math.inf:
+            raise InputError(f"the noise levels {self.sigma} must be finite and rise from above zero")
+        if not _FEWEST <= self.count[0] <= self.count[1] < math.inf:
+            raise InputError(f"the numbers of observations {self.count} must be finite and rise from {_FEWEST} or more")
         if not 0 <= self.exact <= 1:
             raise InputError(f"a fraction {self.exact:g} of problems without noise must be between 0 and 1")
 
