@@ -114,7 +114,7 @@ def test_the_em_map_maximises_the_expected_likelihood(model, known):
 def test_a_fixed_point_of_em_has_no_gradient_and_stays_one_with_inertia():
     p = problem(WindowedMRA(6, 4), known=False, count=300)
     w = p.vector(parameters(p)[:6], torch.full((6,), 1 / 6))
-    for _ in range(3000):
+    for _ in range(1200):
         w = em_map(p, w)[1]
     assert float(p.gradient(w)[1].norm()) < 1e-8
     _, statistics = p.expectation(w)
