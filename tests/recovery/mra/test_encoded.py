@@ -6,6 +6,7 @@ import torch
 from orbitrec.inference.losses import orbit_error
 from orbitrec.models.families import LENGTH, default_law
 from orbitrec.models.mra import MRA, PeriodicMRA, WindowedMRA, draw_observations
+from orbitrec.recovery.mra.density import fitted_density
 from orbitrec.recovery.mra.encoded import recover_encoder, recover_moments
 from orbitrec.recovery.mra.least_squares import misfit, recover_least_squares
 from orbitrec.recovery.mra.problem import MRAProblem
@@ -36,6 +37,20 @@ def test_exact_moments_give_the_signal():
     signal, density = (x[0] for x in default_law(2).pairs(1, LENGTH, seeded(5)))
     exact = MRAProblem.exact(PeriodicMRA(LENGTH), signal, density)
     assert float(orbit_error(recover_moments(exact, seeded(1)).signal, signal)) < 1e-3
+
+
+def test_the_encoders_density_is_kept_where_only_the_signal_is_refuted():
+    generator = seeded(1)
+    signal, density = (x[0] for x in default_law(2).pairs(1, LENGTH, generator, torch.float32))
+    model = PeriodicMRA(LENGTH)
+    observations = torch.cat(list(draw_observations(model, signal, density, SIGMA, 200_000, generator)))
+    known = MRAProblem.of(model, observations, SIGMA)
+    found, alone = recover_moments(known, seeded(1)), recover_encoder(known, seeded(1))
+    assert any("refute" in warning for warning in found.warnings)
+    assert float(orbit_error(found.signal, signal)) < float(orbit_error(alone.signal, signal))
+    assert torch.equal(found.density, alone.density)
+    fitted = fitted_density(known, found.signal)
+    assert float(orbit_error(found.density, density)) < 0.2 * float(orbit_error(fitted, density))
 
 
 def test_another_kind_of_signal_is_refuted_and_matched():

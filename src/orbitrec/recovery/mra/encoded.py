@@ -40,7 +40,8 @@ def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
     The misfit of the truth is (n + n²)/N, give or take 2/n of it: an estimate within three of these deviations is kept,
     because matching would only fit the moments' noise. A signal outside the encoders' family is refuted, and matching
     (2.15), each entry by its standard error, goes from the encoder's estimate until the misfit is down to its mean.
-    Where it does not get there, this is least squares from several starts.
+    The encoder's density is kept if it explains the moments together with the matched signal; otherwise the density is
+    fitted. Where that does not explain them either, this is least squares from several starts.
     """
     began = time.perf_counter()
     pair = _best_pair(problem)
@@ -56,7 +57,8 @@ def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
     if refuted():
         warnings += (f"{_REFUTED}: matched from their estimate",)
         _, signal = matched(problem, signal, density, enough=expected)
-        density = fitted_density(problem, signal)
+        if refuted():
+            density = fitted_density(problem, signal)
     if refuted():
         other = recover_least_squares(problem, generator)
         if float(misfit(problem, other.signal, other.density)) < float(misfit(problem, signal, density)):
