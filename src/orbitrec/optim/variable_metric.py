@@ -54,7 +54,7 @@ class VariableMetric:
 
     def step(self, problem: FiniteSum, state: MomentumState) -> tuple[MomentumState, Info]:
         """An evaluation and ``inner`` steps."""
-        started, counted, generator = time.perf_counter(), Counted(problem), torch.Generator()
+        started, counted, generator = time.process_time(), Counted(problem), torch.Generator()
         generator.set_state(state.generator)
         value, field = em_residual(counted, state.w, None)
         done = min(1.0, state.spent.epochs / self.epochs)
