@@ -125,6 +125,7 @@ def test_bad_observations_are_named_and_leave_nothing(tmp_path, capsys):
     files = {
         "flat": values[0], "complex": values + 1j, "nan": np.where(values == values[7, 2], np.nan, values),
         "zeros": 0 * values, "vast": 1e300 * values, "words": values.astype(str), "empty": values[:0],
+        "narrow": values[:, :1],
     }  # fmt: skip
     for name, array in files.items():
         np.save(tmp_path / f"{name}.npy", array)
@@ -132,7 +133,7 @@ def test_bad_observations_are_named_and_leave_nothing(tmp_path, capsys):
     for name, words in {
         "flat": "1 dimensions", "complex": "complex128", "nan": "observation 7 ", "cut": "no whole .npy",
         "missing": "no such file", "zeros": "mean square of its values is 0", "vast": "square of its values is inf",
-        "words": "give real numbers", "empty": "is empty",
+        "words": "give real numbers", "empty": "is empty", "narrow": "has one sample in a row",
     }.items():  # fmt: skip
         assert orbitrec("mra", "recover", tmp_path / f"{name}.npy", "--sigma", 1, "-o", tmp_path / "out") == 2
         error = capsys.readouterr().err

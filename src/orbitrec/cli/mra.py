@@ -96,6 +96,10 @@ def _problem(file: "ObservationFile", sigma: float | None, length: int | None) -
     if sigma is not None and not 0 <= sigma < float("inf"):
         raise InputError(f"--sigma {sigma:g}: a standard deviation is zero or more; leave it out to have it estimated")
     n = length or file.length
+    if n < 2:
+        raise InputError(
+            f"{file.path} has one sample in a row, which no shift changes; give --length if it is a window"
+        )
     if n < file.length:
         raise InputError(f"--length {n}: {file.path} has {file.length} samples in a row; give at least as many")
     model = PeriodicMRA(n) if n == file.length else WindowedMRA(n, file.length)

@@ -109,6 +109,12 @@ def test_bispectrum_inversion_of_uniform_shifts_without_noise(n):
     assert found.warnings == ()
 
 
+def test_a_constant_signal_is_inverted_from_its_bispectrum():
+    constant, uniform = torch.full((6,), 2.0).double(), torch.full((6,), 1 / 6).double()
+    found = recover_bispectrum(drawn(PeriodicMRA(6), constant, uniform, 0.0, 10), torch.Generator().manual_seed(5))
+    torch.testing.assert_close(found.signal, constant)
+
+
 def test_noise_does_not_bias_the_bispectrum_of_non_zero_frequencies():
     signal, density = truth(7)
     problem = drawn(PeriodicMRA(7), signal, density, 1.0, 40_000)

@@ -91,7 +91,7 @@ def _marched(target: Complex[Tensor, "h n"], start: Complex[Tensor, "h"]) -> Flo
 def _ascended(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tuple[float, Float[Tensor, "h"]]:
     """Maximise ``Re Σ conj B[a, b] u_a u_b conj u_{a+b}`` over the angles of u_0 … u_{n//2}, by L-BFGS."""
     n = target.shape[1]
-    sums, scale = _sums(n), 1 / float(target.abs().sum())
+    sums, scale = _sums(n), 1 / (float(target.abs().sum()) or 1.0)  # 0 for a constant signal
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         angles = torch.from_numpy(x).requires_grad_()
