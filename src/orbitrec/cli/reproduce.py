@@ -83,6 +83,9 @@ def mra_accuracy(
     method: Annotated[
         list[str] | None, typer.Option(help="Only this method of mra recover; may be repeated. [all]")
     ] = None,
+    problems: Annotated[
+        int | None, typer.Option(min=1, help="Problems in each median. [3; 2 with --scale quick]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Every recovery of multireference alignment: error and seconds against the number of observations and the noise.
@@ -90,6 +93,7 @@ def mra_accuracy(
     Example:  orbitrec reproduce mra-accuracy -o accuracy
     """
     from contextlib import nullcontext
+    from dataclasses import replace
 
     from rich.console import Console
     from rich.progress import Progress
@@ -99,6 +103,7 @@ def mra_accuracy(
     from orbitrec.io.runs import new_run
 
     settings = experiment.QUICK if scale is Scale.quick else experiment.Settings()
+    settings = replace(settings, problems=problems or settings.problems)
     methods = experiment.chosen(method)
     console = Console(stderr=True)
     with (
