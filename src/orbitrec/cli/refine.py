@@ -40,7 +40,7 @@ def refine(
     initial: Annotated[Path, typer.Option("--init", help="Map to refine (MRC), of any box and voxel size.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
     solver: Annotated[SolverName, typer.Option(help="Optimiser of the likelihood.")] = SolverName.em,
-    passes: Annotated[float, typer.Option(min=2, help="Its passes over the particles at each resolution.")] = 4,
+    passes: Annotated[float, typer.Option(min=2, help="Its passes over the particles at each resolution.")] = 6,
     batch: Annotated[int, typer.Option(min=1, help="Particles in a batch of the stochastic solvers.")] = 500,
     diameter: Annotated[
         float | None, typer.Option("--diameter", help="Diameter in Å of a ball that holds the particle. [0.62 box]")

@@ -54,7 +54,7 @@ class Refinement:
     """
 
     solver: Stepper = field(default_factory=em)
-    passes: float = 4
+    passes: float = 6
     candidates: int = 32
 
 
