@@ -16,6 +16,8 @@ from orbitrec.networks.march import from_half, march
 
 _TYPICAL = 100.0
 """Inverse prior variance of a Fourier coefficient: what training starts from, and what shrinks the march meanwhile."""
+_SUREST = 30.0
+"""Bound on the logarithm of a guess's certainty: far from what training has seen its exponential must stay finite."""
 
 
 class Encoder(nn.Module):
@@ -173,7 +175,7 @@ class StructuredEncoder(Encoder):
         hidden = self.body(features)
         # Under autocast layers answer in bfloat16, of which there are no complex numbers.
         guess = torch.complex(*self.guess(hidden).to(features.dtype).chunk(2, dim=1))
-        own = self.certainty(hidden).to(features.dtype).exp()
+        own = self.certainty(hidden).to(features.dtype).clamp(-_SUREST, _SUREST).exp()
         signal, density = ((weighted + own * guess) / (certainty + own)).chunk(2, dim=1)
         turn = found.turn[:, None] * torch.arange(1, self.modes, dtype=found.turn.dtype, device=found.turn.device)
         density = torch.cat([torch.ones_like(density[:, :1]), density[:, 1:] * torch.exp(1j * turn)], dim=1)
