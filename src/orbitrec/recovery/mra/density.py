@@ -1,8 +1,9 @@
 """The density of shifts that a signal's moments ask for: a non-negative least-squares problem."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 from torch import Tensor
 
 from orbitrec.recovery.mra.problem import MRAProblem
@@ -32,6 +33,13 @@ def fitted_density(problem: MRAProblem, signal: Float[Tensor, "n"]) -> Float[Ten
         normal = normal + n * n / problem.count * torch.eye(n, dtype=normal.dtype)
     values, vectors = torch.linalg.eigh(normal)
     root = values.clamp(min=_ROUNDING * float(values[-1])).sqrt()
-    solution, _ = nnls((root[:, None] * vectors.mT).numpy(), (vectors.mT @ right / root).numpy())
-    density = torch.from_numpy(solution)
+    density = torch.from_numpy(_non_negative((root[:, None] * vectors.mT).numpy(), (vectors.mT @ right / root).numpy()))
     return density / density.sum()
+
+
+def _non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Non-negative least squares: the active-set method is exact and fast but may cycle, then an interior one."""
+    try:
+        return nnls(matrix, target)[0]
+    except RuntimeError:
+        return lsq_linear(matrix, target, bounds=(0, np.inf), tol=1e-12).x.clip(min=0)
