@@ -44,7 +44,7 @@ def test_a_resumed_run_has_the_same_trajectory(problem, tmp_path, name, starts):
 def test_other_files_are_no_checkpoints(problem, tmp_path, small_problem, starts):
     path = tmp_path / "state.safetensors"
     path.write_text("no checkpoint")
-    with pytest.raises(InputError, match="not a checkpoint"):
+    with pytest.raises(InputError, match="not a whole safetensors file"):
         run(solvers.em(), problem, starts(problem, 1)[0], checkpoint=path)
     path.unlink()
     known = small_problem(100, known=True)

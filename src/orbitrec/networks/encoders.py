@@ -5,6 +5,7 @@ output. Neither output has a preferred shift: (2.9) forgives each its own.
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Complex, Float
@@ -20,7 +21,7 @@ _SUREST = 30.0
 """Bound on the logarithm of a guess's certainty: far from what training has seen its exponential must stay finite."""
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """What both encoders share: the moments' scale and the check of their length.
 
     Args:
@@ -62,6 +63,7 @@ class Encoder(nn.Module):
         )
         return density, signal * scale[:, None]
 
+    @abstractmethod
     def at_unit_scale(
         self,
         first: Complex[Tensor, "b n"],
@@ -70,7 +72,6 @@ class Encoder(nn.Module):
         count: Float[Tensor, "b"],
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
         """The same for moments of a signal of unit mean square."""
-        raise NotImplementedError
 
 
 def _periodic(channels_in: int, channels_out: int, window: int) -> nn.Conv1d:

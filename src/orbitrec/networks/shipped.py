@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing, to_json, write_json
+from orbitrec.io.files import to_json, write_json
+from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.networks.encoders import ENCODERS, Encoder
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -29,9 +28,8 @@ def shipped_encoders() -> list[str]:
 
 def write_encoder(path: Path | str, encoder: Encoder, recipe: Mapping[str, object], dtype: torch.dtype) -> None:
     """Write weights in ``dtype`` to ``path``, and the recipe (which names the encoder and n) also beside it as JSON."""
-    weights = {name: value.to(dtype).contiguous() for name, value in encoder.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(weights, temporary, {"kind": "encoder", "recipe": to_json(recipe)})
+    weights = {name: value.to(dtype) for name, value in encoder.state_dict().items()}
+    write_tensors(path, "encoder", weights, {"recipe": to_json(recipe)})
     write_json(Path(path).with_suffix(".json"), recipe)
 
 
@@ -67,12 +65,5 @@ def _read(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(name) if str(name).endswith(".safetensors") else SHIPPED / f"{name}.safetensors"
     if path.parent == SHIPPED and not path.exists():
         raise InputError(f"no weights are shipped as {name}; choose among {', '.join(shipped_encoders())}")
-    try:
-        with safe_open(existing_file(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != "encoder":
-                raise InputError(f"{path} holds no encoder; make one with: orbitrec train mra -o DIR")
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); train again or copy it again") from error
+    weights, metadata = read_tensors(path, "encoder", "make one with: orbitrec train mra -o DIR")
     return weights, json.loads(metadata["recipe"])

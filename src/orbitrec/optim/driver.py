@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.optim.finite_sum import FiniteSum
 from orbitrec.optim.solvers import Info, Spent, Stepper
 
@@ -102,8 +100,7 @@ def save_checkpoint(path: Path, state: Any, trace: list[Info]) -> None:  # noqa:
     """The state's tensors in a safetensors file, trace and numbers as JSON in its header."""
     tensors, numbers = _flatten(state)
     header = {"state": json.dumps(numbers), "trace": json.dumps(trace)}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    write_tensors(path, "optimiser checkpoint", tensors, header)
 
 
 def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[Info]]:  # noqa: ANN401
@@ -112,16 +109,12 @@ def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[Info]]:  # noqa: A
     Raises:
         InputError: if the file is missing, not a checkpoint, or of a problem with another number of unknowns.
     """
+    tensors, header = read_tensors(path, "optimiser checkpoint", "remove it to start anew")
+    numbers, rows = json.loads(header["state"]), json.loads(header["trace"])
     try:
-        with safe_open(existing_file(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            header = file.metadata()
-        numbers, rows = json.loads(header["state"]), json.loads(header["trace"])
         state = _unflatten(like, tensors, numbers)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} is not a checkpoint of an optimiser; remove it to start anew") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is a checkpoint of another method; remove it to start anew") from error
     if state.w.shape != like.w.shape:
         raise InputError(
             f"{path} is a checkpoint of {len(state.w)} unknowns and this problem has {len(like.w)}; "

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.inference.losses import orbit_error
-from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.models.families import LENGTH, MixtureLaw
 from orbitrec.networks.encoders import ENCODERS, Encoder
 from orbitrec.recovery.mra.sampling import NoiseLaw, Problems
@@ -181,9 +179,8 @@ class Trainer:
             tensors |= {f"adam.{key}.{names[index]}": value for key, value in state.items()}
         tensors["generator"] = self.generator.get_state()
         facts = {"step": self.step, "seconds": self.seconds, "history": [asdict(row) for row in self.history]}
-        metadata = {"kind": "training", "training": json.dumps(asdict(self.training)), "facts": json.dumps(facts)}
-        with replacing(path) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+        metadata = {"training": json.dumps(asdict(self.training)), "facts": json.dumps(facts)}
+        write_tensors(path, "training checkpoint", tensors, metadata)
 
     @classmethod
     def resumed(cls, path: Path, device: str | torch.device = "cpu") -> "Trainer":
@@ -192,14 +189,7 @@ class Trainer:
         Raises:
             InputError: if the file is missing, broken, or no checkpoint.
         """
-        try:
-            with safe_open(existing_file(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") != "training":
-                    raise InputError(f"{path} is no checkpoint of a training run; leave out --resume to begin one")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a whole safetensors file ({error}); begin the training again") from error
+        tensors, metadata = read_tensors(path, "training checkpoint", "leave out --resume to begin a training run")
         trainer = cls(Training.from_dict(json.loads(metadata["training"])), device)
         trainer.encoder.load_state_dict(
             {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}

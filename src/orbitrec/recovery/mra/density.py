@@ -8,6 +8,8 @@ from torch import Tensor
 
 from orbitrec.recovery.mra.problem import MRAProblem
 
+LEAST_PROBABILITY = 1e-4
+"""Of a density that matching starts from: a softmax has no zeros."""
 _ROUNDING = 1e-13
 
 

@@ -10,12 +10,11 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from orbitrec.models.mra import PeriodicMRA
-from orbitrec.recovery.mra.density import fitted_density
+from orbitrec.recovery.mra.density import LEAST_PROBABILITY, fitted_density
 from orbitrec.recovery.mra.identifiability import present_frequencies, two_moment_warnings
 from orbitrec.recovery.mra.problem import MRAEstimate, MRAProblem, model_moments
 from orbitrec.recovery.mra.starts import starting_signals
 
-_LEAST_PROBABILITY = 1e-4  # of a start: the softmax has no zeros to start from
 # Frequencies above the seen ones that are fitted: M² beside its diagonal tells more of them than their power does. On
 # smooth signals one halves the error from 10⁵ observations on, and more bring noise.
 _MARGIN = 1
@@ -80,7 +79,7 @@ def matched(
         if best <= enough:
             raise StopIteration
 
-    start = torch.cat([signal, density.clamp(min=_LEAST_PROBABILITY).log()]).double().numpy()
+    start = torch.cat([signal, density.clamp(min=LEAST_PROBABILITY).log()]).double().numpy()
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-13, "gtol": 0.0}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", callback=stop, options=options)
     return float(found.fun), band(torch.from_numpy(found.x[:n]))

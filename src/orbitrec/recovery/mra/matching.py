@@ -19,11 +19,9 @@ from orbitrec.inference.losses import moment_loss
 from orbitrec.inference.moments import Moments
 from orbitrec.models.mra import PeriodicMRA, all_shifts
 from orbitrec.networks.encoders import Encoder
+from orbitrec.recovery.mra.density import LEAST_PROBABILITY
 from orbitrec.recovery.mra.problem import model_moments
 from orbitrec.recovery.mra.sampling import Problems
-
-LEAST_PROBABILITY = 1e-4
-"""Of a start's density: a softmax has no zeros to start from."""
 
 Pair = tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]
 """Densities and signals."""

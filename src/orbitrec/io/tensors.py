@@ -1,0 +1,39 @@
+"""Named tensors with a few words of metadata in one safetensors file, which says of what kind it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.io.files import existing_file, replacing
+
+
+def write_tensors(path: Path | str, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata to ``path`` atomically, as a file of that ``kind``.
+
+    Raises:
+        InputError: if ``path`` cannot be written.
+    """
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"kind": kind, **metadata})
+
+
+def read_tensors(path: Path | str, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, on the CPU, and metadata of what :func:`write_tensors` wrote as that ``kind``.
+
+    Raises:
+        InputError: if the file is missing, broken, or of another kind; ``remedy`` is what it tells the user to do.
+    """
+    try:
+        with safe_open(existing_file(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != kind:
+                raise InputError(f"{path} holds no {kind}; {remedy}")
+            # A copy: tensors lie in the file as its header's length leaves them, and products of vectors that are not
+            # aligned round differently, so that a resumed run would not be the uninterrupted one.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118, it is no dict
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}); {remedy}") from error
