@@ -10,10 +10,11 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.geometry.rotations import random_rotations
+from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
 from orbitrec.inference.moments import (
     MomentAccumulator,
     Moments,
+    bounded_spread,
     full_moments,
     shifted_cartesian_moments,
     shifted_uniform_moments,
@@ -181,6 +182,55 @@ def test_gaussian_shifts_on_the_cartesian_grid_are_the_average_of_moved_projecti
             worst.append(float((torch.view_as_real(draws.mean(0) - value).abs() / error)[known].max()))
     assert max(worst[::2]) < 5
     assert min(worst[1::2]) > 20  # what the shifts change is seen
+
+
+def test_gaussian_shifts_on_the_polar_grid_are_the_average_of_moved_projections():
+    # The same with in-plane angles at random, which the blocks average.
+    n, sigma, count = 31, 1.1, 4000
+    generator, grid = seeded(14), PolarGrid(31, 0.8, 5, 14)
+    views = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    directions = random_rotations(3, generator)[:, :, 2]
+    still = uniform_moments(polar_templates(ATOMS, grid, directions), views, grid)
+    expected = shifted_uniform_moments(still, grid, torch.tensor(sigma))
+
+    turn = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
+    drawn = torch.multinomial(views, count, replacement=True, generator=generator)
+    seen = (direction_frames(directions)[drawn] @ in_plane(turn)).mT @ ATOMS.centers.T
+    moved = seen[:, :2] + sigma * torch.randn(count, 2, 1, generator=generator, dtype=torch.float64)
+    pixels = torch.arange(n, dtype=torch.float64) - n // 2
+    along = torch.exp(-((pixels - moved[..., None]) / ATOMS.widths[:, None]).square() / 2)
+    images = torch.einsum("a,cay,cax->cyx", ATOMS.weights / (2 * math.pi * ATOMS.widths**2), along[:, 1], along[:, 0])
+    sample = grid.from_images(images)
+
+    worst = []
+    for draws, mean, unmoved in (
+        (sample[:, :1], expected.first[:1], still.first[:1]),
+        (sample[:, :, :, None] * sample[:, :, None].conj(), expected.second, still.second),
+    ):
+        error = torch.view_as_real(draws).std(0) / math.sqrt(count)
+        known = error > 1e-6 * error.max()  # mode 0 and the diagonals are real
+        for value in (mean, unmoved):
+            worst.append(float((torch.view_as_real(draws.mean(0) - value).abs() / error)[known].max()))
+    assert max(worst[::2]) < 5
+    assert min(worst[1::2]) > 20
+
+
+def test_a_batch_of_spreads_shifts_each_problem_by_its_own():
+    grid, generator = PolarGrid(20, 2.0, 4, 6), seeded(15)
+    second = random_complex(3, 7, 4, 4, seed=8)
+    batch = Moments(random_complex(3, 7, 4), second @ second.mH, grid.mode_weights.pow(-2))
+    sigma = bounded_spread(torch.randn(3, generator=generator, dtype=torch.float64), 2.5)
+    assert bool(((sigma > 0) & (sigma < 2.5)).all())
+    points = torch.rand(4, 2, generator=generator, dtype=torch.float64)
+    for shift in (
+        lambda moments, s: shifted_uniform_moments(moments, grid, s),
+        lambda moments, s: shifted_cartesian_moments(moments, points, s),
+    ):
+        found = shift(batch, sigma)
+        for i in range(3):
+            alone = shift(Moments(batch.first[i], batch.second[i], batch.weights), sigma[i])
+            assert torch.allclose(found.first[i], alone.first, atol=1e-12)
+            assert torch.allclose(found.second[i], alone.second, atol=1e-12)
 
 
 N, PIXEL_A, SHIFT_PX = 32, 5.0, 1.0

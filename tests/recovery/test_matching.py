@@ -51,7 +51,7 @@ def test_exact_moments_give_the_volume_the_shift_and_uneven_views():
     generator = torch.Generator().manual_seed(1)
     best, other = match_moments(target, BASIS, DIRECTIONS, generator=generator, starts=2)
     assert best.loss <= other.loss < 1e-3
-    assert best.shift_px == pytest.approx(SHIFT_PX, abs=0.2)
+    assert best.shift_px == pytest.approx(SHIFT_PX, abs=0.3)
     assert float(best.log_density.logsumexp(0)) == pytest.approx(0)
     density = VIEWS.density(DIRECTIONS)
     assert float(best.log_density.exp().std() / (density / density.sum()).std()) == pytest.approx(1, abs=0.5)

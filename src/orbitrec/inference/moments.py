@@ -80,33 +80,41 @@ def uniform_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, 
     return Moments(first, weighted.mT @ by_mode.conj(), grid.mode_weights.pow(-2).to(first.real.dtype))
 
 
-def shifted_uniform_moments(moments: Moments, grid: PolarGrid, sigma: Float[Tensor, ""]) -> Moments:
+def bounded_spread(free: Float[Tensor, "*batch"], largest: float) -> Float[Tensor, "*batch"]:
+    """A standard deviation of shifts η in (0, η_max) from a free parameter: ``η_max / (1 + e^{−x})`` (3.8)."""
+    return largest * torch.sigmoid(free)
+
+
+def shifted_uniform_moments(moments: Moments, grid: PolarGrid, sigma: Float[Tensor, "*batch"]) -> Moments:
     """Block moments after Gaussian shifts of standard deviation ``sigma`` pixels in x and in y (3.6), (3.7).
 
     The first moment is damped by ``exp(−η²k²/2)``. The second is multiplied by ``exp(−η²‖k − k'‖²/2)``, a function of
     Δ = φ − φ': over m it convolves the blocks with ``exp(−η²(k² + k'²)/2) I_q(η²kk')``. That is done on the circle of
     Δ, where the second moment ``Σ_m M²[m] e^{imΔ}`` is real, since block −m of real images is the conjugate of block m.
-    Blocks above the largest mode are taken as zero.
+    Blocks above the largest mode are taken as zero. A batch of problems has a batch of spreads, or one for all.
     """
     k = grid.nodes.to(moments.weights)
+    variance = sigma.to(k).square()[..., None, None, None]
     # I_q(x) e^{−x} is below 1e-16 beyond q ≈ 9√x + 12: so many modes past M must not alias into the kept ones.
-    tail = math.ceil(9 * float(sigma.detach()) * float(k[-1])) + 12
+    tail = math.ceil(9 * float(sigma.detach().max()) * float(k[-1])) + 12
     count = 2 * grid.max_mode + 2 * (tail // 2 + 1)
-    delta = 2 * math.pi * torch.arange(count, dtype=k.dtype) / count
+    delta = 2 * math.pi * torch.arange(count, dtype=k.dtype, device=k.device) / count
     square = k[:, None].square() + k.square() - 2 * k[:, None] * k * delta.cos()[:, None, None]
     scale = moments.weights[:, None, None]  # kept blocks hold c_m² times the mode's own second moment
-    on_circle = torch.fft.irfft(moments.second * scale, n=count, dim=0, norm="forward")
-    second = torch.fft.rfft(on_circle * torch.exp(-(sigma**2) * square / 2), dim=0, norm="forward")
-    first = moments.first * torch.exp(-(sigma**2) * k.square() / 2)
-    return Moments(first, second[: grid.max_mode + 1] / scale, moments.weights)
+    on_circle = torch.fft.irfft(moments.second * scale, n=count, dim=-3, norm="forward")
+    second = torch.fft.rfft(on_circle * torch.exp(-variance * square / 2), dim=-3, norm="forward")
+    first = moments.first * torch.exp(-variance[..., 0] * k.square() / 2)
+    return Moments(first, second[..., : grid.max_mode + 1, :, :] / scale, moments.weights)
 
 
-def shifted_cartesian_moments(moments: Moments, points: Float[Tensor, "i 2"], sigma: Float[Tensor, ""]) -> Moments:
+def shifted_cartesian_moments(
+    moments: Moments, points: Float[Tensor, "i 2"], sigma: Float[Tensor, "*batch"]
+) -> Moments:
     """Moments on Cartesian frequencies (radians per pixel) after Gaussian shifts: the elementwise factors of (3.12)."""
-    apart = (points[:, None] - points).square().sum(-1)
+    apart, variance = (points[:, None] - points).square().sum(-1), sigma.to(points).square()[..., None, None]
     return Moments(
-        moments.first * torch.exp(-(sigma**2) * points.square().sum(-1) / 2),
-        moments.second * torch.exp(-(sigma**2) * apart / 2),
+        moments.first * torch.exp(-variance * points.square().sum(-1) / 2),
+        moments.second * torch.exp(-variance[..., None] * apart / 2),
         moments.weights,
     )
 
