@@ -23,6 +23,7 @@ from orbitrec.evaluation.fsc import FSC
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import replacing
 from orbitrec.report.history import draw_history
+from orbitrec.report.sphere import colour_bar, draw_on_sphere, sphere_grid
 from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, TEXT, label_axes
 
 _VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: N uniform particles give 1 ± √(67/N)
@@ -143,26 +144,11 @@ def view_density(rotations: Float[Tensor, "N 3 3"]) -> VonMisesFisherMixture:
 
 
 def _draw_views(figure: SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
-    longitude = torch.linspace(-math.pi, math.pi, 181, dtype=torch.float64)
-    latitude = torch.linspace(-math.pi / 2, math.pi / 2, 91, dtype=torch.float64)
-    lat, lon = torch.meshgrid(latitude, longitude, indexing="ij")
-    directions = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=-1)
     views = view_density(rotations)
-    density = torch.stack([views.density(row) for row in directions])
+    density = torch.stack([views.density(row) for row in sphere_grid()])
     axes = figure.subplots(subplot_kw={"projection": "mollweide"})
-    mesh = axes.pcolormesh(
-        lon.numpy(), lat.numpy(), density.numpy(), cmap="viridis", vmin=0, shading="gouraud", rasterized=True
-    )
-    axes.set_title("viewing directions (equal-area map)", size=TEXT)
-    axes.set_xticks(np.radians((-120, -60, 0, 60, 120)), ["−120°", "−60°", "rot 0°", "60°", "120°"])
-    axes.set_yticks(np.radians((60, 30, 0, -30, -60)), ["tilt 30°", "60°", "90°", "120°", "150°"])
-    axes.tick_params(axis="x", colors="white", labelsize=SMALL)
-    axes.tick_params(axis="y", labelsize=SMALL)
-    axes.grid(color="white", alpha=0.35, linewidth=0.6)
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.85, pad=0.03)
-    bar.set_label("particles per direction\nrelative to uniform", size=SMALL)
-    bar.ax.axhline(1, color="white", linewidth=1.5)
-    bar.ax.tick_params(labelsize=SMALL)
+    mesh = draw_on_sphere(axes, density, float(density.max()), "viewing directions (equal-area map)")
+    colour_bar(figure, mesh, [axes], "particles per direction\nrelative to uniform")
 
 
 def _draw_shifts(axes: Axes, picture: RunPicture) -> None:
