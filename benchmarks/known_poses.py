@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("star", help="particles with their true poses")
     parser.add_argument("truth", help="true map (MRC)")
     arguments = parser.parse_args()
-    stack = ParticleStack.from_star(arguments.star)
+    stack = ParticleStack.open(arguments.star)
     poses = stack.poses()
     if poses is None:
         parser.error(f"{arguments.star} has no poses")

@@ -31,7 +31,7 @@ class Race:
     """One stack, prepared and centred, and the climb that every start makes."""
 
     def __init__(self, star: str, truth: str, seed: int) -> None:
-        self.stack = ParticleStack.from_star(star)
+        self.stack = ParticleStack.open(star)
         self.truth = read_map(truth, self.stack.pixel_size_A)[0].double()
         self.generator = torch.Generator().manual_seed(seed)
         self.schedule = Schedule()

@@ -19,7 +19,8 @@ from torch import Tensor
 from orbitrec.cli import main
 from orbitrec.evaluation.alignment import resampled
 from orbitrec.io.mrc import StackWriter, read_map, write_map
-from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import read_star, write_star
 from orbitrec.models.simulate import random_defocus
 from orbitrec.recovery import abinitio, pipeline
@@ -117,15 +118,15 @@ def test_maps_say_their_voxel_size_and_are_valid(finished):
 
 
 def test_posed_star_file_gives_the_poses(finished):
-    posed = ParticleStack.from_star(finished.folder / "particles.star")
+    posed = ParticleStack.open(finished.folder / "particles.star")
     rotations, shifts_px = posed.poses()
     assert torch.allclose(rotations, finished.result.rotations, atol=1e-6)
     assert torch.allclose(shifts_px, finished.result.shifts_px, atol=1e-6)
-    blind = ParticleStack.from_star(finished.data / "particles.star")
+    blind = ParticleStack.open(finished.data / "particles.star")
     assert torch.equal(posed.images(range(5)), blind.images(range(5)))
-    columns = [column for column in blind.particles if column != "rlnImageName"]
-    assert posed.particles[columns].equals(blind.particles[columns])
-    assert posed.optics.equals(blind.optics)
+    columns = [column for column in blind.table.particles if column != "rlnImageName"]
+    assert posed.table.particles[columns].equals(blind.table.particles[columns])
+    assert posed.table.optics.equals(blind.table.optics)
 
 
 def test_tables_hold_the_history_and_both_curves(finished):
@@ -242,34 +243,16 @@ def _constant_image(good: Good) -> None:
     good.change_image(lambda image: image.fill(1.0))
 
 
-def _two_boxes(good: Good) -> None:
-    _write_stack(good.folder / "other.mrcs", ROWS, BOX + 2)
-    good.change_star(
-        lambda optics, particles: (
-            optics, particles.assign(rlnImageName=[*particles["rlnImageName"][1:], "1@other.mrcs"])
-        )
-    )  # fmt: skip
-
-
 def _no_pixel_size(good: Good) -> None:
     good.change_star(lambda optics, particles: (optics.drop(columns="rlnImagePixelSize"), particles))
-
-
-def _two_pixel_sizes(good: Good) -> None:
-    good.change_star(
-        lambda optics, particles: (
-            pd.concat([optics, optics.assign(rlnOpticsGroup=2, rlnImagePixelSize=2 * PIXEL_A)]),
-            particles.assign(rlnOpticsGroup=[1, 2] * (ROWS // 2)),
-        )
-    )
 
 
 def _no_ctf_columns(good: Good) -> None:
     good.change_star(lambda optics, particles: (optics, particles.drop(columns=["rlnDefocusU", "rlnDefocusV"])))
 
 
-def _ctf_premultiplied(good: Good) -> None:
-    good.change_star(lambda optics, particles: (optics.assign(rlnCtfDataAreCtfPremultiplied=1), particles))
+def _phases_flipped(good: Good) -> None:
+    good.change_star(lambda optics, particles: (optics.assign(rlnCtfDataArePhaseFlipped=1), particles))
 
 
 def _empty_table(good: Good) -> None:
@@ -286,11 +269,9 @@ BAD = {
     "short stack": (_short_stack, "row 111 asks for image 111 of"),
     "NaN image": (_nan_image, "particles.mrcs) holds NaN or infinite values"),
     "constant image": (_constant_image, "row 7 (image 7 of"),
-    "two boxes": (_two_boxes, "mixes box sizes"),
     "no pixel size": (_no_pixel_size, "gives no pixel size"),
-    "two pixel sizes": (_two_pixel_sizes, "mixes pixel sizes from 4 to 8 Å"),
     "no CTF columns": (_no_ctf_columns, "use --no-ctf"),
-    "CTF premultiplied": (_ctf_premultiplied, "rlnCtfDataAreCtfPremultiplied is set"),
+    "phases flipped": (_phases_flipped, "rlnCtfDataArePhaseFlipped is set"),
     "empty table": (_empty_table, "its table is empty"),
     "few particles": (_few_rows, "99 particles are too few"),
     "no such truth": (lambda good: ["--truth", good.folder / "no.mrc"], "no.mrc: no such file"),

@@ -49,7 +49,7 @@ def test_moments_are_those_of_the_images(tmp_path, particles):
     out = tmp_path / "m.safetensors"
     assert command("moments", particles, "-o", out, "--no-ctf", "--resolution", 12) == 0
     found, pixel = read_moments(out)
-    stack = ParticleStack.from_star(particles, ctf=False)
+    stack = ParticleStack.open(particles, ctf=False)
     n = found.grid.box
     assert pixel == pytest.approx(stack.pixel_size_A * stack.n / n)
     # Without a CTF the sums are those of the whitened images' own outer products, cut at 1.2 k_max, with the

@@ -76,7 +76,7 @@ def test_the_likelihood_rises_and_poses_are_the_true_ones(finished, data):
     history = pd.read_csv(folder / "history.csv")
     for _, steps in history.groupby("stage"):
         assert steps["log_likelihood"].is_monotonic_increasing
-    found, true = (ParticleStack.from_star(path).poses() for path in (folder / "particles.star", data / "truth.star"))
+    found, true = (ParticleStack.open(path).poses() for path in (folder / "particles.star", data / "truth.star"))
     assert found is not None
     assert true is not None
     # The given map fixes the frame. Rotations drawn at random are 127° from the true ones in the median.

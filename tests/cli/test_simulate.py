@@ -40,7 +40,7 @@ def test_truth_explains_the_images_down_to_the_noise(tmp_path, map_file):
     assert sorted(file.name for file in out.iterdir()) == [
         "particles.mrcs", "particles.star", "truth.mrc", "truth.star"
     ]  # fmt: skip
-    truth = ParticleStack.from_star(out / "truth.star")
+    truth = ParticleStack.open(out / "truth.star")
     grid, pixel_size_A = read_map(out / "truth.mrc")
     rotations, shifts_px = truth.poses()
     clean = ParticleSimulation(VoxelVolume(grid), 25, pixel_size_A, rotations, shifts_px, truth.ctf)
@@ -57,10 +57,10 @@ def test_truth_explains_the_images_down_to_the_noise(tmp_path, map_file):
 def test_particles_are_blind(tmp_path, map_file):
     out = tmp_path / "out"
     assert simulate("--map", map_file, "-n", 3, "-o", out) == 0
-    blind = ParticleStack.from_star(out / "particles.star")
-    truth = ParticleStack.from_star(out / "truth.star")
-    assert not [column for column in blind.particles if "Angle" in column and "Defocus" not in column]
-    assert not [column for column in blind.particles if "Origin" in column]
+    blind = ParticleStack.open(out / "particles.star")
+    truth = ParticleStack.open(out / "truth.star")
+    assert not [column for column in blind.table.particles if "Angle" in column and "Defocus" not in column]
+    assert not [column for column in blind.table.particles if "Origin" in column]
     assert torch.equal(blind.images(slice(None)), truth.images(slice(None)))
     assert torch.equal(blind.ctf.defocus_u_A, truth.ctf.defocus_u_A)
 
@@ -68,7 +68,7 @@ def test_particles_are_blind(tmp_path, map_file):
 def test_ctf_rows_are_cycled_and_optics_can_be_set(tmp_path, map_file, ctf_file):
     out = tmp_path / "out"
     assert simulate("--map", map_file, "-n", 5, "--ctf", ctf_file, "--voltage", 200, "-o", out) == 0
-    ctf = ParticleStack.from_star(out / "particles.star").ctf
+    ctf = ParticleStack.open(out / "particles.star").ctf
     assert ctf.defocus_u_A.tolist() == [15000, 21000, 15000, 21000, 15000]
     assert ctf.defocus_angle_deg.tolist() == [10, -35, 10, -35, 10]
     assert (ctf.voltage_kV.unique().item(), ctf.cs_mm.unique().item()) == (200, 2.0)
@@ -78,7 +78,7 @@ def test_optics_come_from_the_file_that_has_them(tmp_path, map_file, shared_data
     out = tmp_path / "out"
     source = shared_data / "particles" / "relion31.star"
     assert simulate("--map", map_file, "-n", 4, "--ctf", source, "-o", out) == 0
-    expected, made = ParticleStack.from_star(source).ctf, ParticleStack.from_star(out / "particles.star").ctf
+    expected, made = ParticleStack.open(source).ctf, ParticleStack.open(out / "particles.star").ctf
     for name in ("voltage_kV", "cs_mm", "amplitude_contrast", "defocus_u_A", "defocus_v_A"):
         assert torch.allclose(getattr(made, name), getattr(expected, name)[:4])
 
@@ -88,7 +88,7 @@ def test_no_ctf_no_noise_no_shift(tmp_path):
     arguments = ["--phantom", 20, "--box", 24, "--pixel-size", 5, "--views", "uniform", "--no-ctf", "--shift-px", 0]
     assert simulate(*arguments, "--snr", "inf", "-n", 3, "-o", out) == 0
     assert "rlnDefocusU" not in read_star(out / "particles.star")["particles"]
-    truth = ParticleStack.from_star(out / "truth.star", ctf=False)
+    truth = ParticleStack.open(out / "truth.star", ctf=False)
     grid, pixel_size_A = read_map(out / "truth.mrc")
     rotations, shifts_px = truth.poses()
     assert pixel_size_A == 5
@@ -101,7 +101,7 @@ def test_seed_decides(tmp_path):
     images = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         simulate("--phantom", 20, "--box", 16, "-n", 4, "--seed", seed, "-o", tmp_path / name)
-        images.append(ParticleStack.from_star(tmp_path / name / "particles.star").images(slice(None)))
+        images.append(ParticleStack.open(tmp_path / name / "particles.star").images(slice(None)))
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
 

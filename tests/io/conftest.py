@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from orbitrec.io.mrc import StackWriter
-from orbitrec.io.particles import particle_tables
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
 from orbitrec.models.ctf import CTFParameters
 

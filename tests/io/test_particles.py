@@ -14,7 +14,8 @@ import torch
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import geodesic_distance, random_rotations
 from orbitrec.io.mrc import read_map
-from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import read_star, write_star
 
 
@@ -24,7 +25,7 @@ def _noise(count: int, n: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # mrcfile misses the "MAP" mark in this file
 def test_relion31_file(shared_data: Path) -> None:
-    stack = ParticleStack.from_star(shared_data / "particles" / "relion31.star")
+    stack = ParticleStack.open(shared_data / "particles" / "relion31.star")
     assert (len(stack), stack.n, stack.pixel_size_A) == (5, 256, 2.806)
     assert stack.ctf is not None
     assert stack.ctf.defocus_u_A[0] == 13108.082418
@@ -35,15 +36,15 @@ def test_relion31_file(shared_data: Path) -> None:
     torch.testing.assert_close(poses[1][0], -torch.tensor([0.019324, -0.64686], dtype=torch.float64) / 2.806)
     with mrcfile.open(shared_data / "particles" / "relion31.mrcs", permissive=True) as mrc:
         np.testing.assert_array_equal(stack.images([3, 0]).numpy(), mrc.data[[3, 0]])
-    assert "rlnLogLikeliContribution" in stack.particles
-    assert stack.optics is not None
+    assert "rlnLogLikeliContribution" in stack.table.particles
+    assert stack.table.optics is not None
 
 
 def test_relion30_file(shared_data: Path) -> None:
-    stack = ParticleStack.from_star(shared_data / "particles" / "empiar_10076_7.star")
+    stack = ParticleStack.open(shared_data / "particles" / "empiar_10076_7.star")
     assert (len(stack), stack.n) == (7, 320)
     assert stack.pixel_size_A == pytest.approx(5e4 / 38168, abs=1e-6)
-    assert stack.optics is None
+    assert stack.table.optics is None
     assert stack.poses() is None
     assert stack.ctf is not None
     assert stack.ctf.cs_mm.tolist() == [2.7] * 7
@@ -60,7 +61,7 @@ def test_images_in_any_order_across_stacks(tmp_path: Path) -> None:
     names = ["2@b.mrcs", "000001@a.mrcs", "4@a.mrcs", "3@a.mrcs", "1@b.mrcs", "2@a.mrcs"]
     order = [5, 0, 3, 2, 4, 1]
     write_star(tmp_path / "p.star", {"": pd.DataFrame({"rlnImageName": names, "rlnImagePixelSize": 1.0})})
-    stack = ParticleStack.from_star(tmp_path / "p.star", ctf=False)
+    stack = ParticleStack.open(tmp_path / "p.star", ctf=False)
     assert stack.ctf is None
     torch.testing.assert_close(stack.images(slice(None)), images[order], rtol=0, atol=0)
     for rows in ([4, 1, 1, 5], range(1, 5), np.array([0]), torch.tensor([5, 3]), slice(4, 0, -2), []):
@@ -76,13 +77,13 @@ def test_stacks_are_found_in_datadir(tmp_path: Path, write_particles) -> None:
     other.mkdir()
     (tmp_path / "particles.mrcs").rename(other / "particles.mrcs")
     with pytest.raises(InputError, match=r"stack particles.mrcs of row 1 is not found .* --datadir"):
-        ParticleStack.from_star(star)
-    torch.testing.assert_close(ParticleStack.from_star(star, datadir=other).images([1]), _noise(3, 4)[1:2])
+        ParticleStack.open(star)
+    torch.testing.assert_close(ParticleStack.open(star, datadir=other).images([1]), _noise(3, 4)[1:2])
 
 
 @pytest.mark.parametrize("n", [6, 7])
 def test_written_sets_come_back(tmp_path: Path, write_particles, n: int) -> None:
-    stack = ParticleStack.from_star(write_particles(_noise(4, n)))
+    stack = ParticleStack.open(write_particles(_noise(4, n)))
     assert (stack.n, stack.pixel_size_A, stack.poses()) == (n, 1.5, None)
     assert stack.ctf is not None
     assert stack.ctf.defocus_u_A.tolist() == [10000.0, 10001.0, 10002.0, 10003.0]
@@ -91,47 +92,46 @@ def test_written_sets_come_back(tmp_path: Path, write_particles, n: int) -> None
     rotations, shifts = random_rotations(4, torch.Generator().manual_seed(1)), torch.randn(4, 2, dtype=torch.float64)
     tables = particle_tables("particles.mrcs", 4, n, 1.5, ctf=stack.ctf, rotations=rotations, shifts_px=shifts)
     write_star(tmp_path / "truth.star", tables)
-    poses = ParticleStack.from_star(tmp_path / "truth.star").poses()
+    poses = ParticleStack.open(tmp_path / "truth.star").poses()
     assert poses is not None
     assert geodesic_distance(poses[0], rotations).max() < 1e-7
     torch.testing.assert_close(poses[1], shifts, rtol=0, atol=1e-6)
 
 
 def test_optics_groups_follow_the_microscope(tmp_path: Path, write_particles) -> None:
-    stack = ParticleStack.from_star(write_particles(_noise(3, 4)))
+    stack = ParticleStack.open(write_particles(_noise(3, 4)))
     assert stack.ctf is not None
     stack.ctf.voltage_kV[1] = 200.0
     write_star(tmp_path / "two.star", particle_tables("particles.mrcs", 3, 4, 1.5, ctf=stack.ctf))
-    again = ParticleStack.from_star(tmp_path / "two.star")
+    again = ParticleStack.open(tmp_path / "two.star")
     assert again.ctf is not None
     assert again.ctf.voltage_kV.tolist() == [300.0, 200.0, 300.0]
-    assert again.optics is not None
-    assert len(again.optics) == 2
+    assert again.table.optics is not None
+    assert len(again.table.optics) == 2
 
 
 @pytest.mark.parametrize("name", ["relion31", "empiar_10076_7"])
 def test_posed_star_keeps_everything_else(shared_data: Path, tmp_path: Path, name: str) -> None:
-    stack = ParticleStack.from_star(shared_data / "particles" / f"{name}.star")
+    stack = ParticleStack.open(shared_data / "particles" / f"{name}.star")
     count = len(stack)
     rotations = random_rotations(count, torch.Generator().manual_seed(2)).float()
     shifts = torch.randn(count, 2, generator=torch.Generator().manual_seed(3))
     folder = tmp_path / "run"
     folder.mkdir()
-    stack.write_posed(folder / "particles.star", rotations, shifts, {"rlnMaxValueProbDistribution": np.arange(count)})
-    again = ParticleStack.from_star(folder / "particles.star")
+    stack.write_posed(folder / "particles.star", rotations, shifts)
+    again = ParticleStack.open(folder / "particles.star")
     poses = again.poses()
     assert poses is not None
     assert geodesic_distance(poses[0], rotations.double()).max() < 2e-3  # float32 near its own resolution
     torch.testing.assert_close(poses[1], shifts.double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(again.images(slice(None)), stack.images(slice(None)), rtol=0, atol=0)
-    assert again.particles["rlnMaxValueProbDistribution"].tolist() == list(range(count))
-    changed = {"rlnImageName", "rlnMaxValueProbDistribution", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
+    changed = {"rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
     changed |= {"rlnOriginXAngst", "rlnOriginYAngst"}
-    kept = [column for column in stack.particles if column not in changed]
-    pd.testing.assert_frame_equal(again.particles[kept], stack.particles[kept], check_dtype=False)
-    assert ("rlnOriginX" in again.particles) == (stack.optics is None)
-    if stack.optics is not None:
-        pd.testing.assert_frame_equal(again.optics, stack.optics, check_dtype=False)
+    kept = [column for column in stack.table.particles if column not in changed]
+    pd.testing.assert_frame_equal(again.table.particles[kept], stack.table.particles[kept], check_dtype=False)
+    assert ("rlnOriginX" in again.table.particles) == (stack.table.optics is None)
+    if stack.table.optics is not None:
+        pd.testing.assert_frame_equal(again.table.optics, stack.table.optics, check_dtype=False)
 
 
 @pytest.mark.parametrize("dialect", ["3.1", "3.0"])
@@ -141,10 +141,10 @@ def test_relion_reconstructs_from_a_posed_star(shared_data: Path, tmp_path: Path
     if program is None:
         pytest.skip("RELION is not installed")
     source = shared_data / "reference" / "relion" / "emd_0409_ctf_shifted.star"
-    stack = ParticleStack.from_star(source)
+    stack = ParticleStack.open(source)
     if dialect == "3.0":
-        stack = ParticleStack.from_star(_as_relion30(source, tmp_path / "old.star"), datadir=source.parent)
-    poses = ParticleStack.from_star(source).poses()
+        stack = ParticleStack.open(_as_relion30(source, tmp_path / "old.star"), datadir=source.parent)
+    poses = ParticleStack.open(source).poses()
     assert poses is not None
     (tmp_path / "run").mkdir()
     stack.write_posed(tmp_path / "run" / "particles.star", *poses)
@@ -175,7 +175,7 @@ def test_images_with_nan_name_their_row(write_particles, value: float) -> None:
     star = write_particles(_noise(4, 6))
     with mrcfile.mmap(star.with_suffix(".mrcs"), mode="r+") as mrc:
         mrc.data[2, 1, 3] = value
-    stack = ParticleStack.from_star(star)
+    stack = ParticleStack.open(star)
     assert stack.images([0, 1, 3]).isfinite().all()
     with pytest.raises(InputError, match=r"row 3 \(image 3 of .*particles.mrcs\) holds NaN or infinite"):
         stack.images([3, 2])
@@ -184,7 +184,7 @@ def test_images_with_nan_name_their_row(write_particles, value: float) -> None:
 def test_constant_images_name_their_row(write_particles) -> None:
     images = _noise(4, 6)
     images[3] = 0
-    stack = ParticleStack.from_star(write_particles(images))
+    stack = ParticleStack.open(write_particles(images))
     with pytest.raises(InputError, match=r"row 4 .*is constant"):
         stack.images(slice(2, 4))
     with pytest.raises(InputError, match=r"row 4 .*is constant"):
@@ -197,12 +197,12 @@ def test_a_set_without_ctf_needs_no_ctf(write_particles) -> None:
     blocks["particles"] = blocks["particles"].drop(columns="rlnDefocusV")
     write_star(star, blocks)
     with pytest.raises(InputError, match="no CTF columns rlnDefocusV; add them, or use --no-ctf"):
-        ParticleStack.from_star(star)
-    assert ParticleStack.from_star(star, ctf=False).ctf is None
+        ParticleStack.open(star)
+    assert ParticleStack.open(star, ctf=False).ctf is None
 
 
 def test_names_with_spaces_come_back(write_particles) -> None:
-    stack = ParticleStack.from_star(write_particles(_noise(2, 4), name="my particles"))
+    stack = ParticleStack.open(write_particles(_noise(2, 4), name="my particles"))
     torch.testing.assert_close(stack.images([1]), _noise(2, 4)[1:], rtol=0, atol=0)
 
 
@@ -212,7 +212,7 @@ def test_images_whose_ctf_was_changed_are_refused(write_particles) -> None:
     blocks["optics"]["rlnCtfDataArePhaseFlipped"] = 1
     write_star(star, blocks)
     with pytest.raises(InputError, match="rlnCtfDataArePhaseFlipped is set"):
-        ParticleStack.from_star(star)
+        ParticleStack.open(star)
 
 
 def test_unmodelled_columns_are_named(write_particles) -> None:
@@ -221,4 +221,4 @@ def test_unmodelled_columns_are_named(write_particles) -> None:
     blocks["optics"] = blocks["optics"].assign(rlnBeamTiltX=0.1, rlnBeamTiltY=0.0, rlnOddZernike="[0.1,0.2]")
     blocks["particles"]["rlnCtfScalefactor"] = 1.0
     write_star(star, blocks)
-    assert ParticleStack.from_star(star).table.ignored_columns() == ["rlnBeamTiltX", "rlnOddZernike"]
+    assert ParticleStack.open(star).table.ignored_columns() == ["rlnBeamTiltX", "rlnOddZernike"]

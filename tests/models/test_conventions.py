@@ -17,7 +17,7 @@ def correlations(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("name", "least"), [("clean", 0.999), ("shifted", 0.999), ("ctf_shifted", 0.998)])
 def test_projections_are_relions(shared_data, name, least, dtype):
-    stack = ParticleStack.from_star(shared_data / "reference" / "relion" / f"emd_0409_{name}.star", ctf="ctf" in name)
+    stack = ParticleStack.open(shared_data / "reference" / "relion" / f"emd_0409_{name}.star", ctf="ctf" in name)
     grid, pixel_size_A = read_map(shared_data / "maps" / "emd_0409_64.mrc")
     rotations, shifts_px = stack.poses()
     ours = ParticleSimulation(VoxelVolume(grid.to(dtype)), 64, pixel_size_A, rotations, shifts_px, stack.ctf)
@@ -28,7 +28,7 @@ def test_projections_are_relions(shared_data, name, least, dtype):
 
 @pytest.mark.parametrize("n", [64, 65])
 def test_projections_are_relions_in_even_and_odd_boxes(shared_data, n):
-    stack = ParticleStack.from_star(shared_data / "reference" / "rln_proj" / f"rln_proj_{n}_centered.star", ctf=False)
+    stack = ParticleStack.open(shared_data / "reference" / "rln_proj" / f"rln_proj_{n}_centered.star", ctf=False)
     grid, _ = read_map(shared_data / "maps" / "ribosome_70s_65.mrc", voxel_size_A=1.0)
     rotations, shifts_px = stack.poses()
     # The even set is of the same field of view in 64 voxels. In an odd box RELION puts the image's origin at

@@ -105,7 +105,7 @@ def test_psi_turns_templates_of_voxels_as_it_turns_their_projections(n):
 
 
 def test_turned_templates_are_relions_projections(shared_data):
-    stack = ParticleStack.from_star(shared_data / "reference" / "relion" / "emd_0409_clean.star", ctf=False)
+    stack = ParticleStack.open(shared_data / "reference" / "relion" / "emd_0409_clean.star", ctf=False)
     rotations, _ = stack.poses()
     voxels = VoxelVolume(read_map(shared_data / "maps" / "emd_0409_64.mrc")[0].double())
     # This map's solvent is not zero: the corners of its cube, which images of its size cut off, cost a per cent.

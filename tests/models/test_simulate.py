@@ -9,7 +9,8 @@ from orbitrec.densities import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.io.mrc import read_map, write_map
-from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
 from orbitrec.models.cryoem import cartesian_templates
 from orbitrec.models.ctf import CTFParameters
@@ -145,6 +146,6 @@ def test_relion_projects_our_poses_to_our_images(tmp_path):
     write_star(tmp_path / "poses.star", poses)
     command = ["relion_project", "--i", "map.mrc", "--ang", "poses.star", "--o", "out", "--ctf", "--angpix", "2.5"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
-    theirs = ParticleStack.from_star(tmp_path / "out.star").images(slice(None))
+    theirs = ParticleStack.open(tmp_path / "out.star").images(slice(None))
     for a, b in zip(ours, theirs, strict=True):
         assert float(torch.corrcoef(torch.stack([a.reshape(-1), b.reshape(-1)]))[0, 1]) > 0.999

@@ -13,7 +13,8 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.rotations import geodesic_distance
 from orbitrec.io.mrc import StackWriter, read_map
-from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.runs import new_run
 from orbitrec.io.simulation import write_simulation
 from orbitrec.io.star import write_star
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(folder: Path) -> ParticleStack:
-    return ParticleStack.from_star(folder / "particles.star")
+    return ParticleStack.open(folder / "particles.star")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_recovers_the_phantom_and_its_poses(model, folder):
     turned = model.rotations
     if alignment.mirrored:
         turned = torch.tensor([-1.0, 1, 1]).double().diag() @ turned @ torch.tensor([1.0, 1, -1]).double().diag()
-    rotations, shifts = ParticleStack.from_star(folder / "truth.star").poses()
+    rotations, shifts = ParticleStack.open(folder / "truth.star").poses()
     error = torch.rad2deg(geodesic_distance(alignment.rotation @ turned, rotations))
     assert float(error.quantile(0.25)) < 10
     # A map that sits off its origin by the alignment's shift has images moved by that shift's projection.
@@ -128,7 +129,7 @@ def test_images_with_dense_dark_give_the_map_with_dense_bright(stack, folder, tm
     with StackWriter(tmp_path / "dark.mrcs", COUNT, N, PIXEL_A) as writer:
         writer.write(-stack.images(slice(None)))
     write_star(tmp_path / "dark.star", particle_tables("dark.mrcs", COUNT, N, PIXEL_A, ctf=stack.ctf))
-    dark = initial_model(ParticleStack.from_star(tmp_path / "dark.star"), Options(60.0, schedule=SCHEDULE))
+    dark = initial_model(ParticleStack.open(tmp_path / "dark.star"), Options(60.0, schedule=SCHEDULE))
     assert dark.inverted
     volume, truth = dark.reconstruction.volume.double(), read_map(folder / "truth.mrc")[0].double()
     fsc = fourier_shell_correlation(align(volume, truth).apply(volume), truth)
@@ -156,7 +157,7 @@ def test_too_few_particles(folder, tmp_path, stack):
         writer.write(stack.images(range(99)))
     write_star(tmp_path / "few.star", particle_tables("few.mrcs", 99, N, PIXEL_A))
     with pytest.raises(InputError, match=r"99 particles are too few.* at least 100"):
-        initial_model(ParticleStack.from_star(tmp_path / "few.star", ctf=False))
+        initial_model(ParticleStack.open(tmp_path / "few.star", ctf=False))
 
 
 def test_bandwidths_end_where_the_resolution_and_nyquist_do(stack):

@@ -9,7 +9,8 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.io.mrc import StackWriter
-from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.models.ctf import CTFParameters
@@ -41,7 +42,7 @@ def on_disk(folder: Path, images: Tensor, ctf: CTFParameters | None = None) -> P
     with StackWriter(folder / "p.mrcs", count, n, PIXEL_A) as stack:
         stack.write(images.float())
     write_star(folder / "p.star", particle_tables("p.mrcs", count, n, PIXEL_A, ctf=ctf))
-    return ParticleStack.from_star(folder / "p.star", ctf=ctf is not None)
+    return ParticleStack.open(folder / "p.star", ctf=ctf is not None)
 
 
 def with_cancelling_noise(simulation: ParticleSimulation, noise: NoiseSpectrum) -> Tensor:

@@ -50,7 +50,7 @@ def simulated(tmp_path: Path) -> Callable[..., Simulated]:
         simulation = ParticleSimulation(VoxelVolume(grid), len(grid), PIXEL_A, rotations, shifts, parameters)
         with new_run(tmp_path / "stack") as run:
             write_simulation(run, simulation, snr, generator)
-        return ParticleStack.from_star(tmp_path / "stack" / "particles.star", ctf=ctf), rotations, shifts
+        return ParticleStack.open(tmp_path / "stack" / "particles.star", ctf=ctf), rotations, shifts
 
     return simulate
 
@@ -165,7 +165,8 @@ def test_filter_is_the_share_of_signal_until_correlation_is_lost(simulated):
     lost = 1 + int((c[1:] < 0.143).nonzero()[0])
     assert 3 < lost < n // 2
     shell = (radial_frequencies(n, 3) * n / (2 * math.pi)).round().long()
-    mean, filtered = (centred_fft(v.double(), 3) for v in (sum(found.half_maps) / 2, found.volume))
+    mean = sum(found.half_maps) / 2 * soft_sphere(n, 0.36 * n)
+    mean, filtered = (centred_fft(v.double(), 3) for v in (mean, found.volume))
     for s in range(1, n // 2 + 1):
         share = 2 * float(c[s]) / (1 + float(c[s])) if s < lost else 0.0
         on = shell == s

@@ -9,7 +9,8 @@ from orbitrec.densities import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.io.mrc import StackWriter
-from orbitrec.io.particles import ParticleStack, particle_tables
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.recovery.search import SearchLevel
@@ -37,7 +38,7 @@ def stack(truth, tmp_path_factory):
         for images in simulation.images(None, generator):
             writer.write(images / scale + torch.randn(images.shape, generator=generator))
     write_star(folder / "particles.star", particle_tables("particles.mrcs", 3000, N, PIXEL_A))
-    return ParticleStack.from_star(folder / "particles.star", ctf=False), scale
+    return ParticleStack.open(folder / "particles.star", ctf=False), scale
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def abinitio(
     if matched + starts == 0:
         raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
     with new_run(output) as run:
-        stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+        stack = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
         true_map = None if truth is None else KnownMap.read(truth, stack)
         options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), matched=matched, starts=starts))
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -37,16 +37,18 @@ def info(
 
 
 def _describe_particles(path: Path, datadir: Path | None) -> dict[str, object]:
+    import numpy as np
+
     from orbitrec.io.particles import ParticleStack
 
-    stack = ParticleStack.from_star(path, datadir=datadir, ctf=False)
+    stack = ParticleStack.open(path, datadir=datadir, ctf=False)
     has_ctf = not stack.table.missing_ctf_columns()
     return {
         "kind": "particles",
-        "dialect": "RELION 3.0" if stack.optics is None else "RELION 3.1",
+        "dialect": stack.table.dialect,
         "particles": len(stack),
         "stacks": len(stack.stacks),
-        "optics_groups": 1 if stack.optics is None else len(stack.optics),
+        "optics_groups": len(np.unique(stack.table.groups())),
         "box_px": stack.n,
         "pixel_size_A": stack.pixel_size_A,
         "ctf": has_ctf,

@@ -44,7 +44,7 @@ def stack(
     from orbitrec.io.particles import ParticleStack
     from orbitrec.recovery.accumulation import accumulate_moments
 
-    data = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+    data = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
     pixel = data.pixel_size_A
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -78,7 +78,7 @@ def refine(
     from orbitrec.report.run import KnownMap, write_initial_model
 
     with new_run(output) as run:
-        stack = ParticleStack.from_star(particles, datadir=datadir, ctf=not no_ctf)
+        stack = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
         options = Options(diameter, resolution, shift_px, seed)

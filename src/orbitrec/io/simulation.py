@@ -10,8 +10,8 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.io.mrc import StackWriter, write_map
-from orbitrec.io.particle_table import CTF_COLUMNS, ParticleTable
-from orbitrec.io.particles import particle_tables
+from orbitrec.io.relion import RelionTable
+from orbitrec.io.relion_tables import CTF_COLUMNS, particle_tables
 from orbitrec.io.runs import RunFolder
 from orbitrec.io.star import read_star, write_star
 from orbitrec.models.ctf import CTFParameters
@@ -35,7 +35,7 @@ def read_ctf_list(path: Path | str, count: int) -> CTFParameters:
     named = [name for name, block in blocks.items() if "rlnDefocusU" in block]
     if not named:
         raise InputError(f"{path} has no rlnDefocusU column; give a STAR file with defocus columns, or use --no-ctf")
-    table = ParticleTable(Path(path), blocks, named[0])
+    table = RelionTable(Path(path), blocks, named[0])
     if len(table) == 0:
         raise InputError(f"{path} lists no defocus: its table is empty")
     columns = {}

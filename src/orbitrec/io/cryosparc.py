@@ -1,0 +1,290 @@
+"""cryoSPARC's particle tables (.cs): one numpy record for each particle, fields named ``group/value``."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.particle_table import ImageSources
+from orbitrec.models.ctf import CTFParameters
+
+CTF_FIELDS = {
+    "defocus_u_A": "ctf/df1_A",
+    "defocus_v_A": "ctf/df2_A",
+    "defocus_angle_deg": "ctf/df_angle_rad",
+    "voltage_kV": "ctf/accel_kv",
+    "cs_mm": "ctf/cs_mm",
+    "amplitude_contrast": "ctf/amp_contrast",
+    "phase_shift_deg": "ctf/phase_shift_rad",
+}
+_UNMODELLED = {
+    **dict.fromkeys(["ctf/tilt_A", "ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag", "ctf/bfactor"], 0.0),
+    "ctf/scale": 1.0,
+}
+# What cryoSPARC's refinements write for a particle; those not set here are zero.
+_ALIGNMENT_FIELDS = {
+    "split": "<u4", "shift": ("<f4", (2,)), "pose": ("<f4", (3,)), "psize_A": "<f4", "error": "<f4",
+    "error_min": "<f4", "resid_pow": "<f4", "slice_pow": "<f4", "image_pow": "<f4", "cross_cor": "<f4",
+    "alpha": "<f4", "alpha_min": "<f4", "weight": "<f4", "pose_ess": "<f4", "shift_ess": "<f4",
+    "class_posterior": "<f4", "class": "<u4", "class_ess": "<f4",
+}  # fmt: skip
+POSE, SHIFT, SHIFT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
+
+
+@dataclass(frozen=True, eq=False)
+class CryosparcTable:
+    """The N records of a .cs file, joined with those of its passthrough file."""
+
+    path: Path
+    records: np.ndarray
+    given_pixel_size_A: float | None = None
+    dialect: str = "cryoSPARC"
+    suffix: str = ".cs"
+
+    @classmethod
+    def read(
+        cls, path: Path | str, pixel_size_A: float | None = None, passthrough: Path | None = None
+    ) -> "CryosparcTable":
+        """Read a .cs file and add the fields of its passthrough file.
+
+        Fields that the file lacks, such as where its images are, are looked for in ``passthrough`` or else in the
+        passthrough file of the same job beside it.
+
+        Raises:
+            InputError: if there is no such file, it is no cryoSPARC table, is truncated, lists no particles, or does
+                not say where the images are.
+        """
+        path = Path(path)
+        records = _read_records(path)
+        other = passthrough or _passthrough_beside(path)
+        if other is not None:
+            records = _joined(path, records, other, _read_records(other))
+        if len(records) == 0:
+            raise InputError(f"{path} lists no particles: its table is empty")
+        table = cls(path, records, pixel_size_A)
+        for name in ("blob/path", "blob/idx"):
+            if name not in table._names:
+                raise InputError(f"{path} has no {name}; give the job's passthrough file with --passthrough")
+        return table
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.records.dtype.names or ()
+
+    def numbers(self, field: str, width: int = 1) -> Float[np.ndarray, "N _"] | None:
+        """The values of a field in float64, ``width`` for every particle, or None where there is no such field.
+
+        Raises:
+            InputError: if they are not finite numbers, or not so many.
+        """
+        if field not in self._names:
+            return None
+        values = self.records[field]
+        if values.dtype.kind not in "fiub" or values.size != width * len(self):
+            raise InputError(f"{self.path}: {field} does not hold {width} number{'s' * (width > 1)} for a particle")
+        values = values.reshape(len(self), width).astype(np.float64)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if bad.size:
+            raise InputError(f"{self.path}: {field} of particle {bad[0] + 1} is not a finite number; correct it")
+        return values
+
+    def sources(self) -> ImageSources:
+        """``blob/path`` and ``blob/idx``; the mark ``>`` that some versions put before a path is left out.
+
+        Raises:
+            InputError: if a path is not text or an index is not a whole number.
+        """
+        paths, index = self.records["blob/path"], self.records["blob/idx"]
+        if paths.dtype.kind not in "SU" or paths.ndim != 1 or index.dtype.kind not in "iu" or index.ndim != 1:
+            raise InputError(f"{self.path}: blob/path and blob/idx are not text and whole numbers; export it anew")
+        distinct, stack = np.unique(paths, return_inverse=True)
+        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in distinct]
+        return ImageSources([n.lstrip(">") for n in names], stack.reshape(-1).astype(np.int64), index.astype(np.int64))
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """``blob/psize_A``.
+
+        Raises:
+            InputError: if there is none, or one that is not positive.
+        """
+        if self.given_pixel_size_A is not None:
+            return np.full(len(self), self.given_pixel_size_A)
+        sizes = self.numbers("blob/psize_A")
+        if sizes is None:
+            raise InputError(f"{self.path} gives no pixel size (blob/psize_A); use --pixel-size")
+        if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
+            raise InputError(f"{self.path}: blob/psize_A is not between 0.001 and 10000 Å everywhere; correct it")
+        return sizes[:, 0].round(6)
+
+    def groups(self) -> Int[np.ndarray, "N"]:
+        """``ctf/exp_group_id``, numbered from 0; one group where there is none."""
+        if "ctf/exp_group_id" not in self._names:
+            return np.zeros(len(self), dtype=np.int64)
+        return np.unique(self.records["ctf/exp_group_id"], return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def signs(self) -> Float[np.ndarray, "N"]:
+        """``blob/sign``: −1 where dense is dark in the file.
+
+        Raises:
+            InputError: if it is neither 1 nor −1.
+        """
+        signs = self.numbers("blob/sign")
+        if signs is None:
+            return np.ones(len(self))
+        if not (np.abs(signs) == 1).all():
+            raise InputError(f"{self.path}: blob/sign is neither 1 nor −1 everywhere; export the particles anew")
+        return signs[:, 0]
+
+    def stated_boxes(self) -> Float[np.ndarray, "N"] | None:
+        """``blob/shape``."""
+        shapes = self.numbers("blob/shape", 2)
+        return None if shapes is None else shapes[:, 0]
+
+    def missing_ctf_columns(self) -> list[str]:
+        """The fields that a CTF needs and the file does not have."""
+        return [field for field in CTF_FIELDS.values() if field not in self._names]
+
+    def ctf(self) -> CTFParameters:
+        """CTF parameters of the N particles; radians become degrees.
+
+        Raises:
+            InputError: if fields are missing.
+        """
+        missing = self.missing_ctf_columns()
+        if missing:
+            raise InputError(
+                f"{self.path} has no {', '.join(missing)}; give the job's passthrough file with --passthrough, or use "
+                "--no-ctf for images without CTF"
+            )
+        columns = {}
+        for name, field in CTF_FIELDS.items():
+            values = self.numbers(field)
+            assert values is not None
+            columns[name] = torch.from_numpy(np.rad2deg(values[:, 0]) if field.endswith("_rad") else values[:, 0])
+        return CTFParameters(**columns)
+
+    def premultiplied(self) -> Bool[np.ndarray, "N"]:
+        """None are: cryoSPARC keeps such images to itself."""
+        return np.zeros(len(self), dtype=bool)
+
+    def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
+        """Rotations, and displacements (x, y) of the content in Å; None where the file has no three-dimensional poses.
+
+        A pose is a rotation vector, of the rotation that RELION's angles mean here; content sits at minus the shift,
+        counted in pixels of ``alignments3D/psize_A``.
+        """
+        vectors, shifts = self.numbers(POSE, 3), self.numbers(SHIFT, 2)
+        if vectors is None:
+            return None
+        pixel = self.numbers(SHIFT_PIXEL)
+        shifts_A = (np.zeros((len(self), 2)) if shifts is None else shifts) * (
+            self.pixel_sizes_A()[:, None] if pixel is None else pixel
+        )
+        return torch.from_numpy(Rotation.from_rotvec(vectors).as_matrix()), -torch.from_numpy(shifts_A)
+
+    def ignored_columns(self) -> list[str]:
+        """Fields that change how an image is formed and that orbitrec does not model, where they are not neutral."""
+        return [
+            field
+            for field, neutral in _UNMODELLED.items()
+            if field in self._names and bool(np.any(self.records[field] != neutral))
+        ]
+
+    def write_posed(
+        self,
+        path: Path | str,
+        rotations: Float[Tensor, "N 3 3"],
+        shifts_A: Float[Tensor, "N 2"],
+        stacks: Sequence[Path],
+        halves: Int[Tensor, "N"] | None = None,
+    ) -> None:
+        """See :meth:`ParticleTable.write_posed`; paths stay relative to the project's folder, as cryoSPARC has them."""
+        out = self._with_alignments()
+        pixel = self.pixel_sizes_A()
+        out[POSE] = Rotation.from_matrix(rotations.detach().cpu().double().numpy()).as_rotvec()
+        out[SHIFT] = -shifts_A.detach().cpu().double().numpy() / pixel[:, None]
+        out[SHIFT_PIXEL] = pixel
+        if halves is not None:
+            out["alignments3D/split"] = halves.cpu().numpy() - 1
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, out, allow_pickle=False)
+
+    def _with_alignments(self) -> np.ndarray:
+        """A copy of the records that has every field of an alignment."""
+        fields = {f"alignments3D/{name}": kind for name, kind in _ALIGNMENT_FIELDS.items()}
+        if POSE in self._names:  # as its own version of cryoSPARC wrote it
+            fields = {name: fields[name] for name in (SHIFT, SHIFT_PIXEL, "alignments3D/split")}
+        added = [(name, kind) for name, kind in fields.items() if name not in self._names]
+        out = np.zeros(len(self), dtype=[*_description(self.records.dtype), *added])
+        for name in self._names:
+            out[name] = self.records[name]
+        for name in ("alpha", "class_posterior", "class_ess"):
+            if (f"alignments3D/{name}", "<f4") in added:
+                out[f"alignments3D/{name}"] = 1
+        if ("alignments3D/split", "<u4") in added:
+            out["alignments3D/split"] = np.arange(len(self)) % 2
+        return out
+
+
+def _description(dtype: np.dtype) -> list[tuple]:
+    """Name, type and shape of every field, without the padding between them."""
+    return [(name, dtype[name].base, dtype[name].shape) for name in dtype.names or ()]
+
+
+def _read_records(path: Path) -> np.ndarray:
+    path = existing_file(path)
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if magic == b"\x94CSDAT":
+        raise InputError(f"{path} is in the compressed format CSDAT; save it in the numpy format with cryosparc-tools")
+    if magic != b"\x93NUMPY":
+        raise InputError(f"{path} is not a cryoSPARC table (.cs); give the particles' .cs file of a job")
+    try:
+        # Mapped, so that a damaged header cannot ask for memory that the file does not fill.
+        records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=1 << 20)
+        names, ndim = records.dtype.names, records.ndim
+        records = np.array(records)
+    except (ValueError, TypeError, SyntaxError, OverflowError, OSError, MemoryError, RecursionError, KeyError) as error:
+        raise InputError(f"{path} is a damaged cryoSPARC table or is truncated; copy it again") from error
+    if names is None or ndim != 1:
+        raise InputError(f"{path} is a plain array and not a cryoSPARC table; give the particles' .cs file of a job")
+    return records
+
+
+def _passthrough_beside(path: Path) -> Path | None:
+    """``P1_J2_passthrough_particles.cs`` for any particle table of job P1_J2."""
+    job = re.search(r"P\d+_J\d+", path.name)
+    if job is None or "passthrough" in path.name or not path.parent.is_dir():
+        return None
+    found = sorted(path.parent.glob(f"*{job.group()}_passthrough_particles*.cs"))
+    return found[0] if found else None
+
+
+def _joined(path: Path, records: np.ndarray, other_path: Path, other: np.ndarray) -> np.ndarray:
+    """The records with the fields that only the other file has, matched by ``uid``."""
+    for name, table in ((path, records), (other_path, other)):
+        if "uid" not in (table.dtype.names or ()) or table["uid"].dtype.kind not in "iu":
+            raise InputError(f"{name} has no uid to match it with its passthrough file; export the job anew")
+    order = np.argsort(other["uid"])
+    at = np.searchsorted(other["uid"], records["uid"], sorter=order).clip(max=max(len(other) - 1, 0))
+    rows = order[at] if len(other) else at
+    if len(other) == 0 or (other["uid"][rows] != records["uid"]).any():
+        raise InputError(f"{other_path} lacks particles of {path}; give the passthrough file of the same job")
+    added = [field for field in _description(other.dtype) if field[0] not in records.dtype.names]
+    out = np.zeros(len(records), dtype=[*_description(records.dtype), *added])
+    for name in records.dtype.names or ():
+        out[name] = records[name]
+    for name, *_ in added:
+        out[name] = other[name][rows]
+    return out

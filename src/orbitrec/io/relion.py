@@ -1,0 +1,271 @@
+"""RELION's particle STAR files, 3.0 to 5."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.geometry.rotations import euler_to_matrix
+from orbitrec.io.particle_table import ImageSources
+from orbitrec.io.relion_tables import (
+    ANGLE_COLUMNS,
+    CTF_COLUMNS,
+    ORIGIN_COLUMNS_A,
+    ORIGIN_COLUMNS_PX,
+    angle_columns,
+    origin_columns,
+)
+from orbitrec.io.star import Blocks, read_star, rewrite_columns
+from orbitrec.models.ctf import CTFParameters
+
+# Value at which each changes nothing; Zernike coefficients are lists and always count.
+_UNMODELLED = {
+    **dict.fromkeys(["rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnCtfBfactor"], 0.0),
+    **dict.fromkeys(["rlnMagMat01", "rlnMagMat10"], 0.0),
+    **dict.fromkeys(["rlnMagMat00", "rlnMagMat11", "rlnCtfScalefactor"], 1.0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class RelionTable:
+    """The N rows of a particle STAR file.
+
+    A value is looked up in the particle's row and then, by its optics group, in the optics table.
+    """
+
+    path: Path
+    blocks: Blocks
+    block_name: str
+    given_pixel_size_A: float | None = None
+    """Used instead of what the file says."""
+    suffix: str = ".star"
+
+    @classmethod
+    def read(cls, path: Path | str, pixel_size_A: float | None = None) -> "RelionTable":
+        """Read a STAR file with a RELION 3.1 ``particles`` block or a RELION 3.0 single block.
+
+        Raises:
+            InputError: if there is no such file, it is malformed, has no particle, no ``rlnImageName``, or lists
+                volumes or tilt series instead of images.
+        """
+        path = Path(path)
+        blocks = {name: _table(block) for name, block in read_star(path).items()}
+        named = [name for name, table in blocks.items() if "rlnImageName" in table]
+        if not named:
+            raise InputError(f"{path} has no rlnImageName column; give the STAR file of a particle stack")
+        table = cls(path, {**blocks}, "particles" if "particles" in named else named[0], pixel_size_A)
+        if len(table) == 0:
+            raise InputError(f"{path} lists no particles: its table is empty")
+        dimensions = table.numbers("rlnImageDimensionality")
+        if "rlnTomoName" in table.particles or (dimensions is not None and (dimensions != 2).any()):
+            raise InputError(f"{path} lists subtomograms; give a table of two-dimensional particle images")
+        return table
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    @property
+    def dialect(self) -> str:
+        """``RELION 3.0``, or later with optics groups; 3.1, 4 and 5 differ in nothing that is read here."""
+        return "RELION 3.0" if self.optics is None else "RELION 3.1 or later"
+
+    @property
+    def particles(self) -> pd.DataFrame:
+        """The particle rows as in the file."""
+        return _table(self.blocks[self.block_name])
+
+    @property
+    def optics(self) -> pd.DataFrame | None:
+        """The optics groups as in the file, None in the RELION 3.0 dialect."""
+        return _table(self.blocks["optics"]) if "optics" in self.blocks and self.block_name != "optics" else None
+
+    def groups(self) -> Int[np.ndarray, "N"]:
+        """Position of each particle's group in the optics table; all 0 in the RELION 3.0 dialect.
+
+        Raises:
+            InputError: if a particle's group is not in the optics table.
+        """
+        return self._group if self.optics is not None else np.zeros(len(self), dtype=np.int64)
+
+    @cached_property
+    def _group(self) -> np.ndarray:
+        assert self.optics is not None
+        if "rlnOpticsGroup" not in self.particles or "rlnOpticsGroup" not in self.optics:
+            if len(self.optics) == 1:
+                return np.zeros(len(self), dtype=np.int64)
+            raise InputError(f"{self.path} has several optics groups but no rlnOpticsGroup column to choose by")
+        listed = pd.Index(self.optics["rlnOpticsGroup"])
+        if not listed.is_unique:
+            raise InputError(f"{self.path}: the optics table has a group twice; number its groups differently")
+        position = listed.get_indexer(pd.Index(self.particles["rlnOpticsGroup"]))
+        if (position < 0).any():
+            row = int(np.argmax(position < 0))
+            group = self.particles["rlnOpticsGroup"].iloc[row]
+            raise InputError(f"{self.path}: row {row + 1} is in optics group {group}, which the optics table lacks")
+        return np.asarray(position, dtype=np.int64)
+
+    def _column(self, column: str) -> pd.Series | None:
+        """One value per particle, as in the file."""
+        if column in self.particles:
+            return pd.Series(self.particles[column])
+        if self.optics is not None and column in self.optics:
+            return pd.Series(self.optics[column].iloc[self._group])
+        return None
+
+    def numbers(self, column: str) -> Float[np.ndarray, "N"] | None:
+        """The N values (float64) of ``column``, or None where neither table has it.
+
+        Raises:
+            InputError: if a value is not a finite number.
+        """
+        source = self._column(column)
+        if source is None:
+            return None
+        values = np.array(pd.to_numeric(source, errors="coerce"), dtype=np.float64)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            found = source.iloc[bad[0]]
+            raise InputError(f"{self.path}: {column} of row {bad[0] + 1} is {found}, not a number; correct it")
+        return values
+
+    def sources(self) -> ImageSources:
+        """Distinct stack names, and each row's stack and section; a name without ``index@`` is its first image.
+
+        Raises:
+            InputError: if an image's name is not of the form ``index@stack``.
+        """
+        parts = self.particles["rlnImageName"].astype(str).str.extract(r"^(?:(\d{1,15})@)?([^@]+)$")
+        if parts[1].isna().any():
+            row = int(np.argmax(parts[1].isna()))
+            found = self.particles["rlnImageName"].iloc[row]
+            raise InputError(f"{self.path}: rlnImageName of row {row + 1} is {found}, not of the form index@stack")
+        codes, names = pd.factorize(parts[1])
+        sections = parts[0].fillna("1").to_numpy(dtype=np.int64) - 1
+        return ImageSources(list(names), np.asarray(codes, dtype=np.int64), sections)
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """From ``rlnImagePixelSize``, or else detector pixel size and magnification.
+
+        Raises:
+            InputError: if the file gives none, or one that is not positive.
+        """
+        if self.given_pixel_size_A is not None:
+            return np.full(len(self), self.given_pixel_size_A)
+        sizes = self.numbers("rlnImagePixelSize")
+        detector_um, magnification = self.numbers("rlnDetectorPixelSize"), self.numbers("rlnMagnification")
+        if sizes is None and detector_um is not None and magnification is not None and (magnification > 0).all():
+            sizes = detector_um * 1e4 / magnification
+        if sizes is None:
+            raise InputError(f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or use --pixel-size")
+        if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
+            wrong = sizes.min() if sizes.min() <= 1e-3 else sizes.max()
+            raise InputError(f"{self.path} gives a pixel size of {wrong:g} Å, which cannot be; correct it")
+        return sizes.round(6)
+
+    def signs(self) -> Float[np.ndarray, "N"]:
+        """1: RELION's files do not say."""
+        return np.ones(len(self))
+
+    def stated_boxes(self) -> Float[np.ndarray, "N"] | None:
+        """``rlnImageSize``."""
+        return self.numbers("rlnImageSize")
+
+    def missing_ctf_columns(self) -> list[str]:
+        """The columns that a CTF needs and the file does not have."""
+        optics = [] if self.optics is None else self.optics.columns
+        return [name for name in CTF_COLUMNS.values() if name not in self.particles and name not in optics]
+
+    def ctf(self) -> CTFParameters:
+        """CTF parameters of the N particles (``rlnPhaseShift`` is 0 where absent).
+
+        Raises:
+            InputError: if columns are missing, or the images are phase-flipped already.
+        """
+        missing = self.missing_ctf_columns()
+        if missing:
+            raise InputError(
+                f"{self.path} has no CTF columns {', '.join(missing)}; add them, or use --no-ctf for images without CTF"
+            )
+        flipped = self.numbers("rlnCtfDataArePhaseFlipped")
+        if flipped is not None and flipped.any():
+            raise InputError(
+                f"{self.path}: rlnCtfDataArePhaseFlipped is set; extract the particles anew without flipping phases"
+            )
+        columns = {name: self.numbers(column) for name, column in CTF_COLUMNS.items()}
+        phase_shift = self.numbers("rlnPhaseShift")
+        columns["phase_shift_deg"] = np.zeros(len(self)) if phase_shift is None else phase_shift
+        return CTFParameters(**{name: torch.from_numpy(values) for name, values in columns.items()})
+
+    def premultiplied(self) -> Bool[np.ndarray, "N"]:
+        """``rlnCtfDataAreCtfPremultiplied``."""
+        flags = self.numbers("rlnCtfDataAreCtfPremultiplied")
+        return np.zeros(len(self), dtype=bool) if flags is None else flags != 0
+
+    def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
+        """Rotations, and displacements (x, y) of the content in Å; None where the file has no angles.
+
+        Content sits at minus RELION's origin; without origin columns it is not displaced.
+        """
+        angles = self._number_columns(ANGLE_COLUMNS)
+        if angles is None:
+            return None
+        origins_A, origins_px = self._number_columns(ORIGIN_COLUMNS_A), self._number_columns(ORIGIN_COLUMNS_PX)
+        if origins_A is None:
+            origins_A = np.zeros((len(self), 2)) if origins_px is None else origins_px * self.pixel_sizes_A()[:, None]
+        return euler_to_matrix(torch.from_numpy(angles)), -torch.from_numpy(origins_A)
+
+    def _number_columns(self, columns: Sequence[str]) -> np.ndarray | None:
+        """Several columns side by side, None unless all are there."""
+        values = [self.numbers(column) for column in columns]
+        present = [value for value in values if value is not None]
+        return np.stack(present, axis=1) if len(present) == len(values) else None
+
+    def ignored_columns(self) -> list[str]:
+        """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
+        found = []
+        for column, neutral in _UNMODELLED.items():
+            values = self._column(column)
+            if values is not None and np.any(np.asarray(pd.to_numeric(values, errors="coerce")) != neutral):
+                found.append(column)
+        return found
+
+    def write_posed(
+        self,
+        path: Path | str,
+        rotations: Float[Tensor, "N 3 3"],
+        shifts_A: Float[Tensor, "N 2"],
+        stacks: Sequence[Path],
+        halves: Int[Tensor, "N"] | None = None,
+    ) -> None:
+        """See :meth:`ParticleTable.write_posed`.
+
+        Images are named by absolute path: RELION resolves names from the folder it is started in, not from that of
+        the STAR file, so no relative name would work both there and here.
+        """
+        sources = self.sources()
+        places = zip(sources.section, sources.stack, strict=True)
+        columns = {"rlnImageName": [f"{section + 1:06d}@{stacks[stack]}" for section, stack in places]}
+        shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A())[:, None]
+        values = angle_columns(rotations)
+        for names, shifts, needed in (
+            (ORIGIN_COLUMNS_A, shifts_A, self.optics is not None),
+            (ORIGIN_COLUMNS_PX, shifts_px, self.optics is None),
+        ):
+            # Where the other pair is there too it is kept consistent: readers differ in which they prefer.
+            if needed or set(names) <= set(self.particles.columns):
+                values |= origin_columns(shifts, in_angstrom=names is ORIGIN_COLUMNS_A)
+        columns |= {name: [f"{value:.6f}" for value in column] for name, column in values.items()}
+        if halves is not None:
+            columns["rlnRandomSubset"] = [str(half) for half in halves.tolist()]
+        rewrite_columns(self.path, path, self.block_name, columns)
+
+
+def _table(block: pd.DataFrame | dict) -> pd.DataFrame:
+    return block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
