@@ -164,7 +164,10 @@ class MomentAccumulator:
         Products are formed in the observations' precision and added in float64: in float32 a batch should hold no more
         than some thousand images.
         """
-        filtered = modes * ctf[:, None, :]
+        self.add(modes * ctf[:, None, :], ctf)
+
+    def add(self, filtered: Complex[Tensor, "b m k"], ctf: Float[Tensor, "b k"]) -> None:
+        """The same for ``Y = h·X``, of images that were multiplied by their CTF before."""
         a, b = (part.transpose(0, 1) for part in (filtered.real, filtered.imag))
         # Re YY* + Im YY* = (a + b) aᵀ + (b − a) bᵀ for Y = a + ib.
         self.second += torch.cat([a + b, b - a], dim=1).mT @ torch.cat([a, b], dim=1)

@@ -21,6 +21,7 @@ from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import corner_mask
 
 Indices = Int[Tensor, "b"] | Int[np.ndarray, "b"] | Sequence[int] | slice
+SMALL_GROUP = 200
 SAME_PIXEL = 1e-4
 """Relative difference of pixel sizes that is rounding in a file and not another pixel size."""
 
@@ -140,6 +141,17 @@ class ParticleStack:
         """Pixel size in Å."""
         return self.grid.pixel_size_A
 
+    def noise_groups(self) -> Int[Tensor, "N"]:
+        """Which images share a noise spectrum: those of one optics group, taken and extracted alike.
+
+        Groups of fewer than :data:`SMALL_GROUP` images, too few to tell a spectrum from, are taken together.
+        """
+        alike = np.stack([self.grid.kind, self.premultiplied.numpy()], axis=1)
+        optics = self.table.groups()
+        optics = np.where(np.bincount(optics)[optics] < SMALL_GROUP, -1, optics)
+        groups = np.unique(np.column_stack([alike, optics]), axis=0, return_inverse=True)[1]
+        return torch.from_numpy(groups.reshape(-1))
+
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
         """Rotations, and displacements (x, y) of the content in pixels; None where the file has no angles."""
         poses = self.table.poses()
@@ -246,7 +258,7 @@ def _check_sections(table: ParticleTable, sources: ImageSources, stacks: Sequenc
         row = bad[0]
         raise InputError(
             f"{table.path}: row {row + 1} asks for image {sources.section[row] + 1} of"
-            f" {stacks[sources.stack[row]].path}, which holds only {available[row]};"
+            f" {stacks[int(sources.stack[row])].path}, which holds only {available[row]};"
             " give the stack that belongs to this table"
         )
 
@@ -263,7 +275,6 @@ def _checked_boxes(table: ParticleTable, sources: ImageSources, stacks: Sequence
         row = int(np.argmax(stated != boxes))
         raise InputError(
             f"{table.path} states images of {stated[row]:.0f} px for row {row + 1} but"
-            f" {stacks[int(sources.stack[row])].path} holds images of {boxes[row]} px; correct the box and the pixel size"
-            " together"
+            f" {stacks[int(sources.stack[row])].path} holds images of {boxes[row]} px; correct box and pixel size together"
         )
     return boxes

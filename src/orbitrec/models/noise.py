@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
@@ -61,6 +61,22 @@ class NoiseSpectrum:
         shells = self.shells.to(k)
         return torch.lerp(shells[below], shells[(below + 1).clamp(max=last)], position - below)
 
+    def at_rows(self, rows: Int[Tensor, "b"], k: Float[Tensor, "*shape"]) -> Float[Tensor, "_ *shape"]:
+        """The spectrum for particles ``rows``: one for all of them."""
+        return self.at(k)[None]
+
+    def before_filter(self, power: Float[Tensor, "R"]) -> "NoiseSpectrum":
+        """The noise before its spectrum was multiplied by ``power``, known on the shells, and estimated after that.
+
+        ``power`` is given the resolution that the estimate has, so that its zeros are not divided by.
+        """
+        k = radial_frequencies(self.n)
+        covariance = centred_ifft(NoiseSpectrum(power.double(), self.n).at(k).to(torch.complex128))
+        x = torch.arange(self.n, dtype=torch.float64) - self.n // 2
+        taper = _hann((x.square()[:, None] + x.square()).sqrt(), self.n)
+        smooth = _shell_means(centred_fft(covariance * taper).real)
+        return NoiseSpectrum(self.shells / smooth.to(self.shells).clamp(min=1e-3 * float(smooth.mean())), self.n)
+
     def sample(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "count n n"]:
@@ -81,6 +97,23 @@ class NoiseSpectrum:
             return images * float(self.shells[0]) ** power
         k = radial_frequencies(images.shape[-1], dtype=images.dtype).to(images.device)
         return centred_ifft(centred_fft(images) * self.at(k).pow(power)).real
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedNoise:
+    """One spectrum for each group of particles; ``group``: (N,) which one a particle has."""
+
+    spectra: tuple[NoiseSpectrum, ...]
+    group: Int[Tensor, "N"]
+
+    def at_rows(self, rows: Int[Tensor, "b"], k: Float[Tensor, "*shape"]) -> Float[Tensor, "_ *shape"]:
+        """The spectrum of each of the particles ``rows`` at radial frequencies ``k``."""
+        groups, which = self.group[rows].unique(return_inverse=True)
+        return torch.stack([self.spectra[int(group)].at(k) for group in groups])[which]
+
+
+Noise = NoiseSpectrum | GroupedNoise
+"""The noise of a stack's particles, through ``at_rows``."""
 
 
 def corner_mask(n: int, radius: float = 0.45) -> Bool[Tensor, "n n"]:
@@ -122,15 +155,26 @@ def _spectrum_on_shells(power: Float[Tensor, "p q"], mask: Float[Tensor, "n n"])
     n = mask.shape[-1]
     lag = torch.fft.fftfreq(2 * n, 1 / (2 * n), dtype=torch.float64, device=mask.device)
     distance = (lag.square()[:, None] + lag.square()).sqrt()
-    taper = (1 + torch.cos(math.pi * (distance * 3 / n).clamp(max=1))) / 2
+    taper = _hann(distance, n)
     pairs = torch.fft.irfft2(torch.fft.rfft2(mask, s=(2 * n, 2 * n)).abs().square()).round()
     covariance = torch.fft.irfft2(power) / pairs.clamp(min=1) * taper
     # Subtracting a mean over M pixels lowers every lag by its variance Σ pairs·covariance / M².
     covariance += taper * (pairs * covariance).sum() / mask.sum() ** 2
     spectrum = torch.fft.fftshift(torch.fft.fft2(covariance).real[::2, ::2])
+    means = _shell_means(spectrum)
+    # A deep dip can come out negative from finite data; the floor keeps whitening finite.
+    return means.clamp(min=1e-3 * float(means.mean()))
+
+
+def _hann(lag: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
+    """Hann's taper, zero from lag ``n/3`` on."""
+    return (1 + torch.cos(math.pi * (lag * 3 / n).clamp(max=1))) / 2
+
+
+def _shell_means(spectrum: Float[Tensor, "n n"]) -> Float[Tensor, "R"]:
+    """Means over the shells 0 … n//2 of a centred spectrum."""
+    n = spectrum.shape[-1]
     shell = (radial_frequencies(n).to(spectrum) * n / (2 * math.pi)).round().long().reshape(-1)
     sums = torch.zeros(2, int(shell.max()) + 1, dtype=torch.float64, device=spectrum.device)
     sums.index_add_(1, shell, torch.stack([spectrum.reshape(-1), torch.ones(n * n).to(spectrum)]))
-    means = (sums[0] / sums[1])[: n // 2 + 1]
-    # A deep dip can come out negative from finite data; the floor keeps whitening finite.
-    return means.clamp(min=1e-3 * float(means.mean()))
+    return (sums[0] / sums[1])[: n // 2 + 1]

@@ -9,8 +9,7 @@ from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, r
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.moments import MomentAccumulator
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.noise import estimate_noise
-from orbitrec.recovery.preparation import Progress
+from orbitrec.recovery.preparation import Progress, estimated_noise
 
 
 def accumulate_moments(
@@ -23,7 +22,7 @@ def accumulate_moments(
 ) -> MomentAccumulator:
     """Moments of a stack's whitened images, read once and in order; memory does not grow with the stack.
 
-    Images are whitened by the noise spectrum of at most the first 2000 and cut to 1.2 times the resolution's frequency,
+    Images are whitened by the noise spectrum of their group and cut to 1.2 times the resolution's frequency,
     so the grid's box and its pixels, ``pixel size · n / grid.box``, are those of the smaller images.
 
     Args:
@@ -46,17 +45,19 @@ def accumulate_moments(
     small = min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))
     scale = small / n
     grid = PolarGrid.for_radius(small, k_max / scale, radius_A / pixel * scale)
-    noise = estimate_noise(stack.images(range(i, min(i + chunk, 2000, len(stack))))
-                           for i in range(0, min(len(stack), 2000), chunk))  # fmt: skip
-    whitening = noise.at(radial_frequencies(n)).rsqrt().to(torch.float32)
+    noise = estimated_noise(stack)
+    frequency = radial_frequencies(n)
     nodes = grid.nodes * scale
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
     filters = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial(nodes, pixel)
-    filters = (filters * noise.at(nodes).rsqrt()).to(torch.float32)
     total = MomentAccumulator.empty(grid)
     for rows in torch.arange(len(stack)).split(chunk):
-        transform = centred_fft(stack.images(rows)) * whitening
+        transform = centred_fft(stack.images(rows)) * noise.at_rows(rows, frequency).rsqrt().to(torch.float32)
         images = centred_ifft(fourier_crop(transform, small)).real
-        total.update(grid.from_images(images), filters[index[rows]])
+        whitening = noise.at_rows(rows, nodes).rsqrt()
+        ctfs = filters[index[rows]] * whitening
+        # Images that were multiplied by their CTF lack the whitening only.
+        gain = torch.where(stack.premultiplied[rows, None], whitening, ctfs).to(torch.float32)
+        total.add(grid.from_images(images) * gain[:, None, :], ctfs.to(torch.float32))
         progress(len(rows))
     return total

@@ -6,7 +6,7 @@ working resolution and put on the polar grid: ``Y = c F / S``. That is the match
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,25 +18,27 @@ from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, r
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.noise import NoiseSpectrum, estimate_noise
+from orbitrec.models.noise import GroupedNoise, Noise, NoiseSpectrum, estimate_noise
 
 Progress = Callable[[int], None]
 PIXELS_AT_ONCE = 1 << 21
+NOISE_IMAGES = 2000
+"""Images at most that a noise spectrum is taken from."""
 
 
 @dataclass(frozen=True, eq=False)
 class ParticleModes:
     """All particles in filtered circular modes, in memory.
 
-    ``modes``: (N, m, k) complex64; ``filters``: (u, k) distinct h², one for each CTF, and ``filter_index``: (N,) which
-    one a particle has; ``grid``: their polar grid, in pixels of the original box.
+    ``modes``: (N, m, k) complex64; ``filters``: (u, k) distinct h², one for each CTF and noise, and ``filter_index``:
+    (N,) which one a particle has; ``grid``: their polar grid, in pixels of the original box.
     """
 
     grid: PolarGrid
     modes: Complex[Tensor, "N m k"]
     filters: Float[Tensor, "u k"]
     filter_index: Int[Tensor, "N"]
-    noise: NoiseSpectrum
+    noise: Noise
     pixel_size_A: float
 
     def __len__(self) -> int:
@@ -89,8 +91,8 @@ def prepare(
     """
     n, pixel = stack.n, stack.pixel_size_A
     chunk = chunk or max(1, PIXELS_AT_ONCE // n**2)
-    noise = estimate_noise(_chunks(stack, chunk, stop=min(len(stack), 2000)))
-    inverse_noise = 1 / noise.at(radial_frequencies(n)).to(torch.float32)
+    noise = estimated_noise(stack)
+    frequency = radial_frequencies(n)
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
     small = min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))  # Nyquist of the cut images is 1.2 k_max
     grid = PolarGrid.for_radius(n, k_max, radius)
@@ -99,21 +101,48 @@ def prepare(
     # One micrograph's particles share a CTF: its images are evaluated for the chunk's distinct rows only.
     for start in range(0, len(stack), chunk):
         rows = torch.arange(start, min(start + chunk, len(stack)))
-        transform = centred_fft(stack.images(rows)) * inverse_noise
+        transform = centred_fft(stack.images(rows)) / noise.at_rows(rows, frequency).to(torch.float32)
         if ctf is not None:
             distinct, local = index[rows].unique(return_inverse=True)
-            transform *= ctf.select(distinct).on_grid(n, pixel)[local]
+            values = ctf.select(distinct).on_grid(n, pixel)[local]
+            values[stack.premultiplied[rows]] = 1.0
+            transform *= values
         images = centred_ifft(fourier_crop(transform, small)).real
         modes[rows] = working.from_images(images)
         progress(len(rows))
     nodes = grid.nodes
     power = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial_square(nodes, pixel)
-    filters = (power / noise.at(nodes)).to(torch.float32)
+    group = noise.group if isinstance(noise, GroupedNoise) else torch.zeros(len(stack), dtype=torch.long)
+    pairs, filter_index = torch.unique(torch.stack([index, group], dim=1), dim=0, return_inverse=True)
+    first = torch.empty(len(pairs), dtype=torch.long).scatter_(0, filter_index, torch.arange(len(stack)))
+    filters = (power[pairs[:, 0]] / noise.at_rows(first, nodes)).to(torch.float32)
     if not bool(modes.abs().sum().isfinite()):
         raise InputError("the images give values that are not finite; check the CTF columns and the pixel size")
-    return ParticleModes(grid, modes, filters, index, noise, pixel)
+    return ParticleModes(grid, modes, filters, filter_index, noise, pixel)
 
 
-def _chunks(stack: ParticleStack, chunk: int, stop: int) -> Iterator[Float[Tensor, "b n n"]]:
-    for start in range(0, stop, chunk):
-        yield stack.images(range(start, min(start + chunk, stop)))
+def estimated_noise(stack: ParticleStack) -> Noise:
+    """The noise spectrum of every group of :meth:`ParticleStack.noise_groups`, each from at most 2000 images.
+
+    Where images were multiplied by their CTF it is the spectrum before that: the corners' over the mean square of the
+    CTF.
+
+    Raises:
+        InputError: for NaN or constant images, or where the corners are constant.
+    """
+    group = stack.noise_groups()
+    spectra = tuple(_noise_of(stack, (group == g).nonzero().flatten()) for g in range(int(group.max()) + 1))
+    return spectra[0] if len(spectra) == 1 else GroupedNoise(spectra, group)
+
+
+def _noise_of(stack: ParticleStack, rows: Int[Tensor, "g"]) -> NoiseSpectrum:
+    chunk = max(1, PIXELS_AT_ONCE // stack.n**2)
+    # Neighbours in the file are read together, so the sample is of runs spread over the stack.
+    runs = rows.split(chunk)
+    taken = [runs[int(i)] for i in torch.linspace(0, len(runs) - 1, min(len(runs), -(-NOISE_IMAGES // chunk))).long()]
+    noise = estimate_noise(stack.images(run) for run in taken)
+    if stack.ctf is not None and bool(stack.premultiplied[rows[0]]):
+        shells = 2 * math.pi * torch.arange(len(noise.shells), dtype=torch.float64) / noise.n
+        power = stack.ctf.select(torch.cat(taken)).radial_square(shells, stack.pixel_size_A).mean(0)
+        return noise.before_filter(power)
+    return noise
