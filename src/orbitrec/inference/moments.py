@@ -176,7 +176,7 @@ class MomentAccumulator:
         self.power += power.sum(0, dtype=torch.float64)
         self.noise += ctf.mT @ ctf
         self.product += power.mT @ power
-        self.count += len(modes)
+        self.count += len(filtered)
 
     def merge(self, other: "MomentAccumulator") -> "MomentAccumulator":
         """The sums over both parts.
