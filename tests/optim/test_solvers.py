@@ -95,6 +95,16 @@ def test_one_minimum(problem, name, starts):
     assert end.field_norm < 1e-3
 
 
+@pytest.mark.parametrize("count", [4, 5])
+def test_fisher_bfgs_arrives_with_fewer_terms_than_unknowns(count, small_problem, starts):
+    few = small_problem(count, known=True)
+    assert few.dimension > count
+    for w in starts(few, 4):
+        result = run(solvers.fisher_bfgs(), few, w, Stop(measured=300.0))
+        assert result.converged
+        assert result.trace[-1].field_norm < 1e-6
+
+
 def test_adam_descends(problem, starts):
     trace = run(Adam(), problem, starts(problem, 1)[0], Stop(printed=100.0)).trace
     assert trace[-1].value < trace[0].value - 0.1

@@ -12,7 +12,7 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.optim.finite_sum import FiniteSum
-from orbitrec.optim.solvers import Info, Spent, Stepper
+from orbitrec.optim.solvers import Info, Stepper, info_of
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,7 @@ def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[Info]]:  # noqa: A
             f"{path} is a checkpoint of {len(state.w)} unknowns and this problem has {len(like.w)}; "
             "remove it to start anew"
         )
-    trace = [Info(value, norm, moved, accepted, Spent(*spent)) for value, norm, moved, accepted, spent in rows]
-    return state, trace
+    return state, [info_of(row) for row in rows]
 
 
 def _flatten(node: Any, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float | int]]:  # noqa: ANN401

@@ -198,13 +198,16 @@ class FisherBFGS(Identity):
 
     For a likelihood the Fisher matrix is an estimate of the Hessian that needs first derivatives only and is never
     negative; 16 d terms give it to about 25 %, and the pairs do the rest. Far from a solution it is damped in the
-    manner of Levenberg and Marquardt, by ``damping`` · min(1, ‖∇F‖) of its mean eigenvalue.
+    manner of Levenberg and Marquardt, by ``damping`` · min(1, ‖∇F‖) of its mean eigenvalue. Fewer terms see some
+    directions badly, or not at all when they are fewer than d: no eigenvalue is taken below ``unseen`` (d/terms)³ of
+    the mean, 7·10⁻⁵ for 16 d of them.
     """
 
     terms: int = 16
     period: int = 10
     memory: int = 7
     damping: float = 0.02
+    unseen: float = 0.3
 
     def printed_passes(self, problem: Counted) -> float:
         """Not in the thesis; as counted, spread over the period."""
@@ -223,5 +226,7 @@ class FisherBFGS(Identity):
         index = draw(problem.count, self.terms * problem.dimension, generator)
         values, basis = torch.linalg.eigh(problem.fisher(at.w, index))
         damping = self.damping * min(1.0, float(at.field.norm())) * float(values.mean())
-        sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max())) + damping
+        seen = self.terms if index is not None else problem.count / problem.dimension
+        least = self.unseen / seen**3 * float(values.mean())
+        sizes = values.clamp(min=least) + damping
         return inverse._replace(basis=basis.contiguous(), inverse=1 / sizes, age=0)

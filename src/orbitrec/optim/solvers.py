@@ -16,8 +16,9 @@ otherwise, and recover after success.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -68,6 +69,12 @@ class Info(NamedTuple):
     moved: float
     accepted: bool
     spent: Spent
+
+
+def info_of(row: Sequence[Any]) -> Info:
+    """What JSON made a list of."""
+    value, norm, moved, accepted, spent = row
+    return Info(value, norm, moved, accepted, Spent(*spent))
 
 
 S = TypeVar("S", bound=tuple)
@@ -131,7 +138,7 @@ class Solver:
             printed += self.metric.printed_passes(counted)
         length = self._length(counted, state, snapshot, accepted)
         if length < _LEAST_LENGTH and len(inverse.steps):  # the pairs mislead: forget them
-            inverse, length = inverse.without_pairs(), self.longest
+            inverse = inverse.without_pairs()
         w = self._epoch(counted, snapshot, inverse, length, generator)
         spent = state.spent.and_epoch(counted.passes, printed, started)
         info = Info(snapshot.value, float(snapshot.field.norm()), abs(value - old.value), accepted, spent)
