@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The errors a user is meant to read."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it and exits with status 2; from Python it is an ordinary ``ValueError``.
     """
+
+
+class WriteError(InputError):
+    """An output could not be written, the disk being full: what was written before is whole and is kept."""

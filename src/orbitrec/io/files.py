@@ -1,5 +1,6 @@
 """Reading what exists and writing so that a file is either whole or not there."""
 
+import errno
 import json
 import math
 import os
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from orbitrec.errors import InputError
+from orbitrec.errors import InputError, WriteError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def existing_file(path: Path | str) -> Path:
@@ -26,6 +29,12 @@ def existing_file(path: Path | str) -> Path:
     return path
 
 
+def full_disk(path: Path, error: Exception) -> WriteError:
+    """The error to raise when ``path`` had no room."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return WriteError(f"cannot write {path}: {reason}; make room, or choose another disk for the output")
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary name beside ``path``; what was written there becomes ``path`` at the end, or is removed on an error.
@@ -34,6 +43,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     Raises:
         InputError: if the folder does not exist or cannot be written to.
+        WriteError: if the disk is full.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -44,6 +54,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise full_disk(path, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

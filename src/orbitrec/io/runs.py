@@ -1,11 +1,19 @@
-"""The folder that a command writes its results to."""
+"""The folder that a command writes its results to, and how a command goes on where it was interrupted."""
 
-from collections.abc import Iterator
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orbitrec.errors import InputError
+from orbitrec.errors import InputError, WriteError
+from orbitrec.io.checkpoints import Checkpoints
+from orbitrec.io.files import to_json, write_json
+
+CHECKPOINT = "checkpoint"
+SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +28,15 @@ class RunFolder:
         self._names.add(name)
         return self.path / name
 
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of what an interrupted run goes on from; it is there until the run is finished."""
+        return self.path / CHECKPOINT
+
     def _remove_files(self) -> None:
         for name in self._names:
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
 
 
 @contextmanager
@@ -30,7 +44,8 @@ def new_run(path: Path | str) -> Iterator[RunFolder]:
     """Create the folder ``path`` for one run.
 
     Bad input found on the way leaves nothing behind: the run's own files and the folders made for it are removed.
-    After any other error, or an interrupt, the files so far are kept, since they may be hours of work.
+    After any other error, a full disk among them, or an interrupt, the files so far are kept, since they may be hours
+    of work.
 
     Raises:
         InputError: if ``path`` is a file, holds something already, or cannot be created.
@@ -38,6 +53,8 @@ def new_run(path: Path | str) -> Iterator[RunFolder]:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose a folder for the output")
+    if (path / CHECKPOINT).is_dir():
+        raise InputError(f"{path} holds an interrupted run; go on with it by --resume, or choose another folder")
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"the folder {path} already holds a run or other files; choose another folder or remove it")
     created = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -49,9 +66,57 @@ def new_run(path: Path | str) -> Iterator[RunFolder]:
     try:
         yield run
     except BaseException as error:
-        if isinstance(error, InputError):
+        if isinstance(error, InputError) and not isinstance(error, WriteError):
             run._remove_files()
         for folder in created:
             with suppress(OSError):  # not empty: something worth keeping is in it
                 folder.rmdir()
         raise
+
+
+@contextmanager
+def resumable_run(
+    path: Path | str, settings: Mapping[str, object], *, resume: bool
+) -> Iterator[tuple[RunFolder, Checkpoints]]:
+    """A run's folder and the records of its finished steps, which are removed when it ends well.
+
+    Without ``resume``, or where there is nothing to go on from, this is :func:`new_run`.
+
+    Args:
+        path: the folder.
+        settings: all that decides the result, in JSON's types: an interrupted run goes on with the same only.
+        resume: go on where an interrupted run in ``path`` was.
+
+    Raises:
+        InputError: as :func:`new_run`; if the interrupted run had other settings, or the run in ``path`` is finished.
+    """
+    path = Path(path)
+    if resume and (path / CHECKPOINT / SETTINGS).is_file():
+        run = RunFolder(path)
+        _check_settings(path, settings)
+        for stray in path.rglob(".*"):  # of writers that were killed
+            if re.match(r"\.\d+-", stray.name):
+                stray.unlink(missing_ok=True)
+        yield run, Checkpoints(run.checkpoint)
+        shutil.rmtree(run.checkpoint)
+        return
+    if resume and path.is_dir() and (path / "summary.json").is_file():
+        raise InputError(f"the run in {path} is finished; there is nothing to resume")
+    if resume:  # killed before it had begun
+        shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+    with new_run(path) as run:
+        checkpoints = Checkpoints(run.checkpoint)
+        write_json(run.checkpoint / SETTINGS, settings)
+        yield run, checkpoints
+        shutil.rmtree(run.checkpoint)
+
+
+def _check_settings(path: Path, settings: Mapping[str, object]) -> None:
+    before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text()), json.loads(to_json(settings))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"the run in {path} was begun with {name} {before.get(name)}, not {now.get(name)}; give the same, or begin "
+            "another run"
+        )

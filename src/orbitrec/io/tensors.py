@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.files import existing_file, full_disk, replacing
 
 
 def write_tensors(path: Path | str, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -16,9 +16,14 @@ def write_tensors(path: Path | str, kind: str, tensors: Mapping[str, Tensor], me
 
     Raises:
         InputError: if ``path`` cannot be written.
+        WriteError: if the disk is full.
     """
     with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"kind": kind, **metadata})
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        try:
+            save_file(whole, temporary, {"kind": kind, **metadata})
+        except SafetensorError as error:  # the tensors are fine: it was the system that refused
+            raise full_disk(Path(path), error) from error
 
 
 def read_tensors(path: Path | str, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:

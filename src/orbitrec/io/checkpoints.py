@@ -1,0 +1,59 @@
+"""What an interrupted run goes on from: a folder with one file for each step that is done."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from orbitrec.io.tensors import read_tensors, write_tensors
+
+KIND = "step of a run"
+
+Record = Mapping[str, object]
+"""Tensors, and what JSON knows, by name."""
+
+
+class Checkpoints:
+    """Records of steps, written whole or not at all; without a folder nothing is kept.
+
+    Args:
+        folder: where they are; made if it is not there.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+
+    def load(self, name: str) -> dict[str, object] | None:
+        """The record saved under ``name``, None if there is none.
+
+        Raises:
+            InputError: if it is broken.
+        """
+        path = self.file(name)
+        if path is None or not path.exists():
+            return None
+        tensors, metadata = read_tensors(path, KIND, "remove the folder of this run and begin anew")
+        return {**tensors, **json.loads(metadata["record"])}
+
+    def save(self, name: str, record: Record) -> dict[str, object]:
+        """Keep a record in place of the last one of that ``name``, and return it as it will be loaded.
+
+        Tensors come back contiguous and aligned anew, since sums round by how memory is laid out: going on with what is
+        returned gives the same numbers as going on from the file.
+
+        Raises:
+            WriteError: if the disk is full.
+        """
+        tensors = {key: value.contiguous().clone() for key, value in record.items() if isinstance(value, Tensor)}
+        rest = json.dumps({key: value for key, value in record.items() if key not in tensors})
+        path = self.file(name)
+        if path is not None:
+            write_tensors(path, KIND, tensors, {"record": rest})
+        return {**tensors, **json.loads(rest)}
+
+    def file(self, name: str) -> Path | None:
+        """Where the record of ``name`` is or will be."""
+        return None if self._folder is None else self._folder / f"{name.replace(' ', '-')}.safetensors"
