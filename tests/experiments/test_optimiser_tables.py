@@ -1,19 +1,21 @@
 """Tables 4.1 and 4.2 and the table of starts, on as little as shows that they say what they should."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from orbitrec.cli.main import app
+from orbitrec.errors import InputError
 from orbitrec.experiments import optimiser_starts, table_4_1, table_4_2
-from orbitrec.experiments.optimiser_table import Contestant, Instance, as_json, as_text, compare, stepping
+from orbitrec.experiments.optimiser_table import Contestant, Instance, Watch, as_json, as_text, compare, stepping
 from orbitrec.experiments.optimiser_table import write_results as write
 from orbitrec.experiments.windowed_mra import instance, pulse, shift_density
-from orbitrec.io.runs import new_run
+from orbitrec.io.runs import new_run, resumable_run
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Stop
+from orbitrec.optim.driver import Stop, run
 
 
 def test_the_instance_is_the_thesiss():
@@ -55,6 +57,28 @@ def test_written_results(comparison, tmp_path):
     assert next(iter(table.columns[1].cells)).endswith("+")  # EM was stopped
 
 
+def test_a_table_goes_on_where_it_was_interrupted(tmp_path):
+    calls = []
+
+    def counted(problem, w, stop, seed):
+        calls.append(seed)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run(solvers.em(), problem, w, stop, seed=seed)
+
+    instances, methods = [instance(seed, known=True) for seed in range(2)], [Contestant("EM", counted)]
+    ends = []
+    for resume in (False, True):
+        with suppress(KeyboardInterrupt), resumable_run(tmp_path / "out", {}, resume=resume) as (_, kept):
+            ends = compare("known", instances, methods, Stop(printed=5.0), Watch(checkpoints=kept)).results["EM"]
+    assert calls == [0, 1, 1]  # the first was not run again
+    for end, one in zip(ends, instances, strict=True):
+        alone = run(solvers.em(), one.problem, one.start, Stop(printed=5.0))
+        assert torch.equal(end.w, alone.w)
+        assert [info.value for info in end.trace] == [info.value for info in alone.trace]
+        assert end.reason == alone.reason
+
+
 def test_every_method_has_its_place():
     assert [c.name for c in table_4_1.contestants(32) if c.thesis_epochs] == ["GD", "SVRG", "SVRG+I", "SVRG+II"]
     assert [c.name for c in table_4_2.contestants() if c.thesis_epochs] == ["EM", "sEM-vr", "sEM-vr+QN"]
@@ -73,6 +97,12 @@ def test_starts_are_judged(monkeypatch):
     (row,) = optimiser_starts.table(2, 100.0)
     assert (row.problem, row.starts, row.safe) == ("a problem", 2, 2)
     assert row.at_minimum >= 1
+
+
+def test_resume_needs_a_folder():
+    shown = CliRunner().invoke(app, ["reproduce", "table-4.1", "--resume"])
+    assert isinstance(shown.exception, InputError)
+    assert "-o DIR" in str(shown.exception)
 
 
 @pytest.mark.parametrize("command", ["table-4.1", "table-4.2", "optimiser-starts"])

@@ -1,6 +1,5 @@
 """Twenty random starts of every problem for every method: which runs diverge, which end at the lowest minimum."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import isfinite
 
@@ -9,7 +8,7 @@ from rich.table import Table
 
 from orbitrec.experiments import table_4_1, table_4_2
 from orbitrec.experiments.cryoem_problem import CryoEMProblem
-from orbitrec.experiments.optimiser_table import SAME_MINIMUM, Comparison, Contestant, Instance, compare
+from orbitrec.experiments.optimiser_table import ALONE, SAME_MINIMUM, Comparison, Contestant, Instance, Watch, compare
 from orbitrec.experiments.windowed_mra import SIGMA, pulse, random_start, shift_density, windowed_problem
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
@@ -64,13 +63,13 @@ def contestants(dimension: int) -> list[Contestant]:
     return list(named.values())
 
 
-def table(starts: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Row]:
+def table(starts: int, most_epochs: float, watch: Watch = ALONE) -> list[Row]:
     """A row for each problem and method; a quarter of the epochs on cryo-EM, whose passes take long."""
     rows = []
     for name, instances in problems(starts).items():
         methods = contestants(instances[0].problem.dimension)
         epochs = most_epochs * (0.25 if name == _SLOW else 1.0)
-        comparison = compare(name, instances, methods, Stop(printed=epochs), listen)
+        comparison = compare(name, instances, methods, Stop(printed=epochs), watch)
         rows += [_row(comparison, contestant) for contestant in methods]
     return rows
 

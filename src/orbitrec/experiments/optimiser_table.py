@@ -5,19 +5,22 @@ meets it early, so the gap to the lowest objective that any method found on the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from statistics import median
+from typing import Any
 
 from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
 
+from orbitrec.io.checkpoints import Checkpoints, Record
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.optim.baselines import lbfgs
 from orbitrec.optim.driver import Result, Stop, run
 from orbitrec.optim.finite_sum import FiniteSum
-from orbitrec.optim.solvers import Stepper
+from orbitrec.optim.solvers import Stepper, info_of
 from orbitrec.report.convergence import Descent, draw_convergence
 
 SAME_MINIMUM = 1e-10
@@ -125,19 +128,42 @@ class Comparison:
         )
 
     def descents(self) -> list[Descent]:
-        """The first instance's, those not in the thesis dashed."""
-        least = self.minima[0]
+        """The first instance's, each to the minimum it ends in; those not in the thesis dashed."""
+        firsts = {contestant: self.results[contestant.name][0] for contestant in self.contestants}
+        minima = [result.trace[-1].value for result in firsts.values() if result.converged]
         return [
             Descent(
                 contestant.name,
-                [info.spent.measured for info in trace],
-                [info.spent.seconds for info in trace],
-                [info.value - least for info in trace],
+                [info.spent.measured for info in result.trace],
+                [info.spent.seconds for info in result.trace],
+                [info.value - _minimum_below(result.trace[-1].value, minima) for info in result.trace],
                 dashed=not contestant.thesis_epochs,
             )
-            for contestant in self.contestants
-            for trace in [self.results[contestant.name][0].trace]
+            for contestant, result in firsts.items()
         ]
+
+
+def _minimum_below(end: float, minima: Sequence[float]) -> float:
+    """The highest of the minima that is no higher than this end; the end itself where there is none."""
+    return max((least for least in minima if least <= end + SAME_MINIMUM), default=end)
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Of a long comparison: ``listen`` is called after each run, and each is kept in ``checkpoints``."""
+
+    listen: Callable[[], None] = lambda: None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+    def result(self, name: str, compute: Callable[[], Result]) -> Result:
+        """What was kept under ``name``, else what ``compute`` returns."""
+        record = self.checkpoints.load(name) or self.checkpoints.save(name, _as_record(compute()))
+        self.listen()
+        return _as_result(record)
+
+
+ALONE = Watch()
+"""Nobody listens, and nothing is kept."""
 
 
 def compare(
@@ -145,16 +171,25 @@ def compare(
     instances: Sequence[Instance],
     contestants: Sequence[Contestant],
     stop: Stop,
-    listen: Callable[[], None] = lambda: None,
+    watch: Watch = ALONE,
 ) -> Comparison:
-    """Run every contestant on every instance; ``listen`` is called after each run."""
+    """Run every contestant on every instance."""
     results: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
     for instance in instances:
         for contestant in contestants:
             own = replace(stop, printed=min(stop.printed, contestant.most_epochs))
-            results[contestant.name].append(contestant.method(instance.problem, instance.start, own, instance.seed))
-            listen()
+            call = partial(contestant.method, instance.problem, instance.start, own, instance.seed)
+            results[contestant.name].append(watch.result(f"{setting} {contestant.name} {instance.seed}", call))
     return Comparison(setting, contestants, results)
+
+
+def _as_record(result: Result) -> Record:
+    return {"w": result.w, "trace": result.trace, "reason": result.reason}
+
+
+def _as_result(record: dict[str, Any]) -> Result:
+    trace = [info_of(row) for row in record["trace"]]
+    return Result(record["w"], trace, record["reason"])
 
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, object]:

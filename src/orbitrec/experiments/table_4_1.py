@@ -1,14 +1,12 @@
 """Table 4.1 and Figure 4.2: gradient methods on windowed MRA, beside the thesis's figures and strong baselines."""
 
-from collections.abc import Callable
-
-from orbitrec.experiments.optimiser_table import Comparison, Contestant, compare, scipy_lbfgs, stepping
+from orbitrec.experiments.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, scipy_lbfgs, stepping
 from orbitrec.experiments.windowed_mra import SETTINGS, instance
 from orbitrec.optim import solvers
 from orbitrec.optim.baselines import Adam, newton
 from orbitrec.optim.driver import Stop
 
-TITLE = "Table 4.1: gradient methods on windowed MRA"
+TITLE: str = "Table 4.1: gradient methods on windowed MRA"
 
 
 def contestants(dimension: int) -> list[Contestant]:
@@ -26,11 +24,11 @@ def contestants(dimension: int) -> list[Contestant]:
     ]
 
 
-def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
     stop = Stop(printed=most_epochs)
     settings = {name: [instance(seed, known) for seed in range(seeds)] for name, known in SETTINGS.items()}
     return [
-        compare(name, instances, contestants(instances[0].problem.dimension), stop, listen)
+        compare(name, instances, contestants(instances[0].problem.dimension), stop, watch)
         for name, instances in settings.items()
     ]

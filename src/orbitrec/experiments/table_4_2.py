@@ -1,15 +1,13 @@
 """Table 4.2 and Figure 4.3: EM methods on windowed MRA, beside the thesis's figures and strong baselines."""
 
-from collections.abc import Callable
-
-from orbitrec.experiments.optimiser_table import Comparison, Contestant, compare, stepping
+from orbitrec.experiments.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, stepping
 from orbitrec.experiments.windowed_mra import SETTINGS, instance
 from orbitrec.optim import solvers
 from orbitrec.optim.baselines import Anderson, Squarem
 from orbitrec.optim.driver import Stop
 from orbitrec.optim.metrics import BFGS
 
-TITLE = "Table 4.2: EM methods on windowed MRA"
+TITLE: str = "Table 4.2: EM methods on windowed MRA"
 
 
 def contestants() -> list[Contestant]:
@@ -29,10 +27,10 @@ def contestants() -> list[Contestant]:
     ]
 
 
-def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
     """Both settings; as many instances as ``seeds``."""
     stop = Stop(printed=most_epochs)
     return [
-        compare(name, [instance(seed, known) for seed in range(seeds)], contestants(), stop, listen)
+        compare(name, [instance(seed, known) for seed in range(seeds)], contestants(), stop, watch)
         for name, known in SETTINGS.items()
     ]

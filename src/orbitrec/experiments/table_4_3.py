@@ -3,13 +3,13 @@
 The thesis has the first three of the gradient methods only; EM methods are new here, their M-step a linear solve.
 """
 
-from collections.abc import Callable
-
 from orbitrec.experiments.cryoem_problem import CryoEMProblem, basis
 from orbitrec.experiments.optimiser_table import (
+    ALONE,
     Comparison,
     Contestant,
     Instance,
+    Watch,
     compare,
     scipy_lbfgs,
     stepping,
@@ -19,7 +19,7 @@ from orbitrec.optim.baselines import Adam, Anderson, Squarem, newton
 from orbitrec.optim.driver import Stop
 from orbitrec.optim.variable_metric import VariableMetric
 
-TITLE = "Table 4.3: optimisers on cryo-EM"
+TITLE: str = "Table 4.3: optimisers on cryo-EM"
 
 
 def contestants() -> list[Contestant]:
@@ -48,7 +48,7 @@ def instance(seed: int, count: int = 3600) -> Instance:
     return Instance(problem.polar(), problem.random_start(seed), seed)
 
 
-def table(seeds: int, most_epochs: float, listen: Callable[[], None] = lambda: None) -> list[Comparison]:
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
     """As many instances as ``seeds``."""
     stop = Stop(printed=most_epochs)
-    return [compare("known density", [instance(seed) for seed in range(seeds)], contestants(), stop, listen)]
+    return [compare("known density", [instance(seed) for seed in range(seeds)], contestants(), stop, watch)]

@@ -1,15 +1,14 @@
 """Chapter 4's experiments: the optimisers of likelihoods."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import typer
 
-from orbitrec.cli.reproduce.shared import AsJson, Output, Scale, app, experiment_run, show
+from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, resumable_experiment, show
 
 if TYPE_CHECKING:
-    from orbitrec.experiments.optimiser_table import Comparison
+    from orbitrec.experiments.optimiser_table import Comparison, Watch
 
 
 @app.command("table-4.1")
@@ -18,6 +17,7 @@ def table_4_1(
         Scale, typer.Option(help="quick: 3 seeds, at most 1,000 epochs; full: 5 seeds, 14,000.")
     ] = Scale.quick,
     output: Output = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Gradient methods on windowed MRA: epochs, passes and seconds to 1e-14, with strong baselines.
@@ -26,9 +26,8 @@ def table_4_1(
     """
     from orbitrec.experiments import table_4_1 as experiment
 
-    seeds, epochs = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
-    runs = 2 * seeds * len(experiment.contestants(1))
-    _compare(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
+    size = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
+    _compare(experiment, 2 * len(experiment.contestants(1)), size, output, resume, as_json)
 
 
 @app.command("table-4.2")
@@ -37,6 +36,7 @@ def table_4_2(
         Scale, typer.Option(help="quick: 3 seeds, at most 1,000 epochs; full: 5 seeds, 14,000.")
     ] = Scale.quick,
     output: Output = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """EM methods on windowed MRA: epochs, passes and seconds to 1e-14, with accelerated EM beside them.
@@ -45,9 +45,8 @@ def table_4_2(
     """
     from orbitrec.experiments import table_4_2 as experiment
 
-    seeds, epochs = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
-    runs = 2 * seeds * len(experiment.contestants())
-    _compare(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
+    size = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
+    _compare(experiment, 2 * len(experiment.contestants()), size, output, resume, as_json)
 
 
 @app.command("table-4.3")
@@ -56,6 +55,7 @@ def table_4_3(
         Scale, typer.Option(help="quick: 1 seed, at most 500 epochs; full: 5 seeds, 2,000.")
     ] = Scale.quick,
     output: Output = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Optimisers on cryo-EM at low resolution: epochs, passes and seconds to 1e-14, with strong baselines.
@@ -64,15 +64,15 @@ def table_4_3(
     """
     from orbitrec.experiments import table_4_3 as experiment
 
-    seeds, epochs = (1, 500.0) if scale is Scale.quick else (5, 2_000.0)
-    runs = seeds * len(experiment.contestants())
-    _compare(lambda listen: experiment.table(seeds, epochs, listen), experiment.TITLE, runs, output, as_json)
+    size = (1, 500.0) if scale is Scale.quick else (5, 2_000.0)
+    _compare(experiment, len(experiment.contestants()), size, output, resume, as_json)
 
 
 @app.command("optimiser-starts")
 def optimiser_starts(
     scale: Annotated[Scale, typer.Option(help="quick: at most 100 epochs for each run; full: 1,000.")] = Scale.quick,
     output: Output = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Every optimiser from 20 random starts of each problem: which diverge, which find the lowest minimum.
@@ -80,29 +80,39 @@ def optimiser_starts(
     Example:  orbitrec reproduce optimiser-starts -o starts
     """
     from orbitrec.experiments import optimiser_starts as experiment
+    from orbitrec.experiments.optimiser_table import Watch
 
     epochs = 100.0 if scale is Scale.quick else 1_000.0
-    with experiment_run(output) as (run, bar):
+    settings = {"experiment": "optimiser-starts", "epochs": epochs}
+    with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         task = bar.add_task("runs", total=4 * experiment.STARTS * len(experiment.contestants(1)))
-        rows = experiment.table(experiment.STARTS, epochs, lambda: bar.advance(task))
+        rows = experiment.table(experiment.STARTS, epochs, Watch(lambda: bar.advance(task), checkpoints))
         if run is not None:
             experiment.write_results(run, rows)
     show(as_json, experiment.as_json(rows), experiment.as_text(rows))
 
 
+@runtime_checkable
+class _Experiment(Protocol):
+    """A module that compares optimisers."""
+
+    TITLE: str
+
+    def table(self, seeds: int, most_epochs: float, watch: "Watch") -> "list[Comparison]": ...
+
+
 def _compare(
-    compare: "Callable[[Callable[[], None]], list[Comparison]]",
-    title: str,
-    runs: int,
-    output: Path | None,
-    as_json: bool,
+    experiment: _Experiment, methods: int, scale: tuple[int, float], output: Path | None, resume: bool, as_json: bool
 ) -> None:
-    """Run ``compare`` with a bar of so many runs, write its results to ``output`` and show them."""
+    """Run so many ``methods`` at a ``scale`` of seeds and epochs, write the results to ``output`` and show them."""
     from orbitrec.experiments import optimiser_table
 
-    with experiment_run(output) as (run, bar):
-        task = bar.add_task("runs", total=runs)
-        comparisons = compare(lambda: bar.advance(task))
+    seeds, epochs = scale
+    settings = {"experiment": experiment.TITLE, "seeds": seeds, "epochs": epochs}
+    with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
+        task = bar.add_task("runs", total=seeds * methods)
+        watch = optimiser_table.Watch(lambda: bar.advance(task), checkpoints)
+        comparisons = experiment.table(seeds, epochs, watch)
         if run is not None:
-            optimiser_table.write_results(run, title, comparisons)
-    show(as_json, optimiser_table.as_json(comparisons), *optimiser_table.as_text(title, comparisons))
+            optimiser_table.write_results(run, experiment.TITLE, comparisons)
+    show(as_json, optimiser_table.as_json(comparisons), *optimiser_table.as_text(experiment.TITLE, comparisons))

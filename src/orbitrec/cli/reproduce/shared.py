@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
+    from orbitrec.io.checkpoints import Checkpoints
     from orbitrec.io.runs import RunFolder
 
 app = typer.Typer(no_args_is_help=True)
@@ -20,6 +23,7 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder to make for the table (JSON and CSV) and its pictures."),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the folder of -o.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -35,22 +39,41 @@ def reproduce() -> None:
     """Reproduce a table or figure of the thesis, its own figures beside ours."""
 
 
-@contextmanager
-def experiment_run(output: Path | None) -> "Iterator[tuple[RunFolder | None, Progress]]":
-    """The folder for an experiment's results, if one is wanted, and a progress bar for a person to watch."""
-    from contextlib import nullcontext
-
+def progress_bar() -> "Progress":
+    """A bar on the terminal; none where nobody watches."""
     from rich.console import Console
     from rich.progress import Progress
 
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def experiment_run(output: Path | None) -> "Iterator[tuple[RunFolder | None, Progress]]":
+    """The folder for an experiment's results, if one is wanted, and a progress bar."""
+    from contextlib import nullcontext
+
     from orbitrec.io.runs import new_run
 
-    console = Console(stderr=True)
-    with (
-        nullcontext() if output is None else new_run(output) as run,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
+    with nullcontext() if output is None else new_run(output) as run, progress_bar() as bar:
         yield run, bar
+
+
+@contextmanager
+def resumable_experiment(
+    output: Path | None, settings: Mapping[str, object], *, resume: bool
+) -> "Iterator[tuple[RunFolder | None, Checkpoints, Progress]]":
+    """As :func:`experiment_run`, for hours of work: what is done is kept in the folder until the end."""
+    from contextlib import nullcontext
+
+    from orbitrec.io.checkpoints import Checkpoints
+    from orbitrec.io.runs import resumable_run
+
+    if resume and output is None:
+        raise InputError("--resume goes on with the run in a folder; say in which by -o DIR")
+    folder = nullcontext((None, Checkpoints())) if output is None else resumable_run(output, settings, resume=resume)
+    with folder as (run, checkpoints), progress_bar() as bar:
+        yield run, checkpoints, bar
 
 
 def show(as_json: bool, data: Mapping[str, object], *tables: "RenderableType") -> None:
