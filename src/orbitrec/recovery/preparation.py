@@ -22,8 +22,8 @@ from orbitrec.models.noise import GroupedNoise, Noise, NoiseSpectrum, estimate_n
 
 Progress = Callable[[int], None]
 PIXELS_AT_ONCE = 1 << 21
-NOISE_IMAGES = 2000
-"""Images at most that a noise spectrum is taken from."""
+SAMPLED_IMAGES = 2000
+"""About so many images a noise spectrum is taken from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def prepare(
 
 
 def estimated_noise(stack: ParticleStack) -> Noise:
-    """The noise spectrum of every group of :meth:`ParticleStack.noise_groups`, each from at most 2000 images.
+    """The noise spectrum of every group of :meth:`ParticleStack.noise_groups`, each from about 2000 images.
 
     Where images were multiplied by their CTF it is the spectrum before that: the corners' over the mean square of the
     CTF.
@@ -135,11 +135,15 @@ def estimated_noise(stack: ParticleStack) -> Noise:
     return spectra[0] if len(spectra) == 1 else GroupedNoise(spectra, group)
 
 
+def sampled_runs(stack: ParticleStack, rows: Int[Tensor, "g"], count: int = SAMPLED_IMAGES) -> list[Int[Tensor, "_"]]:
+    """About ``count`` of the particles ``rows``, spread over them in runs of neighbours, which are read together."""
+    runs = rows.split(min(count, max(1, PIXELS_AT_ONCE // stack.n**2)))
+    wanted = min(len(runs), -(-count // len(runs[0])))
+    return [runs[int(i)] for i in torch.linspace(0, len(runs) - 1, wanted).long()]
+
+
 def _noise_of(stack: ParticleStack, rows: Int[Tensor, "g"]) -> NoiseSpectrum:
-    chunk = max(1, PIXELS_AT_ONCE // stack.n**2)
-    # Neighbours in the file are read together, so the sample is of runs spread over the stack.
-    runs = rows.split(chunk)
-    taken = [runs[int(i)] for i in torch.linspace(0, len(runs) - 1, min(len(runs), -(-NOISE_IMAGES // chunk))).long()]
+    taken = sampled_runs(stack, rows)
     noise = estimate_noise(stack.images(run) for run in taken)
     if stack.ctf is not None and bool(stack.premultiplied[rows[0]]):
         shells = 2 * math.pi * torch.arange(len(noise.shells), dtype=torch.float64) / noise.n
