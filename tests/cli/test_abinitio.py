@@ -82,7 +82,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture
 def computed(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """The computation takes no time: it is the one of ``finished``."""
-    monkeypatch.setattr(pipeline, "initial_model", lambda stack, options, listen: finished.result)
+    monkeypatch.setattr(pipeline, "initial_model", lambda stack, options, listen, checkpoints: finished.result)
 
 
 def test_every_file_is_there(finished):

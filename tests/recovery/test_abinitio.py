@@ -21,6 +21,7 @@ from orbitrec.recovery.abinitio import (
     random_batches,
 )
 from orbitrec.recovery.centring import Centring, centre
+from orbitrec.recovery.journal import Journal
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.sweep import NO_SHIFT, ParticleState, shift_search
@@ -78,9 +79,10 @@ def run(seed: int) -> Run:
     def report(stage: str, level: object, model: Model, likelihood: float, images: int) -> None:
         stages.append((stage, images))
 
-    selected = best_start(data, RADIUS, centring.centres, SCHEDULE, generator, report)
+    journal = Journal(generator)
+    selected = best_start(data, RADIUS, centring.centres, SCHEDULE, journal, report)
     particles = ParticleState(centring.centres, centring.residual_px)
-    found = march(data, RADIUS, selected.level, selected.model, particles, SCHEDULE, generator, report)
+    found = march(data, RADIUS, selected.level, selected.model, particles, SCHEDULE, journal, report)
     return Run(data, rotations, shifts_px, centring, selected, found, stages)
 
 
@@ -141,13 +143,13 @@ def test_the_march_finds_shifts_by_itself(first):
     particles = ParticleState(torch.zeros(COUNT, 2, dtype=torch.float64), SHIFT_PX)
     found = march(
         first.data, RADIUS, first.selected.level, first.selected.model, particles,
-        replace(SCHEDULE, march=(10.0,)), torch.Generator().manual_seed(3), lambda *_: None,
+        replace(SCHEDULE, march=(10.0,)), Journal(torch.Generator().manual_seed(3)), lambda *_: None,
     )  # fmt: skip
     assert float(shift_errors(found, first.shifts_px).square().mean().sqrt()) < 0.5 * SHIFT_PX
     # The state says how far: posterior means are no worse, and their spread has shrunk with them.
-    means = replace(found, shifts_px=particles.centres)
+    means = replace(found, shifts_px=found.particles.centres)
     assert float(shift_errors(means, first.shifts_px).square().mean().sqrt()) < 0.5 * SHIFT_PX
-    assert 0.2 < particles.residual_px < 0.5
+    assert 0.2 < found.particles.residual_px < 0.5
 
 
 def test_rotations_are_rotations(first):
@@ -229,7 +231,7 @@ def test_a_march_without_bandwidths_is_refused(first):
     with pytest.raises(ValueError, match="at least one bandwidth"):
         march(
             first.data, RADIUS, first.selected.level, first.selected.model, particles, schedule,
-            torch.Generator().manual_seed(1), lambda *_: None,
+            Journal(torch.Generator().manual_seed(1)), lambda *_: None,
         )  # fmt: skip
 
 

@@ -26,15 +26,18 @@ def abinitio(
     no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
     datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """A 3-D initial model and the pose of every particle, from a particle stack alone.
 
     OUTPUT gets initial_model.mrc, particles.star (posed), summary.png, summary.json, history.csv, fsc.csv and the half
-    maps. The hand cannot be told from projections: the map may be the mirror image.
+    maps. The hand cannot be told from projections: the map may be the mirror image. A run that was interrupted, even
+    killed, goes on with the same command and --resume to the same result.
 
     Example:  orbitrec abinitio particles.star -o run
     """
+    given = settings("abinitio", locals())
     from dataclasses import replace
 
     from rich.console import Console
@@ -42,14 +45,14 @@ def abinitio(
 
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.io.runs import new_run
+    from orbitrec.io.runs import resumable_run
     from orbitrec.recovery.abinitio import Schedule
     from orbitrec.recovery.pipeline import Options, initial_model
     from orbitrec.report.run import KnownMap, write_initial_model
 
     if matched + starts == 0:
         raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
-    with new_run(output) as run:
+    with resumable_run(output, given, resume=resume) as (run, checkpoints):
         stack = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
         true_map = None if truth is None else KnownMap.read(truth, stack)
         options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), matched=matched, starts=starts))
@@ -58,13 +61,25 @@ def abinitio(
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("starting", total=1.0)
             result = initial_model(
-                stack, options, lambda stage, share: bar.update(task, description=stage, completed=share)
+                stack, options, lambda stage, share: bar.update(task, description=stage, completed=share), checkpoints
             )
         summary = write_initial_model(run, particles, stack, options, result, true_map)
     if as_json:
         typer.echo(to_json(summary))
         return
     print_summary(output, summary, "initial_model")
+
+
+def settings(command: str, given: dict[str, object]) -> dict[str, object]:
+    """All that decides the result of a command on particles: what was ``given`` to it, and the table's content."""
+    from hashlib import sha256
+
+    from orbitrec import __version__
+
+    kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth")}
+    table = kept["particles"]
+    digest = sha256(table.read_bytes()).hexdigest() if isinstance(table, Path) and table.is_file() else None
+    return {"command": command, "version": __version__, **kept, "content of particles": digest}
 
 
 def print_summary(folder: Path, summary: dict, name: str) -> None:

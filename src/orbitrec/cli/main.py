@@ -4,8 +4,10 @@ Command files import the library inside their functions, so that ``--help`` does
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -58,8 +60,30 @@ def main(
     """
 
 
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: files half written are removed on its way up."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 on success, 2 on bad input (said in one sentence), 130 when interrupted."""
+    """Run the command line and exit: 0 on success, 2 on bad input or a full disk (said in one sentence).
+
+    130 when interrupted, 143 on SIGTERM, as a batch system sends it.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _run(arguments)
+    except _Terminated:
+        sys.stderr.write("orbitrec: stopped by SIGTERM; files written are whole, and --resume goes on from them\n")
+        sys.exit(143)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     # --debug may stand anywhere, but typer knows it only in front of the command.
     ordered = sorted(sys.argv[1:] if arguments is None else arguments, key=lambda argument: argument != "--debug")
     try:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.abinitio import settings
+
 if TYPE_CHECKING:
     from orbitrec.optim.solvers import Solver
 
@@ -55,29 +57,31 @@ def refine(
     no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
     datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Refine a map on a particle stack by its likelihood, then find every pose and reconstruct.
+    """Refine a map on two independent halves of a particle stack by their likelihood, and reconstruct both.
 
     The map's scale and sign are found; only what it shows at the first resolution of the march is believed. Where the
     STAR file has origins, particles are taken to be centred there; angles in it are not used. OUTPUT gets refined.mrc
-    and the other files of orbitrec abinitio.
+    and the other files of orbitrec abinitio. A run that was interrupted goes on with --resume.
 
     Example:  orbitrec refine particles.star --init run/initial_model.mrc -o refined
     """
+    given = settings("refine", locals())
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from orbitrec.cli.abinitio import print_summary
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.io.runs import new_run
+    from orbitrec.io.runs import resumable_run
     from orbitrec.recovery.pipeline import Options
     from orbitrec.recovery.refinement import Refinement
     from orbitrec.recovery.refinement import refine as compute
     from orbitrec.report.run import KnownMap, write_initial_model
 
-    with new_run(output) as run:
+    with resumable_run(output, given, resume=resume) as (run, checkpoints):
         stack = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
@@ -89,7 +93,7 @@ def refine(
             task = bar.add_task("starting", total=1.0)
             result = compute(
                 stack, start.grid, options, refinement,
-                lambda stage, share: bar.update(task, description=stage, completed=share),
+                lambda stage, share: bar.update(task, description=stage, completed=share), checkpoints,
             )  # fmt: skip
         summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")
     if as_json:

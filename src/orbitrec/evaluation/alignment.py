@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.evaluation.rigid_fit import RigidFit
+from orbitrec.evaluation.rigid_fit import Candidates, RigidFit
 from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
 from orbitrec.geometry.rotations import quaternion_to_matrix
 from orbitrec.volumes.voxel import VoxelVolume
@@ -60,7 +60,9 @@ class Alignment:
         return _moved(volume, self.rotation @ _mirror(self.mirrored), self.shift_px, volume.shape[0])
 
 
-def align(moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand: bool = True) -> Alignment:
+def align(
+    moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand: bool = True, search: bool = True
+) -> Alignment:
     """Rotation, shift and (if ``hand``) mirror that bring ``moving`` onto ``reference``.
 
     Maximises the likelihood of shells with unknown scale and noise, ``−½ Σ_s N_s log(1 − FSC_s²)`` (N_s lattice points
@@ -71,6 +73,7 @@ def align(moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand
         moving: the map to move, (n, n, n) in z, y, x order, on the reference's grid.
         reference: the map that stays.
         hand: try the mirrored map as well.
+        search: look at every rotation; without it the fit climbs from where the maps are, which is for small drifts.
 
     Raises:
         InputError: if the maps are not cubes of one size of at least 8 voxels, or one of them is constant.
@@ -87,7 +90,7 @@ def align(moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand
 
     source, target = _standardised(moving), _flattened(_standardised(reference))
     fits = [RigidFit.of(source, target, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
-    found = fits[0].scan(_super_fibonacci(_ROTATIONS), hand)
+    found = fits[0].scan(_super_fibonacci(_ROTATIONS), hand) if search else Candidates.identity()
     for fit, keep in zip(fits, _CANDIDATES, strict=True):
         found = fit.climb(found.best_of_each_hand(keep))
     best = int(found.score.argmax())

@@ -32,6 +32,12 @@ class Candidates:
     shift: Float[Tensor, "c 3"]
     score: Float[Tensor, "c"]
 
+    @staticmethod
+    def identity() -> "Candidates":
+        """The map as it is."""
+        one = torch.eye(3, dtype=torch.float64)[None]
+        return Candidates(one, torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+
     def __getitem__(self, index: Tensor) -> "Candidates":
         return Candidates(self.matrix[index], self.shift[index], self.score[index])
 

@@ -11,14 +11,16 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.inference.likelihood import Statistics
+from orbitrec.recovery.journal import Journal, restored
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import Start, random_starts
@@ -61,13 +63,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class AbInitio:
-    """Result of the march: the finest ``level``, its ``model`` and each particle's pose.
+    """Result of the march: the finest ``level``, its ``model``, what is known of each particle and its pose.
 
     ``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) displacement of the content, pixels.
     """
 
     level: SearchLevel
     model: Model
+    particles: ParticleState
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
 
@@ -136,36 +139,70 @@ def best_start(
     radius: float,
     centres: Float[Tensor, "N 2"],
     schedule: Schedule,
-    generator: torch.Generator,
+    journal: Journal,
     report: Report,
     matched: Callable[[SearchLevel], list[Start]] = lambda level: [],
-) -> "Selected":
+) -> Selected:
     """Steps 1 and 2 of the module's plan; ``matched`` makes starts from moments for the first level."""
+    generator = journal.generator
     order = torch.randperm(len(data), generator=generator)
     held, pool = order.tensor_split([schedule.held_out_of(len(data))])
     low = SearchLevel.at(data.grid, radius, schedule.start_bandwidth)
     high = SearchLevel.at(data.grid, radius, schedule.select_bandwidth)
     power = data.filter_power(pool).mean(0)
-    starts = [*matched(low), *random_starts(low, power, schedule.starts, generator)]
-    started: list[tuple[float, Model]] = []
-    for index, start in enumerate(starts):
-        model = start.model
-        for size, steps, keep in (
-            (schedule.start_batch, schedule.start_steps, 0.95),
-            (schedule.settle_batch, schedule.settle_steps, 0.8),
-        ):
-            batches = random_batches(pool, size, steps, keep, generator)
-            model = climb(data, low, model, centres, batches, partial(report, f"start {index + 1}"))
-        started.append((held_out_likelihood(data, low, model, centres, held), model))
-    ranked = sorted(range(len(started)), key=lambda i: -started[i][0])
-    finalists: list[tuple[float, int, Model]] = []
-    for index in ranked[: math.ceil(len(starts) / 2)]:
-        batches = random_batches(pool, schedule.select_batch, schedule.select_steps, 0.9, generator)
-        model = low.carried(started[index][1], high)
-        model = climb(data, high, model, centres, batches, partial(report, f"select {index + 1}"))
-        finalists.append((held_out_likelihood(data, high, model, centres, held), index, model))
-    _, chosen, model = max(finalists, key=lambda finalist: finalist[0])
-    return Selected(high, model, chosen, [start.kind for start in starts], [score for score, _ in started])
+
+    def begun() -> dict[str, object]:
+        starts = [*matched(low), *random_starts(low, power, schedule.starts, generator)]
+        models = {field.name: torch.stack([getattr(start.model, field.name) for start in starts])
+                  for field in fields(Model)}  # fmt: skip
+        return {"kinds": [start.kind for start in starts], **models}
+
+    def climbed(
+        level: SearchLevel, model: Model, batches: list[tuple[int, int, float]], name: str
+    ) -> dict[str, object]:
+        for size, steps, keep in batches:
+            drawn = random_batches(pool, size, steps, keep, generator)
+            model = climb(data, level, model, centres, drawn, partial(report, name))
+        return {**vars(model), "score": held_out_likelihood(data, level, model, centres, held)}
+
+    starts = journal.step("starts", begun)
+    kinds, models = starts.pop("kinds"), [Model(*pair) for pair in zip(*starts.values(), strict=True)]
+    first = [(schedule.start_batch, schedule.start_steps, 0.95), (schedule.settle_batch, schedule.settle_steps, 0.8)]
+    started: list[dict[str, Any]] = []
+    for index, model in enumerate(models):
+        name = f"start {index + 1}"
+        started.append(journal.step(name, partial(climbed, low, model, first, name)))
+    ranked = sorted(range(len(started)), key=lambda i: -started[i]["score"])
+    second = [(schedule.select_batch, schedule.select_steps, 0.9)]
+    finalists: dict[int, dict[str, Any]] = {}
+    for index in ranked[: math.ceil(len(models) / 2)]:
+        name = f"select {index + 1}"
+        model = low.carried(restored(Model, started[index]), high)
+        finalists[index] = journal.step(name, partial(climbed, high, model, second, name))
+    chosen = max(finalists, key=lambda index: finalists[index]["score"])
+    scores = [found["score"] for found in started]
+    return Selected(high, restored(Model, finalists[chosen]), chosen, kinds, scores)
+
+
+@dataclass
+class _Marching:
+    """Where the march is: sweeps made, the climb, what is known of the particles, and their poses."""
+
+    sweeps: int
+    climb: _Climb
+    particles: ParticleState
+    rotations: Float[Tensor, "N 3 3"] | None = None
+    shifts_px: Float[Tensor, "N 2"] | None = None
+
+    def record(self) -> dict[str, object]:
+        own = {"sweeps": self.sweeps, "rotations": self.rotations, "shifts_px": self.shifts_px}
+        return {**own, **vars(self.climb.model), **vars(self.climb.statistics), **vars(self.particles)}
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "_Marching":
+        climb = _Climb(restored(Model, record), restored(Statistics, record))
+        particles = restored(ParticleState, record)
+        return cls(record["sweeps"], climb, particles, record["rotations"], record["shifts_px"])
 
 
 def march(
@@ -175,25 +212,31 @@ def march(
     model: Model,
     particles: ParticleState,
     schedule: Schedule,
-    generator: torch.Generator,
+    journal: Journal,
     report: Report,
 ) -> AbInitio:
     """Step 3 of the module's plan, from a model at the first bandwidth of ``schedule.march``."""
-    poses = None
-    for bandwidth in schedule.march:
+    bandwidths = [bandwidth for bandwidth in schedule.march for _ in range(schedule.sweeps)]
+    if not bandwidths:
+        raise ValueError("the march needs at least one bandwidth and one sweep")
+    state, saved = _Marching(0, _Climb(model), particles), journal.load("march")
+    if saved is not None:
+        state = _Marching.of(saved)
+        level = SearchLevel.at(data.grid, radius, bandwidths[state.sweeps - 1])
+    for bandwidth in bandwidths[state.sweeps :]:
+        climbing, particles = state.climb, state.particles
         if bandwidth != level.bandwidth:
             finer = SearchLevel.at(data.grid, radius, bandwidth)
             if particles.directions is not None:
                 particles.directions = particles.directions @ finer.directional_kernel(level).mT
-            level, model = finer, level.carried(model, finer)
-        climbing = _Climb(model)
-        for _ in range(schedule.sweeps):
-            order = torch.randperm(len(data), generator=generator)
-            poses = sweep(
-                data, level, climbing, particles, order, partial(report, f"march to bandwidth {bandwidth:g}"),
-                candidates=schedule.candidates, batch=schedule.batch,
-            )  # fmt: skip
-        model = climbing.model
-    if poses is None:
-        raise ValueError("the march needs at least one bandwidth and one sweep")
-    return AbInitio(level, model, *poses)
+            level, climbing = finer, _Climb(level.carried(climbing.model, finer))
+        order = torch.randperm(len(data), generator=journal.generator)
+        poses = sweep(
+            data, level, climbing, particles, order, partial(report, f"march to bandwidth {bandwidth:g}"),
+            candidates=schedule.candidates, batch=schedule.batch,
+        )  # fmt: skip
+        swept = _Marching(state.sweeps + 1, climbing, particles, *poses)
+        state = _Marching.of(journal.save("march", swept.record()))
+    assert state.rotations is not None
+    assert state.shifts_px is not None
+    return AbInitio(level, state.climb.model, state.particles, state.rotations, state.shifts_px)

@@ -1,21 +1,23 @@
 """The main job: stack → modes → centres → starts → march → poses → map."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import Noise
 from orbitrec.recovery.abinitio import AbInitio, Report, Schedule, Selected, best_start, march
-from orbitrec.recovery.centring import centre_marching
-from orbitrec.recovery.poses import refine_poses
+from orbitrec.recovery.centring import Centring, centre_marching
+from orbitrec.recovery.journal import POSE, READ, REBUILD, SELECT, START, SWEEP, Journal, Stage
+from orbitrec.recovery.poses import Poses, refine_poses
 from orbitrec.recovery.preparation import ParticleModes, prepare
-from orbitrec.recovery.reconstruction import Reconstruction, reconstruct
+from orbitrec.recovery.reconstruction import Reconstruction, alternate_halves, combined, half_map
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import moment_starts
 from orbitrec.recovery.sweep import ParticleState
@@ -86,17 +88,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the history: where the climb was and how well it explained the particles it saw."""
-
-    stage: str
-    step: int
-    resolution_A: float
-    log_likelihood: float
-    seconds: float
-
-
-@dataclass(frozen=True)
 class InitialModel:
     """The result of the main job.
 
@@ -120,24 +111,6 @@ class InitialModel:
     seconds: dict[str, float]
 
 
-@dataclass
-class Progress:
-    """Tells a listener ``(stage, share of the whole work done)``; shares weigh stages by their usual cost."""
-
-    listen: Callable[[str, float], None]
-    total: float
-    done: float = 0.0
-
-    def advance(self, stage: str, work: float) -> None:
-        """``work`` units of ``stage`` have been done."""
-        self.done += work
-        self.listen(stage, min(1.0, self.done / self.total))
-
-
-# Work of one image in each stage, in milliseconds of one core at the usual sizes: for the progress bar only.
-READ, START, SELECT, SWEEP, POSE, REBUILD = 0.3, 0.17, 0.4, 2.0, 3.0, 1.0
-
-
 def _total_work(count: int, schedule: Schedule) -> float:
     pool = count - schedule.held_out_of(count)
     start, settle, select = (
@@ -155,7 +128,10 @@ def _total_work(count: int, schedule: Schedule) -> float:
 
 
 def initial_model(
-    stack: ParticleStack, options: Options = Options(), listen: Callable[[str, float], None] = lambda stage, share: None
+    stack: ParticleStack,
+    options: Options = Options(),
+    listen: Callable[[str, float], None] = lambda stage, share: None,
+    checkpoints: Checkpoints | None = None,
 ) -> InitialModel:
     """A 3-D map and the pose of every particle from a stack and nothing else.
 
@@ -163,6 +139,7 @@ def initial_model(
         stack: the particles, with their CTF if they have one.
         options: see :class:`Options`; the same seed gives the same result on one machine.
         listen: told the stage and the share of the work done.
+        checkpoints: records of finished steps, to go on from where there are some: the result is the same.
 
     Raises:
         InputError: for too few particles, bad images, or options that do not fit the stack.
@@ -171,53 +148,77 @@ def initial_model(
         raise InputError(f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}")
     radius, schedule = options.radius_px(stack), options.bandwidths(stack)
     generator = torch.Generator().manual_seed(options.seed)
-    progress = Progress(listen, _total_work(len(stack), schedule))
-    clock = Clock()
+    journal = Journal(generator, _total_work(len(stack), schedule), listen, checkpoints or Checkpoints())
     shift_px = options.shift_px if options.shift_px is not None else 0.05 * stack.n
 
     finest = max(schedule.march)
     k_max = finest / radius
-    data = prepare(stack, k_max, radius + 3, progress=lambda count: progress.advance("reading particles", READ * count))
-    clock.lap("read")
-    centring_at = sorted({min(bandwidth, finest) for bandwidth in CENTRING_BANDWIDTHS})
-    centring = centre_marching(data, [bandwidth / radius for bandwidth in centring_at], prior_px=shift_px)
-    clock.lap("centre")
+    data = prepare(stack, k_max, radius + 3, progress=journal.reader("reading particles", READ))
+    journal.lap("read")
+    centring = centred(data, radius, finest, shift_px, journal)
+    journal.lap("centre")
 
-    history: list[Stage] = []
-    report = _history_writer(history, data.pixel_size_A, progress, schedule, clock)
+    report = _climb_writer(journal, data.pixel_size_A)
     selected = best_start(
-        data, radius, centring.centres, schedule, generator, report,
+        data, radius, centring.centres, schedule, journal, report,
         matched=lambda level: moment_starts(stack, level, schedule.matched, generator),
     )  # fmt: skip
-    clock.lap("starts")
+    journal.lap("starts")
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
-    found = march(data, radius, selected.level, selected.model, particles, schedule, generator, report)
-    clock.lap("march")
+    found = march(data, radius, selected.level, selected.model, particles, schedule, journal, report)
+    journal.lap("march")
+    poses = refined_poses(data, found, journal, "poses")
+    journal.lap("poses")
+    halves = half_sets(stack)
+    rebuilt = rebuilt_map(stack, data.noise, poses, halves, radius, journal)
+    return finished(stack, data, poses, halves, rebuilt, radius, selected, journal)
 
-    return finished_model(stack, data, found, radius, selected, history, clock, progress)
+
+def centred(data: ParticleModes, radius: float, finest: float, shift_px: float, journal: Journal) -> Centring:
+    """The particles' centres, found at rising bandwidths up to ``finest``."""
+    at = sorted({min(bandwidth, finest) / radius for bandwidth in CENTRING_BANDWIDTHS})
+    return Centring(**journal.step("centring", lambda: vars(centre_marching(data, at, prior_px=shift_px))))
 
 
-def finished_model(
+def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
+    """Half-set of every particle, 1 or 2."""
+    return alternate_halves(len(stack))
+
+
+def refined_poses(data: ParticleModes, found: AbInitio, journal: Journal, name: str) -> Poses:
+    """Poses climbed off the grid from those ``found``."""
+    return Poses(**journal.step(name, lambda: vars(refine_poses(
+        data, found.level.grid, found.level.volume(found.model), found.rotations, found.shifts_px,
+        progress=journal.reader("refining poses", POSE),
+    ))))  # fmt: skip
+
+
+def rebuilt_map(
+    stack: ParticleStack, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], radius: float, journal: Journal
+) -> Reconstruction:
+    """The map from all frequencies."""
+    maps = [
+        journal.step(f"half map {half}", lambda half=half: {"map": half_map(
+            stack, noise, (halves == half).nonzero().flatten(), poses.rotations, poses.shifts_px,
+            progress=journal.reader("reconstructing", REBUILD),
+        )})["map"]
+        for half in (1, 2)
+    ]  # fmt: skip
+    journal.lap("map")
+    return combined((maps[0], maps[1]), stack.n, radius)
+
+
+def finished(
     stack: ParticleStack,
     data: ParticleModes,
-    found: AbInitio,
+    poses: Poses,
+    halves: Int[Tensor, "N"],
+    rebuilt: Reconstruction,
     radius: float,
     selected: Selected,
-    history: list[Stage],
-    clock: "Clock",
-    progress: Progress,
+    journal: Journal,
 ) -> InitialModel:
-    """The last two stages: continuous poses from those ``found``, and the map from all frequencies."""
-    poses = refine_poses(
-        data, found.level.grid, found.level.volume(found.model), found.rotations, found.shifts_px,
-        progress=lambda count: progress.advance("refining poses", POSE * count),
-    )  # fmt: skip
-    clock.lap("poses")
-    rebuilt = reconstruct(
-        stack, data.noise, poses.rotations, poses.shifts_px, radius,
-        progress=lambda count: progress.advance("reconstructing", REBUILD * count),
-    )  # fmt: skip
-    clock.lap("map")
+    """The result, in the sign of the particle."""
     inverted = bool((rebuilt.volume - rebuilt.volume.mean()).pow(3).mean() < 0)
     return InitialModel(
         reconstruction=rebuilt.negated() if inverted else rebuilt,
@@ -230,39 +231,16 @@ def finished_model(
         start_scores=selected.scores,
         start_kinds=selected.kinds,
         chosen_start=selected.chosen + 1,
-        history=history,
-        seconds=clock.laps,
+        history=journal.history,
+        seconds=journal.laps,
     )
 
 
-class Clock:
-    """Seconds of every stage of a run."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """The stage ``name`` has ended."""
-        now = time.monotonic()
-        self.laps[name] = now - self._last
-        self._last = now
-
-    def elapsed(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self._start
-
-
-def _history_writer(
-    history: list[Stage], pixel_size_A: float, progress: Progress, schedule: Schedule, clock: Clock
-) -> Report:
-    steps: dict[str, int] = {}
-
+def _climb_writer(journal: Journal, pixel_size_A: float) -> Report:
     def report(stage: str, level: SearchLevel, model: Model, likelihood: float, images: int) -> None:
-        steps[stage] = steps.get(stage, 0) + 1
         resolution = 2 * math.pi * pixel_size_A / level.basis.k_max
-        history.append(Stage(stage, steps[stage], resolution, likelihood, clock.elapsed()))
+        journal.climbed(stage, journal.steps_of(stage) + 1, resolution, likelihood)
         cost = {"start": START, "select": SELECT, "march": SWEEP}[stage.split()[0]]
-        progress.advance(stage, cost * images)
+        journal.advance(stage, cost * images)
 
     return report

@@ -17,7 +17,7 @@ from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
 from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.noise import NoiseSpectrum
+from orbitrec.models.noise import Noise
 from orbitrec.recovery.preparation import PIXELS_AT_ONCE, Progress
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -31,10 +31,10 @@ RIDGE = 0.02
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Two maps of alternate particles, the FSC between them and their mean filtered by it.
+    """Maps of two half-sets, the FSC between them within the ball, and their mean in the ball, filtered by it.
 
-    The halves share their reference and their mask, so the FSC says where the map is reproducible, not how right it is:
-    an upper bound of the resolution until independent half-sets are refined.
+    The half-maps are not masked. Where they come from poses that one model gave to both halves, the FSC says where the
+    map is reproducible, not how right it is.
     """
 
     volume: Float[Tensor, "n n n"]
@@ -46,9 +46,71 @@ class Reconstruction:
         return Reconstruction(-self.volume, (-self.half_maps[0], -self.half_maps[1]), self.fsc)
 
 
+def alternate_halves(count: int) -> Int[Tensor, "N"]:
+    """Half-set of every particle, 1 and 2 by turns: a micrograph's particles lie together."""
+    return 1 + torch.arange(count) % 2
+
+
+def half_map(
+    stack: ParticleStack,
+    noise: Noise,
+    rows: Int[Tensor, "h"],
+    rotations: Float[Tensor, "N 3 3"],
+    shifts_px: Float[Tensor, "N 2"],
+    *,
+    group: Float[Tensor, "g 3 3"] | None = None,
+    chunk: int | None = None,
+    progress: Progress = lambda count: None,
+) -> Float[Tensor, "m m m"]:
+    """The map of the particles ``rows``, on the stack's box or, where that is larger, on :data:`LARGEST_BOX` voxels.
+
+    All frequencies inside the Nyquist circle are used, for a stack of larger images those of :data:`LARGEST_BOX`.
+
+    Args:
+        stack: the particles, read once more in chunks.
+        noise: their noise spectrum.
+        rows: which of them.
+        rotations: RELION's rotation of every particle of the stack.
+        shifts_px: displacement (x, y) of every particle's content in pixels.
+        group: rotations of the map's point group; every particle is entered at each of its equivalent poses.
+        chunk: images held at a time; as many as make two million pixels if left out.
+        progress: called with the number of images done.
+    """
+    n = min(stack.n, LARGEST_BOX)
+    normal = _NormalEquations.empty(n)
+    for part in rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2)):
+        for turn in [None] if group is None else group:
+            turned = rotations[part] if turn is None else turn @ rotations[part]
+            normal.add(stack, noise, part, turned, shifts_px[part])
+        progress(len(part))
+    return normal.solve()
+
+
+def combined(
+    halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]], n: int, radius: float
+) -> Reconstruction:  # fmt: skip
+    """The result on n³ voxels from two half-maps of :func:`half_map` and the ball's ``radius`` in pixels."""
+    m = len(halves[0])
+    ball = soft_sphere(m, radius * m / n)
+    fsc = fourier_shell_correlation(halves[0] * ball, halves[1] * ball)
+    # The mean of two half-maps of correlation c carries signal in the share 2c/(1+c) (Rosenthal & Henderson 2003).
+    value = fsc.value.clamp(min=0)
+    first_lost = (value[1:] < 0.143).nonzero().flatten()
+    if len(first_lost):
+        value[int(first_lost[0]) + 1 :] = 0
+    shell = (radial_frequencies(m, 3) * m / (2 * torch.pi)).round().long().clamp(max=m // 2)
+    spectrum = centred_fft((halves[0] + halves[1]) / 2 * ball, ndim=3) * (2 * value / (1 + value))[shell]
+    volume, first, second = (
+        VoxelVolume(grid.to(torch.float32)).resampled(n).grid if m < n else grid.to(torch.float32)
+        for grid in (centred_ifft(spectrum, ndim=3).real, *halves)
+    )
+    # Shells are cycles per field of view, which both boxes share: only the unit of frequency changes.
+    return Reconstruction(volume, (first, second), FSC(fsc.frequency * m / n, fsc.value))
+
+
 def reconstruct(
     stack: ParticleStack,
-    noise: NoiseSpectrum,
+    noise: Noise,
     rotations: Float[Tensor, "N 3 3"],
     shifts_px: Float[Tensor, "N 2"],
     radius: float,
@@ -56,41 +118,15 @@ def reconstruct(
     chunk: int | None = None,
     progress: Progress = lambda count: None,
 ) -> Reconstruction:
-    """Reconstruct in the stack's own box within a soft ball.
-
-    All frequencies inside the Nyquist circle are used, for a stack of larger images those of :data:`LARGEST_BOX`.
-
-    Args:
-        stack: the particles, read once more in chunks.
-        noise: their noise spectrum.
-        rotations: RELION's rotation of every particle.
-        shifts_px: displacement (x, y) of every particle's content in pixels.
-        radius: of the ball in pixels.
-        chunk: images held at a time; as many as make two million pixels if left out.
-        progress: called with the number of images done.
-    """
-    n = min(stack.n, LARGEST_BOX)
-    halves = []
-    for offset in (0, 1):
-        normal = _NormalEquations.empty(n)
-        for rows in torch.arange(offset, len(stack), 2).split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2)):
-            normal.add(stack, noise, rows, rotations[rows], shifts_px[rows])
-            progress(len(rows))
-        halves.append(normal.solve() * soft_sphere(n, radius * n / stack.n))
-    fsc = fourier_shell_correlation(halves[0], halves[1])
-    # The mean of two half-maps of correlation c carries signal in the share 2c/(1+c) (Rosenthal & Henderson 2003).
-    value = fsc.value.clamp(min=0)
-    first_lost = (value[1:] < 0.143).nonzero().flatten()
-    if len(first_lost):
-        value[int(first_lost[0]) + 1 :] = 0
-    shell = (radial_frequencies(n, 3) * n / (2 * torch.pi)).round().long().clamp(max=n // 2)
-    spectrum = centred_fft((halves[0] + halves[1]) / 2, ndim=3) * (2 * value / (1 + value))[shell]
-    volume, first, second = (
-        VoxelVolume(grid.to(torch.float32)).resampled(stack.n).grid if n < stack.n else grid.to(torch.float32)
-        for grid in (centred_ifft(spectrum, ndim=3).real, *halves)
+    """Both half-maps of alternate particles and their combination; arguments as of :func:`half_map`."""
+    halves = alternate_halves(len(stack))
+    first, second = (
+        half_map(
+            stack, noise, (halves == half).nonzero().flatten(), rotations, shifts_px, chunk=chunk, progress=progress
+        )
+        for half in (1, 2)
     )
-    # Shells are cycles per field of view, which both boxes share: only the unit of frequency changes.
-    return Reconstruction(volume, (first, second), FSC(fsc.frequency * n / stack.n, fsc.value))
+    return combined((first, second), stack.n, radius)
 
 
 @dataclass
@@ -107,7 +143,7 @@ class _NormalEquations:
     def add(
         self,
         stack: ParticleStack,
-        noise: NoiseSpectrum,
+        noise: Noise,
         rows: Int[Tensor, "b"],
         rotations: Float[Tensor, "b 3 3"],
         shifts: Float[Tensor, "b 2"],
@@ -118,14 +154,15 @@ class _NormalEquations:
         ky, kx = torch.meshgrid(k, k, indexing="ij")
         used = (torch.hypot(kx, ky) * n / m < torch.pi * (1 - 1 / m)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
         points = torch.stack([kx[used], ky[used]], dim=-1)
-        weight = torch.where(points.any(dim=1), 2.0, 1.0) / noise.at(points.norm(dim=1))
+        weight = torch.where(points.any(dim=1), 2.0, 1.0) / noise.at_rows(rows, points.norm(dim=1))
         transform = centred_fft(stack.images(rows))[:, used]
         phase = shifts @ points.mT
         filtered = transform * torch.polar(torch.ones_like(phase), phase) * weight / n
         power = (weight / n**2).expand(len(rows), -1)
         if stack.ctf is not None:
             ctf = stack.ctf.select(rows).evaluate(points, stack.pixel_size_A)
-            filtered, power = filtered * ctf, power * ctf.square()
+            filtered = filtered * torch.where(stack.premultiplied[rows, None], 1.0, ctf)
+            power = power * ctf.square()
         where = torch.einsum("bij,pj->bpi", rotations[:, :, :2], points * n / m).reshape(-1, 3)
         self.right += _type1(where, filtered.reshape(-1), m)
         self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), 2 * m)

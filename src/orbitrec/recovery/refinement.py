@@ -7,34 +7,34 @@ a finite sum in the map's coefficients, with a Gaussian prior from the map's own
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.evaluation.alignment import align
 from orbitrec.inference.likelihood import Observations
+from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.driver import Stop, run
 from orbitrec.optim.solvers import Info, Stepper, em
 from orbitrec.recovery.abinitio import AbInitio, Selected
-from orbitrec.recovery.centring import centre_marching
 from orbitrec.recovery.cryoem_likelihood import CryoEMLikelihood
+from orbitrec.recovery.journal import POSE, READ, REBUILD, SWEEP, Journal, Stage, restored
 from orbitrec.recovery.pipeline import (
-    CENTRING_BANDWIDTHS,
     FEWEST_PARTICLES,
-    POSE,
-    READ,
-    REBUILD,
-    SWEEP,
-    Clock,
     InitialModel,
     Options,
-    Progress,
-    Stage,
-    finished_model,
+    centred,
+    finished,
+    half_sets,
+    rebuilt_map,
+    refined_poses,
 )
+from orbitrec.recovery.poses import Poses
 from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.search import DENSITY_FLOOR, Model, SearchLevel
 from orbitrec.recovery.starts import fitted_coefficients
@@ -64,8 +64,11 @@ def refine(
     options: Options,
     refinement: Refinement,
     listen: Callable[[str, float], None] = lambda stage, share: None,
+    checkpoints: Checkpoints | None = None,
 ) -> InitialModel:
-    """Refine a map on a stack: the map's scale and sign are found, poses are searched for anew.
+    """Refine a map on two half-sets of a stack: its scale and sign are found, poses are searched for anew.
+
+    The halves begin with what the map shows at the first resolution, and then know nothing of each other.
 
     Args:
         stack: the particles; where the STAR file has origins, particles are taken to be centred there.
@@ -74,6 +77,7 @@ def refine(
             believed to.
         refinement: solver and budget.
         listen: told the stage and the share of the work done.
+        checkpoints: records of finished steps, to go on from where there are some: the result is the same.
 
     Raises:
         InputError: for too few particles, bad images, a map that does not resemble them at any scale, or options that
@@ -82,44 +86,61 @@ def refine(
     if len(stack) < FEWEST_PARTICLES:
         raise InputError(f"{len(stack)} particles are too few to refine on; give at least {FEWEST_PARTICLES}")
     radius, bandwidths = options.radius_px(stack), options.bandwidths(stack).march
-    generator = torch.Generator().manual_seed(options.seed)
-    clock = Clock()
     rounds = len(bandwidths) * (refinement.passes + 1) + 1
-    progress = Progress(listen, (READ + POSE + REBUILD + SWEEP * rounds) * len(stack))
-    data = prepare(
-        stack, max(bandwidths) / radius, radius + 3,
-        progress=lambda count: progress.advance("reading particles", READ * count),
+    journal = Journal(
+        torch.Generator().manual_seed(options.seed), (READ + POSE + REBUILD + SWEEP * rounds) * len(stack), listen,
+        checkpoints or Checkpoints(),
     )  # fmt: skip
-    clock.lap("read")
-    particles = _centred(stack, data, radius, options)
-    clock.lap("centre")
+    data = prepare(stack, max(bandwidths) / radius, radius + 3, progress=journal.reader("reading particles", READ))
+    journal.lap("read")
+    particles = _centred(stack, data, radius, options, journal)
+    journal.lap("centre")
 
     level = SearchLevel.at(data.grid, radius, bandwidths[0])
-    model = _scaled(data, level, _fitted(level, initial), particles.centres)
-    steps = _Steps(data, refinement, generator, options.seed, clock, progress)
-    for bandwidth in bandwidths:
-        if bandwidth != level.bandwidth:
-            finer = SearchLevel.at(data.grid, radius, bandwidth)
-            if particles.directions is not None:
-                particles.directions = particles.directions @ finer.directional_kernel(level).mT
-            level, model = finer, level.carried(model, finer)
-        model, _ = steps.surveyed(level, model, particles)
-        model = steps.solved(level, model, particles)
-    model, poses = steps.surveyed(level, model, particles)
-    clock.lap("refine")
-    found, given = AbInitio(level, model, *poses), Selected(level, model, 0, ["map"], [])
-    return finished_model(stack, data, found, radius, given, steps.history, clock, progress)
+    start = _scaled(data, level, _fitted(level, initial), particles.centres)
+    halves, found, poses = half_sets(stack), [], []
+    for half in (1, 2):
+        rows = (halves == half).nonzero().flatten()
+        part = replace(data, modes=data.modes[rows], filter_index=data.filter_index[rows])
+        begun = _State(0, start, ParticleState(particles.centres[rows], particles.residual_px))
+        one = _HalfSet(f"half {half}", part, refinement, options.seed, journal)
+        found.append(one.refined(radius, bandwidths, level, begun))
+        poses.append(refined_poses(part, found[-1], journal, f"half {half} poses"))
+    journal.lap("refine")
+    together = _joined(halves, (poses[0], _aligned(poses[1], found[1], found[0])))
+    rebuilt = rebuilt_map(stack, data.noise, together, halves, radius, journal)
+    given = Selected(level, start, 0, ["map"], [])
+    return finished(stack, data, together, halves, rebuilt, radius, given, journal)
 
 
-def _centred(stack: ParticleStack, data: ParticleModes, radius: float, options: Options) -> ParticleState:
+def _aligned(poses: Poses, own: AbInitio, other: AbInitio) -> Poses:
+    """Poses of one half-set in the frame of the other, from which the maps have drifted apart by a little.
+
+    The map m of these poses becomes ``m(Rᵀ(x − s))``, which is seen from ``R R_j``, moved by minus s in that view.
+    """
+    moving, pixel = own.level.density(own.model)
+    drift = align(moving, other.level.density(other.model)[0], hand=False, search=False)
+    rotations = drift.rotation @ poses.rotations
+    moved = torch.einsum("bji,j->bi", rotations, pixel * drift.shift_px)[:, :2]
+    return Poses(rotations, poses.shifts_px - moved, poses.log_likelihood)
+
+
+def _joined(halves: Int[Tensor, "N"], poses: tuple[Poses, Poses]) -> Poses:
+    """The poses of all particles, in their order."""
+    order = torch.cat([(halves == half).nonzero().flatten() for half in (1, 2)]).argsort()
+    return Poses(*(torch.cat(column)[order] for column in zip(*(vars(part).values() for part in poses), strict=True)))
+
+
+def _centred(
+    stack: ParticleStack, data: ParticleModes, radius: float, options: Options, journal: Journal
+) -> ParticleState:
     """Where the STAR file says, or where a radially symmetric template fits."""
     k_max = float(data.grid.nodes[-1])
     known = stack.poses()
     if known is not None and bool(known[1].any()):
         return ParticleState(known[1].double(), 1.0 / k_max)
     shift_px = options.shift_px if options.shift_px is not None else 0.05 * stack.n
-    at = sorted({min(bandwidth / radius, k_max) for bandwidth in CENTRING_BANDWIDTHS})
-    centring = centre_marching(data, at, prior_px=shift_px)
+    centring = centred(data, radius, k_max * radius, shift_px, journal)
     return ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
 
 
@@ -153,50 +174,97 @@ def _scaled(data: ParticleModes, level: SearchLevel, model: Model, centres: Floa
     return best
 
 
-@dataclass
-class _Steps:
-    """The two steps at each resolution, with the history they leave."""
+@dataclass(frozen=True)
+class _State:
+    """Where a half-set is: steps done, its map, what is known of its particles, and their poses."""
 
+    done: int
+    model: Model
+    particles: ParticleState
+    rotations: Float[Tensor, "N 3 3"] | None = None
+    shifts_px: Float[Tensor, "N 2"] | None = None
+
+    def record(self) -> dict[str, object]:
+        own = {"done": self.done, "rotations": self.rotations, "shifts_px": self.shifts_px}
+        return {**own, **vars(self.model), **vars(self.particles)}
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "_State":
+        model, particles = restored(Model, record), restored(ParticleState, record)
+        return cls(record["done"], model, particles, record["rotations"], record["shifts_px"])
+
+
+@dataclass(frozen=True)
+class _HalfSet:
+    """One of two sets of particles, each refined on its own: two steps at each resolution, and a last search."""
+
+    name: str
     data: ParticleModes
     refinement: Refinement
-    generator: torch.Generator
     seed: int
-    clock: Clock
-    progress: Progress
-    history: list[Stage] = field(default_factory=list)
+    journal: Journal
 
-    def surveyed(
-        self, level: SearchLevel, model: Model, particles: ParticleState
-    ) -> tuple[Model, tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]]]:
+    def refined(self, radius: float, bandwidths: tuple[float, ...], level: SearchLevel, state: _State) -> AbInitio:
+        """Marched through ``bandwidths`` from a state at the first of them."""
+        plan = [(bandwidth, step) for bandwidth in bandwidths for step in (self._surveyed, self._solved)]
+        plan.append((bandwidths[-1], self._surveyed))
+        saved = self.journal.load(self.name)
+        if saved is not None:
+            state = _State.of(saved)
+            level = SearchLevel.at(self.data.grid, radius, plan[state.done - 1][0])
+        for bandwidth, step in plan[state.done :]:
+            if bandwidth != level.bandwidth:
+                finer = SearchLevel.at(self.data.grid, radius, bandwidth)
+                directions = state.particles.directions
+                if directions is not None:
+                    directions = directions @ finer.directional_kernel(level).mT
+                particles = replace(state.particles, directions=directions)
+                level, state = finer, replace(state, model=level.carried(state.model, finer), particles=particles)
+            stepped = replace(step(level, state), done=state.done + 1)
+            state = _State.of(self.journal.save(self.name, stepped.record()))
+        assert state.rotations is not None
+        assert state.shifts_px is not None
+        return AbInitio(level, state.model, state.particles, state.rotations, state.shifts_px)
+
+    def _surveyed(self, level: SearchLevel, state: _State) -> _State:
         """A sweep with the map fixed: particles and the density of views brought up to date, and the best poses."""
 
         def report(level: SearchLevel, model: Model, likelihood: float, count: int) -> None:
-            self.progress.advance("looking for poses", SWEEP * count)
+            self.journal.advance(f"looking for poses, {self.name}", SWEEP * count)
 
+        particles = replace(state.particles)
+        order = torch.randperm(len(self.data), generator=self.journal.generator)
         poses = sweep(
-            self.data, level, Fixed(model), particles, torch.randperm(len(self.data), generator=self.generator), report,
+            self.data, level, Fixed(state.model), particles, order, report,
             candidates=self.refinement.candidates, batch=1000,
         )  # fmt: skip
         assert particles.directions is not None
         views = particles.directions.mean(0)
         views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
-        return Model(model.coefficients, views.log()), poses
+        return _State(state.done, Model(state.model.coefficients, views.log()), particles, *poses)
 
-    def solved(self, level: SearchLevel, model: Model, particles: ParticleState) -> Model:
+    def _solved(self, level: SearchLevel, state: _State) -> _State:
         """The map after the solver's passes, the density of views known."""
-        stage, done = f"refine to bandwidth {level.bandwidth:g}", 0.0
-        resolution = 2 * math.pi * self.data.pixel_size_A / level.basis.k_max
+        stage, done = f"refine {self.name} to bandwidth {level.bandwidth:g}", 0.0
+        seconds: dict[int, float] = {}
 
         def report(info: Info) -> None:
             nonlocal done
-            self.history.append(Stage(stage, info.spent.epochs, resolution, -info.value, self.clock.elapsed()))
-            self.progress.advance(stage, SWEEP * (info.spent.measured - done) * len(self.data))
+            seconds[info.spent.epochs] = self.journal.elapsed()
+            self.journal.advance(stage, SWEEP * (info.spent.measured - done) * len(self.data))
             done = info.spent.measured
 
-        problem = level_likelihood(self.data, level, model, particles, self.refinement.candidates)
-        stop, start = Stop(measured=self.refinement.passes), model.coefficients.double()
-        result = run(self.refinement.solver, problem, start, stop, seed=self.seed, report=report)
-        return Model(result.w.to(model.coefficients.dtype), model.log_views)
+        problem = level_likelihood(self.data, level, state.model, state.particles, self.refinement.candidates)
+        stop, start = Stop(measured=self.refinement.passes), state.model.coefficients.double()
+        kept = self.journal.checkpoints.file(f"{self.name} solver at {level.bandwidth:g}")
+        result = run(
+            self.refinement.solver, problem, start, stop, seed=self.seed, report=report, checkpoint=kept, every=1
+        )
+        resolution = 2 * math.pi * self.data.pixel_size_A / level.basis.k_max
+        for info in result.trace:
+            at = seconds.get(info.spent.epochs, self.journal.elapsed())
+            self.journal.history.append(Stage(stage, info.spent.epochs, resolution, -info.value, at))
+        return replace(state, model=Model(result.w.to(state.model.coefficients.dtype), state.model.log_views))
 
 
 def level_likelihood(

@@ -76,6 +76,13 @@ class SearchLevel:
         """The model's volume."""
         return SphericalBesselVolume(self.basis, model.coefficients.double())
 
+    def density(self, model: Model) -> tuple[Float[Tensor, "n n n"], float]:
+        """The volume on the coarsest lattice that holds what it shows, and the lattice's spacing in pixels."""
+        pixel = 0.8 * math.pi / self.basis.k_max  # its Nyquist frequency is 1.25 k_max
+        scaled = SphericalBesselBasis(self.basis.radius / pixel, self.basis.k_max * pixel)
+        n = 2 * math.ceil(1.3 * scaled.radius + 1)
+        return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
+
     def expectation(
         self, model: Model, observed: Observations, candidates: Int[Tensor, "b c"] | None = None
     ) -> tuple[Statistics, Assignment]:
