@@ -20,11 +20,10 @@ from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.reconstruction import Reconstruction, alternate_halves, combined, half_map
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import moment_starts
+from orbitrec.recovery.survey import DIAMETER_SHARE, Survey, survey
 from orbitrec.recovery.sweep import ParticleState
 
 FEWEST_PARTICLES = 100
-DIAMETER_SHARE = 0.625
-"""Particle diameter over the box when none is given: boxes are commonly cut at one and a half diameters."""
 NYQUIST_SHARE = 0.9
 CENTRING_BANDWIDTHS = (6.0, 9.0, 12.0)
 """Images are centred at these in turn, none above the finest of the march."""
@@ -43,6 +42,12 @@ class Options:
     shift_px: float | None = None
     seed: int = 1
     schedule: Schedule = field(default_factory=Schedule)
+    dense_is_dark: bool | None = None
+    """In the images; where None, the sign that makes the map look like a particle."""
+
+    def completed(self, found: Survey) -> "Options":
+        """With the diameter that was found where none is given."""
+        return self if self.diameter_A is not None else replace(self, diameter_A=found.diameter_A)
 
     def radius_px(self, stack: ParticleStack) -> float:
         """Radius of the particle's ball in pixels.
@@ -94,7 +99,8 @@ class InitialModel:
     ``reconstruction``: map and half-maps in the sign of the particle (dense is positive); ``inverted``: the images show
     dense as dark; ``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) content displacement; ``search_resolution_A``: finest
     resolution used to find poses; ``start_scores``: held-out log-likelihood of each start, ``start_kinds``: where it is
-    from, ``chosen_start``: which, counted from one, became the map; ``seconds``: of each stage.
+    from, ``chosen_start``: which, counted from one, became the map; ``seconds``: of each stage; ``survey``: what the
+    images looked like before.
     """
 
     reconstruction: Reconstruction
@@ -109,6 +115,7 @@ class InitialModel:
     chosen_start: int
     history: list[Stage]
     seconds: dict[str, float]
+    survey: Survey
 
 
 def _total_work(count: int, schedule: Schedule) -> float:
@@ -146,6 +153,8 @@ def initial_model(
     """
     if len(stack) < FEWEST_PARTICLES:
         raise InputError(f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}")
+    looked = survey(stack)
+    stack, options = looked.applied(stack), options.completed(looked)
     radius, schedule = options.radius_px(stack), options.bandwidths(stack)
     generator = torch.Generator().manual_seed(options.seed)
     journal = Journal(generator, _total_work(len(stack), schedule), listen, checkpoints or Checkpoints())
@@ -171,7 +180,7 @@ def initial_model(
     journal.lap("poses")
     halves = half_sets(stack)
     rebuilt = rebuilt_map(stack, data.noise, poses, halves, radius, journal)
-    return finished(stack, data, poses, halves, rebuilt, radius, selected, journal)
+    return finished(stack, data, poses, halves, rebuilt, selected, journal, looked, options)
 
 
 def centred(data: ParticleModes, radius: float, finest: float, shift_px: float, journal: Journal) -> Centring:
@@ -214,18 +223,20 @@ def finished(
     poses: Poses,
     halves: Int[Tensor, "N"],
     rebuilt: Reconstruction,
-    radius: float,
     selected: Selected,
     journal: Journal,
+    looked: Survey,
+    options: Options,
 ) -> InitialModel:
     """The result, in the sign of the particle."""
-    inverted = bool((rebuilt.volume - rebuilt.volume.mean()).pow(3).mean() < 0)
+    skewness = float((rebuilt.volume - rebuilt.volume.mean()).pow(3).mean())
+    inverted = skewness < 0 if options.dense_is_dark is None else options.dense_is_dark
     return InitialModel(
         reconstruction=rebuilt.negated() if inverted else rebuilt,
         inverted=inverted,
         rotations=poses.rotations,
         shifts_px=poses.shifts_px,
-        radius_px=radius,
+        radius_px=options.radius_px(stack),
         search_resolution_A=2 * math.pi * stack.pixel_size_A / float(data.grid.k_max),
         shift_spread_px=float((poses.shifts_px - poses.shifts_px.mean(0)).square().mean().sqrt()),
         start_scores=selected.scores,
@@ -233,6 +244,7 @@ def finished(
         chosen_start=selected.chosen + 1,
         history=journal.history,
         seconds=journal.laps,
+        survey=looked,
     )
 
 

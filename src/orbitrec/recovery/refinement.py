@@ -38,6 +38,7 @@ from orbitrec.recovery.poses import Poses
 from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.search import DENSITY_FLOOR, Model, SearchLevel
 from orbitrec.recovery.starts import fitted_coefficients
+from orbitrec.recovery.survey import survey
 from orbitrec.recovery.sweep import Fixed, ParticleState, candidate_directions, images_at_once, shift_search, sweep
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -85,6 +86,8 @@ def refine(
     """
     if len(stack) < FEWEST_PARTICLES:
         raise InputError(f"{len(stack)} particles are too few to refine on; give at least {FEWEST_PARTICLES}")
+    looked = survey(stack)
+    stack, options = looked.applied(stack), options.completed(looked)
     radius, bandwidths = options.radius_px(stack), options.bandwidths(stack).march
     rounds = len(bandwidths) * (refinement.passes + 1) + 1
     journal = Journal(
@@ -110,7 +113,7 @@ def refine(
     together = _joined(halves, (poses[0], _aligned(poses[1], found[1], found[0])))
     rebuilt = rebuilt_map(stack, data.noise, together, halves, radius, journal)
     given = Selected(level, start, 0, ["map"], [])
-    return finished(stack, data, together, halves, rebuilt, radius, given, journal)
+    return finished(stack, data, together, halves, rebuilt, given, journal, looked, options)
 
 
 def _aligned(poses: Poses, own: AbInitio, other: AbInitio) -> Poses:
