@@ -28,8 +28,8 @@ from orbitrec.recovery.pipeline import InitialModel
 
 N, PIXEL_A, COUNT = 24, 4.0, 300
 FILES = [
-    "fsc.csv", "half1.mrc", "half2.mrc", "history.csv", "initial_model.mrc", "particles.star", "summary.json",
-    "summary.png",
+    "fsc.csv", "half1.mrc", "half2.mrc", "history.csv", "initial_model.mrc", "particles.star", "report.html",
+    "summary.json", "summary.png", "views.csv", "views.mrcs",
 ]  # fmt: skip
 KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "diameter_A",

@@ -17,7 +17,8 @@ from orbitrec.io.particles import ParticleStack
 
 N, PIXEL_A, COUNT = 24, 4.0, 150
 FILES = [
-    "fsc.csv", "half1.mrc", "half2.mrc", "history.csv", "particles.star", "refined.mrc", "summary.json", "summary.png",
+    "fsc.csv", "half1.mrc", "half2.mrc", "history.csv", "particles.star", "refined.mrc", "report.html", "summary.json",
+    "summary.png", "views.csv", "views.mrcs",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orbitrec import __version__
-from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, reproduce, simulate, train
+from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train
 from orbitrec.errors import InputError
 
 # Read once, when torch loads: threads that spin while they wait slow every step wherever another program has work for
@@ -33,6 +33,7 @@ app.command()(abinitio.abinitio)
 app.command()(evaluate.evaluate)
 app.command()(info.info)
 app.command()(refine.refine)
+app.command()(report.report)
 app.add_typer(moments.app, name="moments")
 app.add_typer(mra.app, name="mra")
 app.add_typer(reproduce.app, name="reproduce")

@@ -22,9 +22,10 @@ from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import replacing
+from orbitrec.report.fsc import plot_fsc, resolution_text
 from orbitrec.report.history import draw_history
 from orbitrec.report.sphere import colour_bar, draw_on_sphere, sphere_grid
-from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, TEXT, label_axes
+from orbitrec.report.style import BLUE, SMALL, TEXT, label_axes
 
 _VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: N uniform particles give 1 ± √(67/N)
 _VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 5° apart: finer than the kernel
@@ -70,16 +71,16 @@ def draw_run(path: Path, picture: RunPicture) -> None:
     maps, poses = upper.subfigures(1, 2, width_ratios=(1.15, 1))
     _draw_maps(maps, picture)
     views, rest = poses.subfigures(2, 1, height_ratios=(1.25, 1))
-    _draw_views(views, picture.rotations)
+    draw_views(views, picture.rotations)
     shifts, facts = rest.subplots(1, 2, width_ratios=(1.3, 1))
-    _draw_shifts(shifts, picture)
+    draw_shifts(shifts, picture.shifts_px, picture.voxel_size_A)
     _draw_facts(facts, picture)
     if picture.fsc is None:
         draw_history(lower, picture.history, picture.chosen)
     else:
         left, right = lower.subfigures(1, 2, width_ratios=(1.6, 1))
         draw_history(left, picture.history, picture.chosen)
-        _draw_fsc(right.subplots(), picture.fsc, picture.voxel_size_A)
+        plot_fsc(right.subplots(), picture.fsc, picture.voxel_size_A)
     _save(path, figure)
 
 
@@ -90,7 +91,7 @@ def draw_fsc(path: Path, fsc: FSC, voxel_size_A: float) -> None:
         InputError: if ``path`` cannot be written or its suffix is not that of a picture.
     """
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained", facecolor="white")
-    _draw_fsc(figure.subplots(), fsc, voxel_size_A)
+    plot_fsc(figure.subplots(), fsc, voxel_size_A)
     _save(path, figure)
 
 
@@ -143,7 +144,8 @@ def view_density(rotations: Float[Tensor, "N 3 3"]) -> VonMisesFisherMixture:
     return VonMisesFisherMixture(bins, torch.full_like(counts, math.radians(_VIEW_WIDTH_DEG) ** -2), counts)
 
 
-def _draw_views(figure: SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
+def draw_views(figure: Figure | SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
+    """The particles' viewing directions, smoothed, on the sphere."""
     views = view_density(rotations)
     density = torch.stack([views.density(row) for row in sphere_grid()])
     axes = figure.subplots(subplot_kw={"projection": "mollweide"})
@@ -151,9 +153,10 @@ def _draw_views(figure: SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
     colour_bar(figure, mesh, [axes], "particles per direction\nrelative to uniform")
 
 
-def _draw_shifts(axes: Axes, picture: RunPicture) -> None:
-    shifts_A = (picture.shifts_px.detach().cpu().double() * picture.voxel_size_A).numpy()
-    reach = max(float(np.percentile(np.abs(shifts_A), 99.9)), picture.voxel_size_A)
+def draw_shifts(axes: Axes, shifts_px: Float[Tensor, "N 2"], pixel_size_A: float) -> None:
+    """Histograms of the particles' shifts in x and y."""
+    shifts_A = (shifts_px.detach().cpu().double() * pixel_size_A).numpy()
+    reach = max(float(np.percentile(np.abs(shifts_A), 99.9)), pixel_size_A)
     edges = np.linspace(-1.1 * reach, 1.1 * reach, 45).tolist()
     x, y = (f"{name}: σ = {shifts_A[:, i].std():.1f} Å" for i, name in enumerate("xy"))
     axes.hist(shifts_A[:, 0], edges, color=BLUE, alpha=0.45, label=x)
@@ -175,43 +178,9 @@ def _draw_facts(axes: Axes, picture: RunPicture) -> None:
         facts["working resolution"] = f"{picture.history[-1]['resolution_A']:.1f} Å"
         facts["time"] = f"{max(row['seconds'] for row in picture.history):,.0f} s"
     if picture.fsc is not None:
-        facts |= {f"FSC {t:g}": _resolution(picture.fsc.cutoff_A(t, voxel)) for t in (0.5, 0.143)}
+        facts |= {f"FSC {t:g}": resolution_text(picture.fsc.cutoff_A(t, voxel)) for t in (0.5, 0.143)}
     axes.set_axis_off()
     for line, (name, value) in enumerate(facts.items()):
         height = 0.95 - 0.13 * line
         axes.text(0.05, height, name, size=TEXT, color="#555555", va="top", transform=axes.transAxes)
         axes.text(0.95, height, value, size=TEXT, ha="right", va="top", transform=axes.transAxes)
-
-
-def _draw_fsc(axes: Axes, fsc: FSC, voxel_size_A: float) -> None:
-    """The curve against spatial frequency, its periods in Å along the top."""
-    frequency = fsc.frequency.cpu().numpy() / (2 * math.pi * voxel_size_A)
-    axes.plot(frequency, fsc.value.cpu().numpy(), color=BLUE, linewidth=1.8, zorder=3)
-    for threshold, line, colour in ((0.5, "--", ORANGE), (0.143, ":", "black")):
-        cutoff_A = fsc.cutoff_A(threshold, voxel_size_A)
-        axes.axhline(
-            threshold, color=colour, linestyle=line, linewidth=1.4, label=f"{threshold:g}: {_resolution(cutoff_A)}"
-        )
-        axes.plot(1 / cutoff_A, threshold, "o", color=colour, markersize=6, zorder=4)
-    axes.axhline(0, color=GREY, linewidth=0.6)
-    axes.set(xlim=(0, frequency[-1]), ylim=(min(-0.05, float(fsc.value.min()) - 0.05), 1.05))
-    axes.set_title("Fourier shell correlation with the truth", size=TEXT)
-    label_axes(axes, "spatial frequency (1/Å)", "FSC")
-    axes.legend(fontsize=TEXT, frameon=False)
-    top = axes.secondary_xaxis("top")
-    periods = _spaced_periods(frequency[-1])
-    top.set_xticks([1 / period for period in periods], [f"{period:g} Å" for period in periods])
-    top.tick_params(labelsize=SMALL)
-
-
-def _spaced_periods(highest: float) -> list[float]:
-    """Round periods in Å whose frequencies lie at least a tenth of the axis apart, up to the ``highest`` frequency."""
-    kept: list[float] = []
-    for period in (step * 10.0**decade for decade in (3, 2, 1, 0, -1) for step in (8, 6, 5, 4, 3, 2.5, 2, 1)):
-        if 1 / period <= highest and 1 / period - (1 / kept[-1] if kept else 0) >= 0.1 * highest:
-            kept.append(period)
-    return kept
-
-
-def _resolution(value_A: float) -> str:
-    return f"{value_A:.1f} Å" if math.isfinite(value_A) else "none"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -62,7 +62,7 @@ def _roles(bands: list[_Band], chosen: str | None) -> dict[str, str]:
     }
 
 
-def draw_history(figure: SubFigure, history: Sequence[Mapping[str, Any]], chosen: str | None) -> None:
+def draw_history(figure: Figure | SubFigure, history: Sequence[Mapping[str, Any]], chosen: str | None) -> None:
     """One panel for each phase, shaded by resolution; ``history`` and ``chosen`` as in ``RunPicture``."""
     bands = _bands(history)
     roles = _roles(bands, chosen)

@@ -18,11 +18,12 @@ _SUPERSAMPLED = 2  # rays of a pixel in x and in y
 _LIGHT = (-0.45, 0.55, 0.70)  # towards the light: left, up, viewer
 
 
-def fine_grid(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "m m m"]:
-    """The volume in float32, on at least ``SMOOTH_BOX`` voxels; values are kept, not the integral."""
+def fine_grid(volume: Float[Tensor, "n n n"], size: int | None = None) -> Float[Tensor, "m m m"]:
+    """The volume in float32 on ``size`` voxels, by default at least ``SMOOTH_BOX``; values are kept."""
     volume = volume.detach().cpu().float()
     n = len(volume)
-    return volume if n >= SMOOTH_BOX else VoxelVolume(volume).resampled(SMOOTH_BOX).grid * (SMOOTH_BOX / n) ** 3
+    m = max(n, SMOOTH_BOX) if size is None else size
+    return volume if m == n else VoxelVolume(volume).resampled(m).grid * (m / n) ** 3
 
 
 def surface_level(volume: Float[Tensor, "n n n"], share: float) -> float:
@@ -106,7 +107,7 @@ def _shaded(
     half = normalize(light + torch.tensor([0.0, 0.0, 1.0]), dim=0)
     diffuse = (normal @ light).clamp(min=0)[..., None]
     gloss = 0.25 * diffuse * (normal @ half).clamp(min=0)[..., None].pow(24)
-    return (0.30 + 0.72 * diffuse) * (0.72 + 0.28 * (height + 0.6).clamp(0, 1)) * colour + gloss
+    return (0.36 + 0.68 * diffuse) * (0.72 + 0.28 * (height + 0.6).clamp(0, 1)) * colour + gloss
 
 
 def _sampled(volume: Float[Tensor, "n n n"], points: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:

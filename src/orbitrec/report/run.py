@@ -1,5 +1,6 @@
 """A run on disk: the map, posed particles, the facts, the history and the picture."""
 
+import math
 import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from orbitrec import __version__
 from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
+from orbitrec.evaluation.view_averages import view_averages
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
 from orbitrec.recovery.pipeline import InitialModel, Options
 from orbitrec.report.figures import RunPicture, draw_run
+from orbitrec.report.page import REPORT, write_report
+from orbitrec.report.run_files import write_views
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ def write_initial_model(
 
     The map as ``name``.mrc, ``half1.mrc``, ``half2.mrc`` (Å per voxel in the header, dense positive),
     ``particles.star`` (the input's dialect with poses), ``fsc.csv``, ``history.csv``, ``summary.json``,
-    ``summary.png``.
+    ``summary.png``, ``views.mrcs`` and ``views.csv`` (averages of particles beside projections), ``report.html``.
     """
     pixel, rebuilt = stack.pixel_size_A, result.reconstruction
     against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
     for file, volume in zip((name, "half1", "half2"), (rebuilt.volume, *rebuilt.half_maps), strict=True):
         write_map(run.file(f"{file}.mrc"), volume, pixel)
-    stack.write_posed(run.file("particles.star"), result.rotations, result.shifts_px)
+    stack.write_posed(run.file(f"particles{stack.table.suffix}"), result.rotations, result.shifts_px)
     write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
     write_csv(run.file("fsc.csv"), _fsc_rows(rebuilt.fsc, against, pixel))
     summary = _summary(star, stack, options, result) | facts
@@ -76,6 +80,13 @@ def write_initial_model(
         chosen=str(result.chosen_start),
     )  # fmt: skip
     draw_run(run.file("summary.png"), picture)
+    views = view_averages(
+        stack, result.rotations, result.shifts_px, rebuilt.volume, radius_px=result.radius_px,
+        k_max=2 * math.pi * pixel / result.search_resolution_A, dense_is_dark=result.inverted,
+    )  # fmt: skip
+    write_views(run, views, pixel)
+    run.file(REPORT)
+    write_report(run.path)
     return summary
 
 

@@ -1,0 +1,96 @@
+"""What a report's page says in words and numbers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orbitrec.report.fsc import resolution_text
+from orbitrec.report.run_files import RunFiles
+
+Facts = dict[str, str]
+
+
+def tile_facts(run: RunFiles) -> Facts:
+    """The few numbers that head the page."""
+    summary = run.summary
+    tiles = {"particles": f"{summary['particles']:,}"}
+    if "truth" in run.curves:
+        tiles["FSC 0.5 with the truth"] = _resolution(summary, "fsc05_A")
+    tiles["half-maps, FSC 0.143"] = _resolution(summary, "half_maps_fsc0143_A")
+    tiles["poses searched to"] = _resolution(summary, "search_resolution_A")
+    tiles["time"] = _duration(summary["seconds"]["total"])
+    tiles["memory"] = f"{summary['peak_memory_GiB']:.2f} GiB"
+    return tiles
+
+
+def read_facts(summary: Mapping[str, Any]) -> Facts:
+    """What the input held."""
+    box, pixel = summary["box_px"], summary["pixel_size_A"]
+    return {
+        "input": str(summary["input"]),
+        "particles": f"{summary['particles']:,}",
+        "box": f"{box} px = {box * pixel:.0f} Å",
+        "pixel size": f"{pixel:g} Å",
+        "CTF": "from the file, for every particle" if summary["ctf"] else "none: taken as free of a CTF",
+    }
+
+
+def assumed_facts(summary: Mapping[str, Any]) -> Facts:
+    """What was chosen, found or taken for granted."""
+    return {
+        "particle diameter": f"{summary['diameter_A']:.0f} Å; outside this ball the map is zero",
+        "contrast": f"{summary['contrast']} in the images, as found",
+        "hand": summary["hand"],
+        "symmetry": str(summary.get("symmetry", "C1: none")),
+        "search for poses": f"to {summary['search_resolution_A']:.1f} Å",
+        "shifts": f"found to spread by {summary['shift_spread_px'] * summary['pixel_size_A']:.1f} Å in x and in y",
+        "noise": "its spectrum taken from the corners of the images",
+        "seed": f"{summary['seed']}; the same seed, threads and machine give the same map",
+    }
+
+
+def resolution_sentences(run: RunFiles) -> list[str]:
+    """How good the map is, and what the number is worth."""
+    summary = run.summary
+    halves = _resolution(summary, "half_maps_fsc0143_A")
+    sentences = [
+        f"The maps of two halves of the particles agree to {halves} (FSC 0.143). The poses of both halves were found "
+        "with one reference, so this says how far the map is reproducible; how far it is right it does not say."
+    ]
+    if "truth" in run.curves:
+        sentences.append(
+            f"With the truth that was given: FSC 0.5 at {_resolution(summary, 'fsc05_A')}, 0.143 at "
+            f"{_resolution(summary, 'fsc0143_A')}, correlation {summary['correlation']:.3f}"
+            f"{', of the mirror image' if summary['mirrored'] else ''}."
+        )
+    return sentences
+
+
+def file_facts(run: RunFiles) -> Facts:
+    """The files of the run and what is in them."""
+    known = {
+        f"{run.name}.mrc": "the map, dense positive, Å per voxel in the header",
+        "half1.mrc": "map of one half of the particles, not masked",
+        "half2.mrc": "map of the other half",
+        "particles.star": "the particles with angles and origins, otherwise as they were given",
+        "particles.cs": "the particles with poses, otherwise as they were given",
+        "fsc.csv": "Fourier shell correlations",
+        "fsc.star": "the same as a STAR file",
+        "history.csv": "every step of the climb",
+        "summary.json": "the numbers of this page",
+        "summary.png": "a picture of the run",
+        "views.mrcs": "averages of particles, then the map's projections",
+        "views.csv": "their directions",
+    }
+    return {name: what for name, what in known.items() if (run.folder / name).exists()}
+
+
+def _resolution(summary: Mapping[str, Any], key: str) -> str:
+    """JSON has no ∞: a curve without resolution is null."""
+    value = summary.get(key)
+    return resolution_text(math.inf if value is None else value)
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
