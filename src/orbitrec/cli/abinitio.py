@@ -5,15 +5,14 @@ from typing import Annotated
 
 import typer
 
+from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.errors import InputError
 
 
 def abinitio(
-    particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
+    particles: Particles,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
-    diameter: Annotated[
-        float | None, typer.Option("--diameter", help="Diameter in Å of a ball that holds the particle. [0.62 box]")
-    ] = None,
+    diameter: Diameter = None,
     resolution: Annotated[
         float | None, typer.Option("--resolution", min=0.1, help="Finest resolution in Å of the search for poses.")
     ] = None,
@@ -23,8 +22,11 @@ def abinitio(
     matched: Annotated[int, typer.Option(min=0, help="Starts from moment matching.")] = 2,
     starts: Annotated[int, typer.Option(min=0, help="Random starts.")] = 6,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
-    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
-    datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
+    no_ctf: NoCTF = False,
+    invert: Invert = None,
+    datadir: Datadir = None,
+    pixel_size: PixelSize = None,
+    passthrough: Passthrough = None,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -53,9 +55,12 @@ def abinitio(
     if matched + starts == 0:
         raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
     with resumable_run(output, given, resume=resume) as (run, checkpoints):
-        stack = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
+        stack = ParticleStack.open(
+            particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
+        )
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        options = Options(diameter, resolution, shift_px, seed, replace(Schedule(), matched=matched, starts=starts))
+        schedule = replace(Schedule(), matched=matched, starts=starts)
+        options = Options(diameter, resolution, shift_px, seed, schedule, dense_is_dark=invert)
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -85,6 +90,7 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
 def print_summary(folder: Path, summary: dict, name: str) -> None:
     """The facts of a run, whose map is called ``name``."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{name.replace('_', ' ').capitalize()} in {folder}", show_header=False)
@@ -104,5 +110,7 @@ def print_summary(folder: Path, summary: dict, name: str) -> None:
     for label, value in rows.items():
         table.add_row(label, value)
     console = Console()
+    for warning in summary["warnings"]:
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     console.print(table)
-    console.print(f"look at {folder / 'summary.png'}; map {folder / f'{name}.mrc'}; poses {folder / 'particles.star'}")
+    console.print(f"look at {folder / 'summary.png'}; map {folder / f'{name}.mrc'}; poses {folder / summary['posed']}")

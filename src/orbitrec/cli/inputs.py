@@ -14,9 +14,7 @@ Datadir = Annotated[
 PixelSize = Annotated[
     float | None, typer.Option("--pixel-size", min=0.01, max=1000, help="Å, instead of what the file says.")
 ]
-Passthrough = Annotated[
-    Path | None, typer.Option(help="cryoSPARC's passthrough file, if not beside the table (.cs).")
-]
+Passthrough = Annotated[Path | None, typer.Option(help="cryoSPARC's passthrough file, if not beside the table (.cs).")]
 NoCTF = Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")]
 Invert = Annotated[
     bool | None,

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from orbitrec.cli.inputs import Datadir, NoCTF, Particles, Passthrough, PixelSize
+
 
 class _StackByDefault(TyperGroup):
     """``moments PARTICLES.star`` is short for ``moments stack PARTICLES.star``."""
@@ -29,12 +31,14 @@ def moments() -> None:
 
 @app.command()
 def stack(
-    particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
+    particles: Particles,
     output: Output,
     resolution: Annotated[float | None, typer.Option(min=0.1, help="Finest resolution in Å. [six pixels]")] = None,
     diameter: Annotated[float | None, typer.Option(min=0.1, help="Of the particle and its shifts, Å. [box]")] = None,
-    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
-    datadir: Annotated[Path | None, typer.Option(help="Folder of the stacks, if not beside the STAR file.")] = None,
+    no_ctf: NoCTF = False,
+    datadir: Datadir = None,
+    pixel_size: PixelSize = None,
+    passthrough: Passthrough = None,
 ) -> None:
     """Moments of one stack: also `orbitrec moments PARTICLES.star -o M.safetensors`."""
     from rich.console import Console
@@ -44,7 +48,9 @@ def stack(
     from orbitrec.io.particles import ParticleStack
     from orbitrec.recovery.accumulation import accumulate_moments
 
-    data = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
+    data = ParticleStack.open(
+        particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
+    )
     pixel = data.pixel_size_A
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orbitrec.cli.abinitio import settings
+from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 
 if TYPE_CHECKING:
     from orbitrec.optim.solvers import Solver
@@ -38,15 +39,13 @@ class SolverName(StrEnum):
 
 
 def refine(
-    particles: Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION particle table.")],
+    particles: Particles,
     initial: Annotated[Path, typer.Option("--init", help="Map to refine (MRC), of any box and voxel size.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
     solver: Annotated[SolverName, typer.Option(help="Optimiser of the likelihood.")] = SolverName.em,
     passes: Annotated[float, typer.Option(min=2, help="Its passes over the particles at each resolution.")] = 6,
     batch: Annotated[int, typer.Option(min=1, help="Particles in a batch of the stochastic solvers.")] = 500,
-    diameter: Annotated[
-        float | None, typer.Option("--diameter", help="Diameter in Å of a ball that holds the particle. [0.62 box]")
-    ] = None,
+    diameter: Diameter = None,
     resolution: Annotated[
         float | None, typer.Option("--resolution", min=0.1, help="Finest resolution in Å of the search for poses.")
     ] = None,
@@ -54,8 +53,11 @@ def refine(
         float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
-    no_ctf: Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")] = False,
-    datadir: Annotated[Path | None, typer.Option(help="Folder to look for image stacks in.")] = None,
+    no_ctf: NoCTF = False,
+    invert: Invert = None,
+    datadir: Datadir = None,
+    pixel_size: PixelSize = None,
+    passthrough: Passthrough = None,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -82,10 +84,12 @@ def refine(
     from orbitrec.report.run import KnownMap, write_initial_model
 
     with resumable_run(output, given, resume=resume) as (run, checkpoints):
-        stack = ParticleStack.open(particles, datadir=datadir, ctf=not no_ctf)
+        stack = ParticleStack.open(
+            particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
+        )
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        options = Options(diameter, resolution, shift_px, seed)
+        options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert)
         refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)

@@ -15,6 +15,11 @@ from orbitrec.recovery.preparation import estimated_noise, sampled_runs
 
 DIAMETER_SHARE = 0.625
 """Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
+AGREES = 0.2
+"""The usual share of the box stands where what the images show is within this share of it: it was measured to serve
+better than a ball that just holds what can be seen."""
+MARGIN = 1.1
+"""Of the ball over what can be seen, otherwise."""
 HELD = 0.98
 """Share of the signal's energy in projection that the particle's ball is to hold."""
 CYCLES = 6
@@ -31,8 +36,8 @@ CLEAR = 5.0
 class Survey:
     """The findings.
 
-    ``diameter_A``: of the particle's ball; ``diameter_found``: whether the images showed it or it is a share of the
-    box; ``contrast``: skewness of the images, their CTF's sign undone, in standard errors, positive where dense is
+    ``diameter_A``: of the particle's ball; ``diameter_found``: whether the images show the particle's size, or the
+    usual share of the box is taken without; ``contrast``: skewness of the images, their CTF's sign undone, in standard errors, positive where dense is
     bright, for a particle is compact and dense on an empty ground; ``normalised``: backgrounds differ and are
     normalised on reading; ``scales``: the signal's scale in each noise group over that of all, ones where they agree.
     """
@@ -90,8 +95,10 @@ def survey(stack: ParticleStack) -> Survey:
     largest = looks[int(counts.argmax())]
     radius = particle_radius(largest.profile, largest.error)
     contrasts = torch.stack([look.contrast for look in looks])
+    usual = DIAMETER_SHARE * stack.n / 2
+    ball = usual if radius is None or abs(radius / usual - 1) <= AGREES else min(MARGIN * radius, 0.48 * stack.n)
     return Survey(
-        diameter_A=(2 * radius if radius is not None else DIAMETER_SHARE * stack.n) * stack.pixel_size_A,
+        diameter_A=2 * ball * stack.pixel_size_A,
         diameter_found=radius is not None,
         contrast=float((contrasts @ counts.sqrt()) / counts.sum().sqrt()),
         normalised=normalised,

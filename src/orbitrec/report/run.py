@@ -69,7 +69,7 @@ def write_initial_model(
     against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
     for file, volume in zip((name, "half1", "half2"), (rebuilt.volume, *rebuilt.half_maps), strict=True):
         write_map(run.file(f"{file}.mrc"), volume, pixel)
-    stack.write_posed(run.file(f"particles{stack.table.suffix}"), result.rotations, result.shifts_px)
+    stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px)
     write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
     write_csv(run.file("fsc.csv"), _fsc_rows(rebuilt.fsc, against, pixel))
     summary = _summary(star, stack, options, result) | facts
@@ -98,6 +98,9 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "particles": len(stack),
         "box_px": stack.n,
         "pixel_size_A": pixel,
+        "dialect": stack.table.dialect,
+        "posed": _posed_name(stack),
+        "warnings": [*result.survey.notes(), *_ignored(stack)],
         "ctf": stack.ctf is not None,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
@@ -107,6 +110,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "half_maps_fsc0143_A": result.reconstruction.fsc.cutoff_A(0.143, pixel),
         "shift_spread_px": result.shift_spread_px,
         "contrast": "dense is dark" if result.inverted else "dense is bright",
+        "contrast_of_images": result.survey.contrast_text(),
         "hand": "undetermined: the mirrored map explains the images equally well",
         "start_log_likelihoods": result.start_scores,
         "start_kinds": result.start_kinds,
@@ -114,6 +118,17 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+
+
+def _posed_name(stack: ParticleStack) -> str:
+    return f"particles{stack.table.suffix}"
+
+
+def _ignored(stack: ParticleStack) -> list[str]:
+    columns = stack.table.ignored_columns()
+    if not columns:
+        return []
+    return [f"Not modelled, and so ignored: {', '.join(columns)}. They matter at resolutions finer than these maps."]
 
 
 def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownMap) -> tuple[FSC, dict[str, object]]:
