@@ -7,6 +7,7 @@ meets it early, so the gap to the lowest objective that any method found on the 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from math import inf, isfinite
 from statistics import median
 from typing import Any
 
@@ -25,6 +26,8 @@ from orbitrec.report.convergence import Descent, draw_convergence
 
 SAME_MINIMUM = 1e-10
 """The gap up to which two ends are one minimum."""
+COARSE = 1e-4
+"""A gap that every method should reach: slow ones are told apart by it."""
 
 Method = Callable[[FiniteSum, Float[Tensor, "d"], Stop, int], Result]
 
@@ -71,12 +74,13 @@ class Instance:
 class Row:
     """Medians over the instances: cost-weighted epochs as printed, measured passes, processor seconds.
 
-    ``arrived`` met the criterion, ``at_minimum`` ended within :data:`SAME_MINIMUM` of the lowest end; ``gap`` is the
-    largest.
+    ``coarse_epochs`` are those to within :data:`COARSE` of the minimum that the run ends in. ``arrived`` met the
+    criterion, ``at_minimum`` ended within :data:`SAME_MINIMUM` of the lowest end; ``gap`` is the largest to it.
     """
 
     setting: str
     method: str
+    coarse_epochs: float
     epochs: float
     passes: float
     seconds: float
@@ -116,6 +120,7 @@ class Comparison:
         return Row(
             setting=self.setting,
             method=contestant.name,
+            coarse_epochs=median(map(_coarse_epochs, results, self._own_minima(contestant.name))),
             epochs=epochs,
             passes=passes,
             seconds=seconds,
@@ -129,23 +134,40 @@ class Comparison:
 
     def descents(self) -> list[Descent]:
         """The first instance's, each to the minimum it ends in; those not in the thesis dashed."""
-        firsts = {contestant: self.results[contestant.name][0] for contestant in self.contestants}
-        minima = [result.trace[-1].value for result in firsts.values() if result.converged]
         return [
             Descent(
                 contestant.name,
-                [info.spent.measured for info in result.trace],
-                [info.spent.seconds for info in result.trace],
-                [info.value - _minimum_below(result.trace[-1].value, minima) for info in result.trace],
+                [info.spent.measured for info in trace],
+                [info.spent.seconds for info in trace],
+                [info.value - self._own_minima(contestant.name)[0] for info in trace],
                 dashed=not contestant.thesis_epochs,
             )
-            for contestant, result in firsts.items()
+            for contestant in self.contestants
+            for trace in [self.results[contestant.name][0].trace]
         ]
+
+    def _own_minima(self, method: str) -> list[float]:
+        """Where each run of a method ends, or would end: at the highest minimum found that is no higher."""
+        arrived = [
+            [r.trace[-1].value for r in ends if _is_stationary(r)] for ends in zip(*self.results.values(), strict=True)
+        ]
+        ends = [result.trace[-1].value for result in self.results[method]]
+        return [_minimum_below(end, minima) for end, minima in zip(ends, arrived, strict=True)]
 
 
 def _minimum_below(end: float, minima: Sequence[float]) -> float:
     """The highest of the minima that is no higher than this end; the end itself where there is none."""
     return max((least for least in minima if least <= end + SAME_MINIMUM), default=end)
+
+
+def _is_stationary(result: Result) -> bool:
+    """The criterion alone is met by steps that have become short, too."""
+    return result.converged and result.trace[-1].field_norm < COARSE
+
+
+def _coarse_epochs(result: Result, minimum: float) -> float:
+    reached = (info.spent.printed for info in result.trace if info.value - minimum <= COARSE)
+    return next(reached, inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +227,17 @@ def as_text(title: str, comparisons: Sequence[Comparison]) -> list[Table]:
 def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=title)
     table.add_column("method")
-    columns = ("epochs", "thesis", "passes", "seconds", "thesis", "largest gap", "arrived", "at the minimum")
+    columns = (
+        f"to {COARSE:.0e}",
+        "epochs",
+        "thesis",
+        "passes",
+        "seconds",
+        "thesis",
+        "largest gap",
+        "arrived",
+        "at the minimum",
+    )
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
@@ -213,7 +245,15 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
         arrived, at_minimum = f"{row.arrived}/{row.instances}", f"{row.at_minimum}/{row.instances}"
         costs = f"{row.epochs:.0f}{more}", f"{row.passes:.0f}{more}", f"{row.seconds:.2f}{more}"
         ends = f"{row.gap:.0e}", arrived, at_minimum
-        table.add_row(row.method, costs[0], row.thesis_epochs, *costs[1:], row.thesis_seconds, *ends)
+        table.add_row(
+            row.method,
+            f"{row.coarse_epochs:.0f}" if isfinite(row.coarse_epochs) else "–",
+            costs[0],
+            row.thesis_epochs,
+            *costs[1:],
+            row.thesis_seconds,
+            *ends,
+        )
     return table
 
 
