@@ -42,14 +42,14 @@ def simulated(tmp_path_factory):
     return stack, *stack.poses(), read_map(data / "truth.mrc")[0]
 
 
-def summary(stack, **more):
+def summary(stack):
     return {
         "orbitrec": "0", "input": "some folder/particles.star", "particles": len(stack), "box_px": stack.n,
         "pixel_size_A": stack.pixel_size_A, "ctf": True, "seed": 1, "threads": 1, "diameter_A": 80.0,
         "search_resolution_A": 14.0, "half_maps_fsc0143_A": None, "shift_spread_px": 1.0,
         "contrast": "dense is bright", "hand": "undetermined", "start_log_likelihoods": [1.0, 2.0],
         "start_kinds": ["moments", "random"], "chosen_start": 2, "seconds": {"total": 7000.0},
-        "peak_memory_GiB": 1.0, "warnings": [WARNING], **more,
+        "peak_memory_GiB": 1.0, "warnings": [WARNING], "posed": "particles.star", "dialect": "RELION 3.1",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ class NextStep:
 def next_steps(run: RunFiles, level: float) -> list[NextStep]:
     """Commands that go on from a run, to be run where orbitrec was; ``level`` is that of the map's surface."""
     folder, name, summary = run.folder, run.name, run.summary
-    particles = "particles.cs" if (folder / "particles.cs").exists() else "particles.star"
+    particles = summary["posed"]
     ctf, symmetry = bool(summary["ctf"]), str(summary.get("symmetry", "C1"))
     dense_is_dark = summary["contrast"] == "dense is dark"
     map_file, posed = shlex.quote(str(folder / f"{name}.mrc")), shlex.quote(str(folder / particles))

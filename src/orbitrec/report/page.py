@@ -69,7 +69,7 @@ def _content(run: RunFiles, level: float) -> dict[str, object]:
     return {
         "title": f"{kind} of {Path(summary['input']).name}",
         "subtitle": f"{run.folder} · orbitrec {summary['orbitrec']}",
-        "warnings": summary.get("warnings", []),
+        "warnings": summary["warnings"],
         "tiles": tile_facts(run),
         "tables": {"What was read": read_facts(summary), "What was assumed": assumed_facts(summary)},
         "resolution": resolution_sentences(run),

@@ -28,6 +28,7 @@ def read_facts(summary: Mapping[str, Any]) -> Facts:
     box, pixel = summary["box_px"], summary["pixel_size_A"]
     return {
         "input": str(summary["input"]),
+        "format": str(summary["dialect"]),
         "particles": f"{summary['particles']:,}",
         "box": f"{box} px = {box * pixel:.0f} Å",
         "pixel size": f"{pixel:g} Å",
@@ -39,7 +40,7 @@ def assumed_facts(summary: Mapping[str, Any]) -> Facts:
     """What was chosen, found or taken for granted."""
     return {
         "particle diameter": f"{summary['diameter_A']:.0f} Å; outside this ball the map is zero",
-        "contrast": f"{summary['contrast']} in the images, as found",
+        "contrast": _contrast(summary),
         "hand": summary["hand"],
         "symmetry": str(summary.get("symmetry", "C1: none")),
         "search for poses": f"to {summary['search_resolution_A']:.1f} Å",
@@ -53,10 +54,13 @@ def resolution_sentences(run: RunFiles) -> list[str]:
     """How good the map is, and what the number is worth."""
     summary = run.summary
     halves = _resolution(summary, "half_maps_fsc0143_A")
-    sentences = [
-        f"The maps of two halves of the particles agree to {halves} (FSC 0.143). The poses of both halves were found "
-        "with one reference, so this says how far the map is reproducible; how far it is right it does not say."
-    ]
+    worth = (
+        "The halves were refined apart, each with its own map: the number stands for the resolution."
+        if run.name == "refined"
+        else "The poses of both halves were found with one reference, so this says how far the map is reproducible; "
+        "how far it is right it does not say."
+    )
+    sentences = [f"The maps of two halves of the particles agree to {halves} (FSC 0.143). {worth}"]
     if "truth" in run.curves:
         sentences.append(
             f"With the truth that was given: FSC 0.5 at {_resolution(summary, 'fsc05_A')}, 0.143 at "
@@ -72,8 +76,7 @@ def file_facts(run: RunFiles) -> Facts:
         f"{run.name}.mrc": "the map, dense positive, Å per voxel in the header",
         "half1.mrc": "map of one half of the particles, not masked",
         "half2.mrc": "map of the other half",
-        "particles.star": "the particles with angles and origins, otherwise as they were given",
-        "particles.cs": "the particles with poses, otherwise as they were given",
+        run.summary["posed"]: "the particles with their poses, otherwise as they were given",
         "fsc.csv": "Fourier shell correlations",
         "fsc.star": "the same as a STAR file",
         "history.csv": "every step of the climb",
@@ -83,6 +86,14 @@ def file_facts(run: RunFiles) -> Facts:
         "views.csv": "their directions",
     }
     return {name: what for name, what in known.items() if (run.folder / name).exists()}
+
+
+def _contrast(summary: Mapping[str, Any]) -> str:
+    """What the map was made with, and what the images said before."""
+    before = summary.get("contrast_of_images", summary["contrast"])
+    return f"{summary['contrast']} in the images" + (
+        "" if before == summary["contrast"] else f"; before the run: {before}"
+    )
 
 
 def _resolution(summary: Mapping[str, Any], key: str) -> str:

@@ -24,7 +24,8 @@ from orbitrec.io.runs import RunFolder
 MAPS = ("refined", "initial_model")
 """Names of the map in a folder of ``orbitrec refine`` and ``orbitrec abinitio``."""
 FACTS = (
-    "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "diameter_A", "search_resolution_A",
+    "orbitrec", "input", "particles", "posed", "dialect", "warnings", "box_px", "pixel_size_A", "ctf", "seed",
+    "diameter_A", "search_resolution_A",
     "shift_spread_px", "contrast", "hand", "seconds", "peak_memory_GiB",
 )  # fmt: skip
 """What the page takes from the summary of any run."""
@@ -66,13 +67,13 @@ class RunFiles:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             history = [{str(key): value for key, value in row.items()} for row in _rows(folder / "history.csv")]
             curves = _curves(pd.read_csv(existing_file(folder / "fsc.csv")), len(volume))
-            rotations, shifts_A = _poses(folder)
-            views = _read_views(folder)
             missing = [name for name in FACTS if name not in summary]
+            if missing:
+                raise InputError(f"{folder / 'summary.json'} lacks {missing[0]}; run it again with this version")
+            rotations, shifts_A = _poses(folder / summary["posed"])
+            views = _read_views(folder)
         except (ValueError, KeyError, IndexError) as error:
             raise InputError(f"{folder}: a file of the run is broken ({error}); run it again") from error
-        if missing:
-            raise InputError(f"{folder / 'summary.json'} lacks {missing[0]}; run it again with this version")
         return cls(folder, names[0], summary, volume, voxel_A, history, curves, rotations, shifts_A / voxel_A, views)
 
 
@@ -86,9 +87,8 @@ def write_views(run: RunFolder, views: ViewAverages, pixel_size_A: float) -> Non
     write_csv(run.file(VIEWS), [dict(zip(names, row, strict=True)) for row in values.tolist()])
 
 
-def _poses(folder: Path) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]]:
-    cryosparc = folder / "particles.cs"
-    table = CryosparcTable.read(cryosparc) if cryosparc.exists() else RelionTable.read(folder / "particles.star")
+def _poses(path: Path) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]]:
+    table = CryosparcTable.read(path) if path.suffix == ".cs" else RelionTable.read(path)
     poses = table.poses()
     if poses is None:
         raise InputError(f"{table.path} has no poses; run it again")
