@@ -1,4 +1,4 @@
-"""``orbitrec info``: what a star file, map or stack holds."""
+"""``orbitrec info``: what a particle table, map or stack holds."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.inputs import Datadir, Passthrough, PixelSize
+
 if TYPE_CHECKING:
     from orbitrec.io.mrc import MrcHeader
+    from orbitrec.io.particles import ParticleStack
     from orbitrec.models.ctf import CTFParameters
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A particle STAR file (.star), a map (.mrc) or a stack (.mrcs).")],
-    datadir: Annotated[Path | None, typer.Option(help="Folder of the stacks, if not beside the STAR file.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="A particle table (.star, .cs), a map (.mrc) or a stack of images (.mrcs).")
+    ],
+    images: Annotated[bool, typer.Option("--images", help="Look at the particles' images too.")] = False,
+    datadir: Datadir = None,
+    pixel_size: PixelSize = None,
+    passthrough: Passthrough = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a particle STAR file, a map or an image stack holds.
+    """Say what a particle table, a map or an image stack holds.
 
     Example:  orbitrec info particles.star
     """
@@ -24,8 +32,13 @@ def info(
     from rich.table import Table
 
     from orbitrec.io.files import to_json
+    from orbitrec.io.particles import ParticleStack
 
-    facts = _describe_particles(file, datadir) if file.suffix == ".star" else _describe_mrc(file)
+    if file.suffix in (".star", ".cs"):
+        stack = ParticleStack.open(file, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=None)
+        facts = _describe_particles(stack) | (_describe_images(stack) if images else {})
+    else:
+        facts = _describe_mrc(file)
     if as_json:
         typer.echo(to_json(facts))
         return
@@ -36,25 +49,38 @@ def info(
     Console().print(table)
 
 
-def _describe_particles(path: Path, datadir: Path | None) -> dict[str, object]:
+def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
     import numpy as np
 
-    from orbitrec.io.particles import ParticleStack
-
-    stack = ParticleStack.open(path, datadir=datadir, ctf=False)
-    has_ctf = not stack.table.missing_ctf_columns()
+    table = stack.table
+    boxes = np.array([header.shape[1] for header in stack.stacks])[stack.sources.stack]
+    kinds = np.unique(np.stack([boxes, table.pixel_sizes_A()], axis=1), axis=0)
     return {
         "kind": "particles",
-        "dialect": stack.table.dialect,
+        "dialect": table.dialect,
         "particles": len(stack),
         "stacks": len(stack.stacks),
-        "optics_groups": len(np.unique(stack.table.groups())),
+        "optics_groups": len(np.unique(table.groups())),
         "box_px": stack.n,
         "pixel_size_A": stack.pixel_size_A,
-        "ctf": has_ctf,
-        **(_describe_ctf(stack.table.ctf()) if has_ctf else {}),
+        **({"resampled_from": [f"{box:.0f} px of {pixel:g} Å" for box, pixel in kinds]} if len(kinds) > 1 else {}),
+        "ctf": stack.ctf is not None,
+        **(_describe_ctf(stack.ctf) if stack.ctf is not None else {}),
+        "multiplied_by_ctf": int(stack.premultiplied.sum()),
+        "marked_dense_dark": int((table.signs() < 0).sum()),
         "poses": stack.poses() is not None,
-        "ignored_columns": stack.table.ignored_columns(),
+        "ignored_columns": table.ignored_columns(),
+    }
+
+
+def _describe_images(stack: "ParticleStack") -> dict[str, object]:
+    from orbitrec.recovery.survey import survey
+
+    found = survey(stack)
+    return {
+        "contrast": f"{found.contrast_text()} ({found.contrast:.1f} standard errors)",
+        "diameter_A": found.diameter_A,
+        "notes": found.notes(),
     }
 
 
@@ -98,10 +124,11 @@ def _statistics(header: "MrcHeader") -> dict[str, object]:
         values = np.array(section, dtype=np.float64)
         lows.append(values.min())
         highs.append(values.max())
-        sums, squares = sums + values.sum(), squares + np.square(values).sum()
+        sums, squares = sums + float(values.sum()), squares + float(np.square(values).sum())
     mean = sums / pixels.size
-    std = np.sqrt(np.maximum(squares / pixels.size - mean**2, 0.0))
-    return {"min": float(np.min(lows)), "max": float(np.max(highs)), "mean": float(mean), "std": float(std)}
+    # Plain floats: infinite pixels make them NaN, without a complaint.
+    std = max(squares / pixels.size - mean * mean, 0.0) ** 0.5
+    return {"min": float(np.min(lows)), "max": float(np.max(highs)), "mean": mean, "std": std}
 
 
 def _label(name: str) -> str:

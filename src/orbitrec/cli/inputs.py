@@ -18,9 +18,13 @@ Passthrough = Annotated[Path | None, typer.Option(help="cryoSPARC's passthrough 
 NoCTF = Annotated[bool, typer.Option("--no-ctf", help="Take the images as free of a CTF.")]
 Invert = Annotated[
     bool | None,
-    typer.Option("--invert/--no-invert", help="Dense is dark, or bright, in the images. [found from the map]"),
+    typer.Option(
+        "--invert/--no-invert", help="Dense is dark, or bright, in the images; found from the map if left out."
+    ),
 ]
 Diameter = Annotated[
     float | None,
-    typer.Option("--diameter", help="Diameter in Å of a ball that holds the particle. [found from the images]"),
+    typer.Option(
+        "--diameter", help="Diameter in Å of a ball that holds the particle; found from the images if left out."
+    ),
 ]

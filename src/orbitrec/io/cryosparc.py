@@ -1,6 +1,7 @@
 """cryoSPARC's particle tables (.cs): one numpy record for each particle, fields named ``group/value``."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,11 +252,13 @@ def _read_records(path: Path) -> np.ndarray:
     if magic != b"\x93NUMPY":
         raise InputError(f"{path} is not a cryoSPARC table (.cs); give the particles' .cs file of a job")
     try:
-        # Mapped, so that a damaged header cannot ask for memory that the file does not fill.
-        records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=1 << 20)
+        # Mapped, so that a damaged header cannot ask for memory that the file does not fill. The header is parsed as
+        # Python, and whatever that can raise says the same.
+        with warnings.catch_warnings(action="ignore"):
+            records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=1 << 20)
         names, ndim = records.dtype.names, records.ndim
         records = np.array(records)
-    except (ValueError, TypeError, SyntaxError, OverflowError, OSError, MemoryError, RecursionError, KeyError) as error:
+    except Exception as error:
         raise InputError(f"{path} is a damaged cryoSPARC table or is truncated; copy it again") from error
     if names is None or ndim != 1:
         raise InputError(f"{path} is a plain array and not a cryoSPARC table; give the particles' .cs file of a job")

@@ -90,7 +90,7 @@ class ParticleStack:
         datadir: Path | None = None,
         pixel_size_A: float | None = None,
         passthrough: Path | None = None,
-        ctf: bool = True,
+        ctf: bool | None = True,
     ) -> "ParticleStack":
         """Open the images that a RELION STAR file or a cryoSPARC table lists, or all of an MRC stack.
 
@@ -103,7 +103,7 @@ class ParticleStack:
             datadir: another folder that holds the stacks.
             pixel_size_A: of all images, instead of what the file says.
             passthrough: the other half of a cryoSPARC table, if it is not beside it.
-            ctf: whether to read the CTF.
+            ctf: whether to read the CTF; None for reading it where the table has one.
 
         Raises:
             InputError: if the table is missing, malformed or empty, gives no pixel size, or lacks CTF columns while
@@ -112,10 +112,10 @@ class ParticleStack:
         """
         table = _read_table(Path(path), pixel_size_A, passthrough)
         pixel_sizes = table.pixel_sizes_A()  # wrong ones are told of before any stack is opened
-        parameters = table.ctf() if ctf else None
+        parameters = table.ctf() if ctf or (ctf is None and not table.missing_ctf_columns()) else None
         premultiplied = torch.from_numpy(table.premultiplied())
         if parameters is None and bool(premultiplied.any()):
-            raise InputError(f"{path}: the images are multiplied by their CTF, so it cannot be ignored; omit --no-ctf")
+            raise InputError(f"{path}: the images are multiplied by their CTF, so it must be known; omit --no-ctf")
         sources = table.sources()
         stacks = tuple(
             read_header(_locate(name, table.path, datadir, row=int(np.argmax(sources.stack == index)) + 1))
@@ -273,8 +273,9 @@ def _checked_boxes(table: ParticleTable, sources: ImageSources, stacks: Sequence
     stated = table.stated_boxes()
     if stated is not None and (stated != boxes).any():
         row = int(np.argmax(stated != boxes))
+        header = stacks[int(sources.stack[row])]
         raise InputError(
-            f"{table.path} states images of {stated[row]:.0f} px for row {row + 1} but"
-            f" {stacks[int(sources.stack[row])].path} holds images of {boxes[row]} px; correct box and pixel size together"
+            f"{table.path} states images of {stated[row]:.0f} px for row {row + 1} but {header.path} holds images of"
+            f" {boxes[row]} px; correct box and pixel size together"
         )
     return boxes
