@@ -65,10 +65,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         stack.write(torch.randn(COUNT, BOX, BOX, generator=generator))
     write_map(folder / "map.mrc", torch.randn(BOX, BOX, BOX, generator=generator), 3.0)
     (folder / "p.star").write_text(STAR)
-    numbers = (
-        "blob/psize_A blob/sign ctf/accel_kv ctf/cs_mm ctf/amp_contrast ctf/df1_A ctf/df2_A ctf/df_angle_rad".split()
-    )
-    numbers += ["ctf/phase_shift_rad", "alignments3D/psize_A"]
+    ctf = ["accel_kv", "cs_mm", "amp_contrast", "df1_A", "df2_A", "df_angle_rad", "phase_shift_rad"]
+    numbers = ["blob/psize_A", "blob/sign", "alignments3D/psize_A", *(f"ctf/{name}" for name in ctf)]
     fields = [("uid", "<u8"), ("blob/path", "S12"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,))]
     fields += [("alignments3D/pose", "<f4", (3,)), ("alignments3D/shift", "<f4", (2,)), *((n, "<f4") for n in numbers)]
     records = np.zeros(COUNT, dtype=fields)

@@ -164,10 +164,7 @@ class MomentAccumulator:
         Products are formed in the observations' precision and added in float64: in float32 a batch should hold no more
         than some thousand images.
         """
-        self.add(modes * ctf[:, None, :], ctf)
-
-    def add(self, filtered: Complex[Tensor, "b m k"], ctf: Float[Tensor, "b k"]) -> None:
-        """The same for ``Y = h·X``, of images that were multiplied by their CTF before."""
+        filtered = modes * ctf[:, None, :]
         a, b = (part.transpose(0, 1) for part in (filtered.real, filtered.imag))
         # Re YY* + Im YY* = (a + b) aᵀ + (b − a) bᵀ for Y = a + ib.
         self.second += torch.cat([a + b, b - a], dim=1).mT @ torch.cat([a, b], dim=1)
@@ -176,7 +173,7 @@ class MomentAccumulator:
         self.power += power.sum(0, dtype=torch.float64)
         self.noise += ctf.mT @ ctf
         self.product += power.mT @ power
-        self.count += len(filtered)
+        self.count += len(modes)
 
     def merge(self, other: "MomentAccumulator") -> "MomentAccumulator":
         """The sums over both parts.

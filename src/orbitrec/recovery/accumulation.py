@@ -3,6 +3,8 @@
 import math
 
 import torch
+from jaxtyping import Complex, Int
+from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, radial_frequencies
@@ -10,6 +12,9 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.moments import MomentAccumulator
 from orbitrec.io.particles import ParticleStack
 from orbitrec.recovery.preparation import Progress, estimated_noise
+
+LEAST_CTF = 0.1
+"""What was multiplied by less than this is not divided by less."""
 
 
 def accumulate_moments(
@@ -53,11 +58,21 @@ def accumulate_moments(
     total = MomentAccumulator.empty(grid)
     for rows in torch.arange(len(stack)).split(chunk):
         transform = centred_fft(stack.images(rows)) * noise.at_rows(rows, frequency).rsqrt().to(torch.float32)
-        images = centred_ifft(fourier_crop(transform, small)).real
-        whitening = noise.at_rows(rows, nodes).rsqrt()
-        ctfs = filters[index[rows]] * whitening
-        # Images that were multiplied by their CTF lack the whitening only.
-        gain = torch.where(stack.premultiplied[rows, None], whitening, ctfs).to(torch.float32)
-        total.add(grid.from_images(images) * gain[:, None, :], ctfs.to(torch.float32))
+        images = centred_ifft(fourier_crop(_unmultiplied(stack, rows, transform), small)).real
+        ctfs = filters[index[rows]] * noise.at_rows(rows, nodes).rsqrt()
+        total.update(grid.from_images(images), ctfs.to(torch.float32))
         progress(len(rows))
     return total
+
+
+def _unmultiplied(stack: ParticleStack, rows: Int[Tensor, "b"], transform: Complex[Tensor, "b n n"]) -> Tensor:
+    """Transforms without the CTF that some images were multiplied by.
+
+    The noise was multiplied too, so nothing is lost where the CTF is not zero. Without this, noise that is strong at
+    some frequencies would leak through the box's edges to those where the signal is weak.
+    """
+    if stack.ctf is None or not bool(stack.premultiplied[rows].any()):
+        return transform
+    ctf = stack.ctf.select(rows).on_grid(stack.n, stack.pixel_size_A)
+    divisor = torch.where(ctf < 0, -1.0, 1.0) * ctf.abs().clamp(min=LEAST_CTF)
+    return transform / torch.where(stack.premultiplied[rows, None, None], divisor, 1.0)
