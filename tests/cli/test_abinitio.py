@@ -28,13 +28,14 @@ from orbitrec.recovery.pipeline import InitialModel
 
 N, PIXEL_A, COUNT = 24, 4.0, 300
 FILES = [
-    "fsc.csv", "half1.mrc", "half2.mrc", "history.csv", "initial_model.mrc", "particles.star", "report.html",
-    "summary.json", "summary.png", "views.csv", "views.mrcs",
+    "fsc.csv", "fsc.star", "half1.mrc", "half2.mrc", "history.csv", "initial_model.mrc", "mask.mrc", "particles.star",
+    "report.html", "summary.json", "summary.png", "views.csv", "views.mrcs",
 ]  # fmt: skip
 KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "diameter_A",
     "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "hand", "start_log_likelihoods",
-    "start_kinds", "chosen_start", "seconds", "peak_memory_GiB",
+    "start_kinds", "chosen_start", "start_agreements", "half_sets", "half_maps_unmasked_fsc0143_A", "seconds",
+    "peak_memory_GiB", "dialect", "posed", "warnings", "contrast_of_images",
 }  # fmt: skip
 TRUTH_KEYS = {"truth", "fsc05_A", "fsc0143_A", "correlation", "mirrored"}
 
@@ -101,7 +102,7 @@ def test_json_is_all_that_is_printed_and_is_the_summary(finished):
     assert summary["search_resolution_A"] == pytest.approx(20)
     assert summary["seconds"]["total"] == pytest.approx(sum(finished.result.seconds.values()))
     assert summary["start_kinds"] == ["random", "random"]
-    assert summary["start_log_likelihoods"] == pytest.approx(finished.result.start_scores)
+    assert summary["start_log_likelihoods"] == pytest.approx(finished.result.selected.scores)
     assert 2 * PIXEL_A <= summary["fsc0143_A"] <= summary["fsc05_A"] < 30
     assert 0.6 < summary["correlation"] <= 1
 
@@ -135,8 +136,8 @@ def test_tables_hold_the_history_and_both_curves(finished):
     assert len(history) == len(finished.result.history)
     assert history["log_likelihood"].tolist() == pytest.approx([s.log_likelihood for s in finished.result.history])
     fsc = pd.read_csv(finished.folder / "fsc.csv")
-    assert list(fsc) == ["shell", "resolution_A", "half_maps", "truth"]
-    assert fsc["half_maps"].tolist() == pytest.approx(finished.result.reconstruction.fsc.value.tolist())
+    assert list(fsc) == ["shell", "resolution_A", "half_maps", "unmasked", "masked", "phases_random", "truth"]
+    assert fsc["half_maps"].tolist() == pytest.approx(finished.result.reconstruction.masked.corrected.value.tolist())
     assert fsc["resolution_A"].tolist()[1:] == pytest.approx([N * PIXEL_A / s for s in range(1, N // 2 + 1)])
     below = fsc.index[(fsc["truth"] < 0.5) & (fsc.index > 0)][0]
     summary = json.loads(finished.printed)

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -10,15 +12,17 @@ import pytest
 import torch
 
 from orbitrec.cli import main
+from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
 from orbitrec.geometry.rotations import geodesic_distance
 from orbitrec.io.mrc import read_map, write_map
 from orbitrec.io.particles import ParticleStack
+from orbitrec.io.star import read_star
 
 N, PIXEL_A, COUNT = 24, 4.0, 150
 FILES = [
-    "fsc.csv", "half1.mrc", "half2.mrc", "history.csv", "particles.star", "refined.mrc", "report.html", "summary.json",
-    "summary.png", "views.csv", "views.mrcs",
+    "fsc.csv", "fsc.star", "half1.mrc", "half2.mrc", "history.csv", "mask.mrc", "particles.star", "refined.mrc",
+    "report.html", "summary.json", "summary.png", "views.csv", "views.mrcs",
 ]  # fmt: skip
 
 
@@ -123,3 +127,20 @@ def test_too_few_particles_are_refused(data, tmp_path, capsys):
     assert _run("simulate", "cryoem", "--phantom", 20, "--box", N, "--pixel-size", PIXEL_A, "-n", 20, "-o", few) == 0
     assert _run("refine", few / "particles.star", "--init", data / "truth.mrc", "-o", tmp_path / "run") == 2
     assert "20 particles are too few to refine on" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("relion_postprocess") is None, reason="RELION is not installed")
+def test_relion_takes_what_is_written(finished, tmp_path):
+    """Half-maps and mask as they are named; the posed table by half-sets."""
+    folder, _ = finished
+    (tmp_path / "post").mkdir()
+    command = ["relion_postprocess", "--i", folder / "half1.mrc", "--mask", folder / "mask.mrc", "--o", "post/all"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    ours, theirs = (read_star(path)["fsc"] for path in (folder / "fsc.star", tmp_path / "post" / "all.star"))
+    column = "rlnFourierShellCorrelationMaskedMaps"
+    assert theirs[column].to_numpy()[1:8] == pytest.approx(ours[column].to_numpy()[1:8], abs=0.01)
+    command = ["relion_reconstruct", "--i", folder / "particles.star", "--subset", "1", "--o", "half.mrc"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    half, rebuilt = (read_map(path)[0] for path in (folder / "half1.mrc", tmp_path / "half.mrc"))
+    ball = soft_sphere(N, 8.0)
+    assert float(fourier_shell_correlation(half * ball, rebuilt * ball).value[1:5].min()) > 0.9

@@ -91,13 +91,13 @@ def test_recovers_the_phantom_and_its_poses(model, folder):
 def test_result_says_what_was_done(model, stack):
     assert model.radius_px == pytest.approx(10)
     assert model.search_resolution_A == pytest.approx(2 * math.pi * 10 * PIXEL_A / 20)
-    assert model.start_kinds == ["moments", "random", "random"]
-    assert len(model.start_scores) == 3
-    assert model.chosen_start in (1, 2)
+    assert model.selected.kinds == ["moments", "random", "random"]
+    assert len(model.selected.scores) == 3
+    assert model.selected.chosen in (0, 1)
     assert list(model.seconds) == ["read", "centre", "starts", "march", "poses", "map"]
     steps = {stage: [s.step for s in model.history if s.stage == stage] for stage in {s.stage for s in model.history}}
     assert steps["start 1"] == list(range(1, 46))
-    assert steps[f"select {model.chosen_start}"] == list(range(1, 11))
+    assert steps[f"select {model.selected.chosen + 1}"] == list(range(1, 11))
     assert steps["march to bandwidth 20"] == list(range(1, 6))  # a sweep is five batches at least
     assert all(a.seconds <= b.seconds for a, b in pairwise(model.history))
     finest = [s.resolution_A for s in model.history if s.stage == "march to bandwidth 20"]
@@ -118,7 +118,7 @@ def test_seed_decides(stack):
     a, b, other = (initial_model(stack, Options(60.0, seed=seed, schedule=SHORT)) for seed in (1, 1, 2))
     assert torch.equal(a.rotations, b.rotations)
     assert torch.equal(a.shifts_px, b.shifts_px)
-    assert a.start_scores == b.start_scores
+    assert a.selected.scores == b.selected.scores
     assert [s.log_likelihood for s in a.history] == [s.log_likelihood for s in b.history]
     assert torch.equal(a.reconstruction.volume, b.reconstruction.volume)
     assert not torch.equal(a.reconstruction.volume, other.reconstruction.volume)
@@ -157,7 +157,7 @@ def test_too_few_particles(folder, tmp_path, stack):
         writer.write(stack.images(range(99)))
     write_star(tmp_path / "few.star", particle_tables("few.mrcs", 99, N, PIXEL_A))
     with pytest.raises(InputError, match=r"99 particles are too few.* at least 100"):
-        initial_model(ParticleStack.open(tmp_path / "few.star", ctf=False))
+        initial_model(ParticleStack.open(tmp_path / "few.star", ctf=False), Options())
 
 
 def test_bandwidths_end_where_the_resolution_and_nyquist_do(stack):

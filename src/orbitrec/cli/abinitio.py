@@ -27,6 +27,7 @@ def abinitio(
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -49,7 +50,8 @@ def abinitio(
     from orbitrec.io.particles import ParticleStack
     from orbitrec.io.runs import resumable_run
     from orbitrec.recovery.abinitio import Schedule
-    from orbitrec.recovery.pipeline import Options, initial_model
+    from orbitrec.recovery.options import Options
+    from orbitrec.recovery.pipeline import initial_model
     from orbitrec.report.run import KnownMap, write_initial_model
 
     if matched + starts == 0:
@@ -60,7 +62,7 @@ def abinitio(
         )
         true_map = None if truth is None else KnownMap.read(truth, stack)
         schedule = replace(Schedule(), matched=matched, starts=starts)
-        options = Options(diameter, resolution, shift_px, seed, schedule, dense_is_dark=invert)
+        options = Options(diameter, resolution, shift_px, seed, schedule, dense_is_dark=invert, flip=flip)
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -97,7 +99,8 @@ def print_summary(folder: Path, summary: dict, name: str) -> None:
     rows = {
         "particles": f"{summary['particles']} of {summary['box_px']} px, {summary['pixel_size_A']:g} Å per pixel",
         "search": f"to {summary['search_resolution_A']:.1f} Å in a ball of {summary['diameter_A']:.0f} Å",
-        "half maps (one reference)": f"FSC 0.143 at {summary['half_maps_fsc0143_A']:.2f} Å",
+        f"half maps ({summary['half_sets']})": f"FSC 0.143 at {summary['half_maps_fsc0143_A']:.2f} Å, "
+        f"{summary['half_maps_unmasked_fsc0143_A']:.2f} Å without a mask",
         "contrast": summary["contrast"],
         "hand": summary["hand"],
         "time": f"{summary['seconds']['total']:.0f} s, peak memory {summary['peak_memory_GiB']:.2f} GiB",

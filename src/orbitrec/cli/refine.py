@@ -58,6 +58,7 @@ def refine(
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -78,7 +79,7 @@ def refine(
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
     from orbitrec.io.runs import resumable_run
-    from orbitrec.recovery.pipeline import Options
+    from orbitrec.recovery.options import Options
     from orbitrec.recovery.refinement import Refinement
     from orbitrec.recovery.refinement import refine as compute
     from orbitrec.report.run import KnownMap, write_initial_model
@@ -89,7 +90,7 @@ def refine(
         )
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert)
+        options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip)
         refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)

@@ -90,3 +90,12 @@ def rotation_vector_to_matrix(vector: Float[Tensor, "... 3"]) -> Float[Tensor, "
     norm = half.square().sum(-1, keepdim=True).add(torch.finfo(vector.dtype).tiny).sqrt()
     q = torch.cat([norm.cos(), half * torch.sinc(norm / math.pi)], dim=-1)
     return quaternion_to_matrix(q)
+
+
+def mirrored_views(rotations: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 3 3"]:
+    """``M R Z`` with M = diag(−1, 1, 1), Z = diag(1, 1, −1): how ``v(−x, y, z)`` is seen as v is from R.
+
+    M alone is no rotation; Z makes it one and leaves the slice's plane alone, so that images and shifts stay.
+    """
+    rows, columns = (rotations.new_tensor(signs) for signs in ([-1.0, 1.0, 1.0], [1.0, 1.0, -1.0]))
+    return rotations * rows[:, None] * columns

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from orbitrec.evaluation.alignment import align
 from orbitrec.inference.likelihood import Statistics
 from orbitrec.recovery.journal import Journal, restored
 from orbitrec.recovery.preparation import ParticleModes
@@ -76,6 +77,19 @@ class AbInitio:
 
 
 @dataclass(frozen=True)
+class Finalist:
+    """A start that went on to the second level.
+
+    ``score``: its held-out likelihood there; ``agreement``: correlation of its map with the chosen one's, over the best
+    rotation, shift and hand.
+    """
+
+    start: int
+    score: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Selected:
     """The best start: its ``model`` at ``level`` and index ``chosen``; every start's kind and held-out likelihood."""
 
@@ -84,6 +98,7 @@ class Selected:
     chosen: int
     kinds: list[str]
     scores: list[float]
+    finalists: list[Finalist]
 
 
 @dataclass
@@ -181,7 +196,16 @@ def best_start(
         finalists[index] = journal.step(name, partial(climbed, high, model, second, name))
     chosen = max(finalists, key=lambda index: finalists[index]["score"])
     scores = [found["score"] for found in started]
-    return Selected(high, restored(Model, finalists[chosen]), chosen, kinds, scores)
+    best = restored(Model, finalists[chosen])
+    compared = [
+        Finalist(index, found["score"], 1.0 if index == chosen else _agreement(high, restored(Model, found), best))
+        for index, found in finalists.items()
+    ]
+    return Selected(high, best, chosen, kinds, scores, compared)
+
+
+def _agreement(level: SearchLevel, model: Model, other: Model) -> float:
+    return align(*(level.density(each)[0] for each in (model, other))).correlation
 
 
 @dataclass

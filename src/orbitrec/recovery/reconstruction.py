@@ -5,7 +5,7 @@ non-uniform FFT of the filtered transforms at the rotated frequencies. Its norma
 is the same sum over ``c²/S`` on a grid of twice the size (Toeplitz), so conjugate gradients cost FFTs only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import finufft
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc, soft_sphere
+from orbitrec.evaluation.masks import soft_mask
 from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
 from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.io.particles import ParticleStack
@@ -35,15 +36,30 @@ class Reconstruction:
 
     The half-maps are not masked. Where they come from poses that one model gave to both halves, the FSC says where the
     map is reproducible, not how right it is.
+
+    ``mask``: soft, where the particle is; ``masked``: the half-maps' correlation within it, corrected for what it adds.
     """
 
     volume: Float[Tensor, "n n n"]
     half_maps: tuple[Float[Tensor, "n n n"], Float[Tensor, "n n n"]]
     fsc: FSC
+    mask: Float[Tensor, "n n n"]
+    masked: HalfMapFSC
 
     def negated(self) -> "Reconstruction":
         """The same with dense and empty exchanged."""
-        return Reconstruction(-self.volume, (-self.half_maps[0], -self.half_maps[1]), self.fsc)
+        return replace(self, volume=-self.volume, half_maps=(-self.half_maps[0], -self.half_maps[1]))
+
+    def mirrored(self) -> "Reconstruction":
+        """The same of the other hand, ``v(−x, y, z)``."""
+        volume, first, second, mask = map(mirror_image, (self.volume, *self.half_maps, self.mask))
+        return replace(self, volume=volume, half_maps=(first, second), mask=mask)
+
+
+def mirror_image(grid: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
+    """``v(−x, y, z)`` about the origin at index n // 2; the plane x = −n/2 of an even box has no mirror image."""
+    n = grid.shape[-1]
+    return grid.flip(-1).roll(1 - n % 2, -1)
 
 
 def alternate_halves(count: int) -> Int[Tensor, "N"]:
@@ -87,9 +103,12 @@ def half_map(
 
 
 def combined(
-    halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]], n: int, radius: float
-) -> Reconstruction:  # fmt: skip
-    """The result on n³ voxels from two half-maps of :func:`half_map` and the ball's ``radius`` in pixels."""
+    halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]], n: int, radius: float, generator: torch.Generator
+) -> Reconstruction:
+    """The result on n³ voxels from two half-maps of :func:`half_map` and the ball's ``radius`` in pixels.
+
+    ``generator`` draws the random phases of the correction for the mask.
+    """
     m = len(halves[0])
     ball = soft_sphere(m, radius * m / n)
     fsc = fourier_shell_correlation(halves[0] * ball, halves[1] * ball)
@@ -99,13 +118,33 @@ def combined(
     if len(first_lost):
         value[int(first_lost[0]) + 1 :] = 0
     shell = (radial_frequencies(m, 3) * m / (2 * torch.pi)).round().long().clamp(max=m // 2)
-    spectrum = centred_fft((halves[0] + halves[1]) / 2 * ball, ndim=3) * (2 * value / (1 + value))[shell]
-    volume, first, second = (
+    mean = (halves[0] + halves[1]) / 2
+    spectrum = centred_fft(mean * ball, ndim=3) * (2 * value / (1 + value))[shell]
+    filtered = centred_ifft(spectrum, ndim=3).real
+    mask, masked = _within_mask(halves, filtered, radius * m / n, generator)
+    volume, first, second, mask = (
         VoxelVolume(grid.to(torch.float32)).resampled(n).grid if m < n else grid.to(torch.float32)
-        for grid in (centred_ifft(spectrum, ndim=3).real, *halves)
+        for grid in (filtered, *halves, mask * (m / n) ** 3)
     )
     # Shells are cycles per field of view, which both boxes share: only the unit of frequency changes.
-    return Reconstruction(volume, (first, second), FSC(fsc.frequency * m / n, fsc.value))
+    curves = (fsc, masked.unmasked, masked.masked, masked.randomised, masked.corrected)
+    fsc, unmasked, within, randomised, corrected = (FSC(each.frequency * m / n, each.value) for each in curves)
+    masked = HalfMapFSC(unmasked, within, randomised, corrected, masked.random_from)
+    return Reconstruction(volume, (first, second), fsc, mask.clamp(0, 1), masked)
+
+
+def _within_mask(
+    halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]],
+    filtered: Float[Tensor, "m m m"],
+    radius: float,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "m m m"], HalfMapFSC]:
+    """The particle's mask, from the mean smoothed to twice its resolution, and the correlation within it."""
+    sign = 1 if float((filtered - filtered.mean()).pow(3).mean()) >= 0 else -1
+    resolution_px = fourier_shell_correlation(*halves).cutoff_A(0.143, 1.0)
+    smooth_px = min(max(4.0, 2 * resolution_px), radius)
+    mask = soft_mask(sign * (halves[0] + halves[1]) / 2, radius, smooth_px)
+    return mask, half_map_fsc(*halves, mask, generator)
 
 
 def reconstruct(
@@ -126,7 +165,7 @@ def reconstruct(
         )
         for half in (1, 2)
     )
-    return combined((first, second), stack.n, radius)
+    return combined((first, second), stack.n, radius, torch.Generator().manual_seed(0))
 
 
 @dataclass

@@ -23,17 +23,10 @@ from orbitrec.optim.driver import Stop, run
 from orbitrec.optim.solvers import Info, Stepper, em
 from orbitrec.recovery.abinitio import AbInitio, Selected
 from orbitrec.recovery.cryoem_likelihood import CryoEMLikelihood
+from orbitrec.recovery.finishing import Ending, InitialModel, half_sets, rebuilt_map, refined_poses
 from orbitrec.recovery.journal import POSE, READ, REBUILD, SWEEP, Journal, Stage, restored
-from orbitrec.recovery.pipeline import (
-    FEWEST_PARTICLES,
-    InitialModel,
-    Options,
-    centred,
-    finished,
-    half_sets,
-    rebuilt_map,
-    refined_poses,
-)
+from orbitrec.recovery.options import FEWEST_PARTICLES, Options
+from orbitrec.recovery.pipeline import centred
 from orbitrec.recovery.poses import Poses
 from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.search import DENSITY_FLOOR, Model, SearchLevel
@@ -112,8 +105,8 @@ def refine(
     journal.lap("refine")
     together = _joined(halves, (poses[0], _aligned(poses[1], found[1], found[0])))
     rebuilt = rebuilt_map(stack, data.noise, together, halves, radius, journal)
-    given = Selected(level, start, 0, ["map"], [])
-    return finished(stack, data, together, halves, rebuilt, given, journal, looked, options)
+    given = Selected(level, start, 0, ["map"], [], [])
+    return Ending(stack, data, looked, options, journal).result(together, halves, rebuilt, given, independent=True)
 
 
 def _aligned(poses: Poses, own: AbInitio, other: AbInitio) -> Poses:

@@ -18,8 +18,11 @@ from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
-from orbitrec.recovery.pipeline import InitialModel, Options
+from orbitrec.io.star import write_star
+from orbitrec.recovery.finishing import InitialModel
+from orbitrec.recovery.options import Options
 from orbitrec.report.figures import RunPicture, draw_run
+from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
 from orbitrec.report.page import REPORT, write_report
 from orbitrec.report.run_files import write_views
 
@@ -61,23 +64,26 @@ def write_initial_model(
 ) -> dict[str, object]:
     """Write every file of a run and return the summary.
 
-    The map as ``name``.mrc, ``half1.mrc``, ``half2.mrc`` (Å per voxel in the header, dense positive),
-    ``particles.star`` (the input's dialect with poses), ``fsc.csv``, ``history.csv``, ``summary.json``,
-    ``summary.png``, ``views.mrcs`` and ``views.csv`` (averages of particles beside projections), ``report.html``.
+    The map as ``name``.mrc, ``half1.mrc``, ``half2.mrc``, ``mask.mrc`` (Å per voxel in the header, dense positive),
+    ``particles.star`` (the input's dialect with poses and half-sets), ``fsc.csv`` and ``fsc.star``, ``history.csv``,
+    ``summary.json``, ``summary.png``, ``views.mrcs`` and ``views.csv`` (averages of particles beside projections),
+    ``report.html``.
     """
     pixel, rebuilt = stack.pixel_size_A, result.reconstruction
     against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
-    for file, volume in zip((name, "half1", "half2"), (rebuilt.volume, *rebuilt.half_maps), strict=True):
+    maps = {name: rebuilt.volume, "half1": rebuilt.half_maps[0], "half2": rebuilt.half_maps[1], "mask": rebuilt.mask}
+    for file, volume in maps.items():
         write_map(run.file(f"{file}.mrc"), volume, pixel)
-    stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px)
+    stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px, result.half_sets)
     write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
-    write_csv(run.file("fsc.csv"), _fsc_rows(rebuilt.fsc, against, pixel))
+    write_csv(run.file("fsc.csv"), fsc_rows(rebuilt.masked, against, pixel))
+    write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
     summary = _summary(star, stack, options, result) | facts
     write_json(run.file("summary.json"), summary)
     title = f"{star.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
     picture = RunPicture(
         rebuilt.volume, pixel, result.rotations, result.shifts_px, [asdict(s) for s in result.history], against, title,
-        chosen=str(result.chosen_start),
+        chosen=str(result.selected.chosen + 1),
     )  # fmt: skip
     draw_run(run.file("summary.png"), picture)
     views = view_averages(
@@ -100,21 +106,24 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "pixel_size_A": pixel,
         "dialect": stack.table.dialect,
         "posed": _posed_name(stack),
-        "warnings": [*result.survey.notes(), *_ignored(stack)],
+        "warnings": [*result.doubts, *result.survey.notes(), *_ignored(stack)],
         "ctf": stack.ctf is not None,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
         "diameter_A": 2 * result.radius_px * pixel,
         "search_resolution_A": result.search_resolution_A,
-        # Halves of one refinement share their reference: an upper bound, not independent half-sets.
-        "half_maps_fsc0143_A": result.reconstruction.fsc.cutoff_A(0.143, pixel),
+        "half_sets": "independent" if result.independent else "of one reference: an upper bound",
+        "half_maps_fsc0143_A": result.reconstruction.masked.corrected.cutoff_A(0.143, pixel),
+        "half_maps_unmasked_fsc0143_A": result.reconstruction.masked.unmasked.cutoff_A(0.143, pixel),
         "shift_spread_px": result.shift_spread_px,
         "contrast": "dense is dark" if result.inverted else "dense is bright",
         "contrast_of_images": result.survey.contrast_text(),
-        "hand": "undetermined: the mirrored map explains the images equally well",
-        "start_log_likelihoods": result.start_scores,
-        "start_kinds": result.start_kinds,
-        "chosen_start": result.chosen_start,
+        "hand": "undetermined: the mirrored map explains the images equally well"
+        + ("; flipped, as asked" if options.flip else " (--flip gives it)"),
+        "start_log_likelihoods": result.selected.scores,
+        "start_kinds": result.selected.kinds,
+        "chosen_start": result.selected.chosen + 1,
+        "start_agreements": {str(each.start + 1): each.agreement for each in result.selected.finalists},
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
@@ -141,13 +150,3 @@ def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownM
         "correlation": alignment.correlation,
         "mirrored": alignment.mirrored,
     }
-
-
-def _fsc_rows(halves: FSC, against: FSC | None, voxel_size_A: float) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for index, resolution in enumerate(halves.resolution_A(voxel_size_A).tolist()):
-        row: dict[str, object] = {"shell": index, "resolution_A": resolution, "half_maps": float(halves.value[index])}
-        if against is not None:
-            row["truth"] = float(against.value[index])
-        rows.append(row)
-    return rows

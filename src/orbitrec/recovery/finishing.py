@@ -1,0 +1,132 @@
+"""How every run on particles ends: half-sets, poses off the grid, the map, and the result."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from orbitrec.geometry.rotations import mirrored_views
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import Noise
+from orbitrec.recovery.abinitio import AbInitio, Selected
+from orbitrec.recovery.doubts import Evidence, doubts
+from orbitrec.recovery.journal import POSE, REBUILD, Journal, Stage
+from orbitrec.recovery.options import Options
+from orbitrec.recovery.poses import Poses, refine_poses
+from orbitrec.recovery.preparation import ParticleModes
+from orbitrec.recovery.reconstruction import Reconstruction, alternate_halves, combined, half_map
+from orbitrec.recovery.survey import Survey
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The result of the main job.
+
+    Attributes:
+        reconstruction: map and half-maps in the sign of the particle (dense is positive).
+        inverted: the images show dense as dark.
+        rotations: RELION's rotation of every particle.
+        shifts_px: displacement of its content.
+        half_sets: 1 or 2.
+        independent: the half-sets were refined apart, so that their correlation stands for the resolution.
+        radius_px: of the particle's ball.
+        search_resolution_A: finest resolution used to find poses.
+        shift_spread_px: standard deviation of the shifts per axis.
+        selected: the starts and what became of them.
+        history: every step of the climb.
+        seconds: of each stage.
+        survey: what the images looked like before.
+        doubts: what may be wrong with the result, one sentence each.
+    """
+
+    reconstruction: Reconstruction
+    inverted: bool
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+    half_sets: Int[Tensor, "N"]
+    independent: bool
+    radius_px: float
+    search_resolution_A: float
+    shift_spread_px: float
+    selected: Selected
+    history: list[Stage]
+    seconds: dict[str, float]
+    survey: Survey
+    doubts: list[str]
+
+
+def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
+    """Half-set of every particle, 1 or 2."""
+    return alternate_halves(len(stack))
+
+
+def refined_poses(data: ParticleModes, found: AbInitio, journal: Journal, name: str) -> Poses:
+    """Poses climbed off the grid from those ``found``."""
+
+    def refined() -> dict[str, object]:
+        volume, progress = found.level.volume(found.model), journal.reader("refining poses", POSE)
+        return vars(refine_poses(data, found.level.grid, volume, found.rotations, found.shifts_px, progress=progress))
+
+    return Poses(**journal.step(name, refined))
+
+
+def rebuilt_map(
+    stack: ParticleStack, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], radius: float, journal: Journal
+) -> Reconstruction:
+    """The map from all frequencies."""
+
+    def rebuilt(half: int) -> dict[str, object]:
+        rows, progress = (halves == half).nonzero().flatten(), journal.reader("reconstructing", REBUILD)
+        return {"map": half_map(stack, noise, rows, poses.rotations, poses.shifts_px, progress=progress)}
+
+    first, second = (journal.step(f"half map {half}", lambda half=half: rebuilt(half))["map"] for half in (1, 2))
+    found = combined((first, second), stack.n, radius, journal.generator)
+    journal.lap("map")
+    return found
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a result is made of besides what was found."""
+
+    stack: ParticleStack
+    data: ParticleModes
+    survey: Survey
+    options: Options
+    journal: Journal
+
+    def result(
+        self,
+        poses: Poses,
+        halves: Int[Tensor, "N"],
+        rebuilt: Reconstruction,
+        selected: Selected,
+        *,
+        independent: bool,
+    ) -> InitialModel:
+        """The result, in the sign of the particle and the hand asked for."""
+        skewness = float((rebuilt.volume - rebuilt.volume.mean()).pow(3).mean())
+        inverted = skewness < 0 if self.options.dense_is_dark is None else self.options.dense_is_dark
+        rebuilt = rebuilt.negated() if inverted else rebuilt
+        rotations, shifts_px = poses.rotations, poses.shifts_px
+        if self.options.flip:
+            rebuilt, rotations = rebuilt.mirrored(), mirrored_views(rotations)
+        radius, pixel = self.options.radius_px(self.stack), self.stack.pixel_size_A
+        evidence = Evidence(rebuilt, rotations, radius, pixel, self.data, selected)
+        return InitialModel(
+            reconstruction=rebuilt,
+            inverted=inverted,
+            rotations=rotations,
+            shifts_px=shifts_px,
+            half_sets=halves,
+            independent=independent,
+            radius_px=radius,
+            search_resolution_A=2 * math.pi * pixel / float(self.data.grid.k_max),
+            shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),
+            selected=selected,
+            history=self.journal.history,
+            seconds=self.journal.laps,
+            survey=self.survey,
+            doubts=doubts(evidence),
+        )
