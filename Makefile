@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help test demo clean
+.PHONY: help test demo docs clean
 
 help:
 	@echo 'make test    lint, types, layers and tests'
 	@echo 'make demo    simulate particles of a phantom, recover it, evaluate the map (pictures in demo/)'
-	@echo 'make clean   remove .venv and demo'
+	@echo 'make docs    the documentation site, in site/'
+	@echo 'make clean   remove .venv, demo and site'
 
 # The suite's tensors are small: a second thread costs more than it gains (11 s against a minute on two busy cores).
 test: export OMP_NUM_THREADS := 1
@@ -28,8 +29,12 @@ demo: $(READY)
 	$(BIN)/orbitrec evaluate demo/run/initial_model.mrc demo/data/truth.mrc
 	@echo 'pictures:'; ls demo/run/*.png
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo 'open site/index.html'
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 # torch first and by itself: the pin then takes the build that pip is set up for (CPU or GPU).
 $(READY): pyproject.toml constraints.txt
