@@ -21,8 +21,11 @@ CONTRIBUTING = "contributing.md"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the made pages into the menu."""
+    """Put the made pages into the menu, and under “Method” every page that stands nowhere in it."""
     assert config.nav is not None
+    placed = set(re.findall(r"[\w-]+\.md", str(config.nav)))
+    method = next(entry for entry in config.nav if "Method" in entry)["Method"]
+    method += sorted(page.name for page in Path(config.docs_dir).glob("*.md") if page.name not in placed)
     pages = [{" ".join(words): _page(words)} for words, _ in _commands()]
     developers = next(i for i, entry in enumerate(config.nav) if "For developers" in entry)
     config.nav.insert(developers, {"Commands": [{"Overview": OVERVIEW}, *pages]})

@@ -45,11 +45,13 @@ def simulated(tmp_path_factory):
 def summary(stack):
     return {
         "orbitrec": "0", "input": "some folder/particles.star", "particles": len(stack), "box_px": stack.n,
-        "pixel_size_A": stack.pixel_size_A, "ctf": True, "seed": 1, "threads": 1, "diameter_A": 80.0,
-        "search_resolution_A": 14.0, "half_maps_fsc0143_A": None, "shift_spread_px": 1.0,
-        "contrast": "dense is bright", "hand": "undetermined", "start_log_likelihoods": [1.0, 2.0],
-        "start_kinds": ["moments", "random"], "chosen_start": 2, "seconds": {"total": 7000.0},
-        "peak_memory_GiB": 1.0, "warnings": [WARNING], "posed": "particles.star", "dialect": "RELION 3.1",
+        "pixel_size_A": stack.pixel_size_A, "posed": "particles.star", "dialect": "RELION 3.1", "ctf": True, "seed": 1,
+        "threads": 1, "diameter_A": 80.0, "search_resolution_A": 14.0, "half_sets": "of one reference",
+        "half_maps_fsc0143_A": None, "half_maps_unmasked_fsc0143_A": 12.0, "shift_spread_px": 1.0,
+        "contrast": "dense is bright", "contrast_of_images": "not clear from the images", "hand": "undetermined",
+        "symmetry": "C1", "symmetry_score": None, "start_log_likelihoods": [1.0, 2.0],
+        "start_kinds": ["moments", "random"], "chosen_start": 2, "start_agreements": {"2": 1.0},
+        "seconds": {"total": 7000.0}, "peak_memory_GiB": 1.0, "warnings": [WARNING],
     }  # fmt: skip
 
 
@@ -61,11 +63,15 @@ def run(simulated, tmp_path_factory):
     folder.mkdir()
     write_map(folder / "initial_model.mrc", volume, stack.pixel_size_A)
     stack.write_posed(folder / "particles.star", rotations, shifts_px)
+    write_map(folder / "mask.mrc", volume, stack.pixel_size_A)
     write_json(folder / "summary.json", summary(stack))
     noisy = volume + volume.std() * torch.randn(volume.shape, generator=torch.Generator().manual_seed(1))
     fsc = fourier_shell_correlation(volume, noisy)
     rows = zip(fsc.resolution_A(stack.pixel_size_A).tolist(), fsc.value.tolist(), strict=True)
-    write_csv(folder / "fsc.csv", [{"shell": s, "resolution_A": a, "half_maps": v} for s, (a, v) in enumerate(rows)])
+    write_csv(
+        folder / "fsc.csv",
+        [{"shell": s, "resolution_A": a, "half_maps": v, "masked": v} for s, (a, v) in enumerate(rows)],
+    )
     history = [
         {
             "stage": f"start {1 + i // 10}",
@@ -138,7 +144,7 @@ def test_the_page_holds_everything(run):
         "some folder/particles.star",
         "240",
         "32 px = 128 Å",
-        "none (FSC 0.143)",
+        "none (FSC 0.143",
         "117 min",
         "2 – became the map",
     ):
@@ -164,7 +170,7 @@ def test_commands_name_files_as_a_shell_reads_them(run):
     assert "--ini_high 28" in text
 
 
-@pytest.mark.parametrize("program", ["relion_refine", "relion_reconstruct"])
+@pytest.mark.parametrize("program", ["relion_refine", "relion_reconstruct", "relion_postprocess"])
 def test_options_are_those_of_relion(run, program):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed (Debian package relion)")

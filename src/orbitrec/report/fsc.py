@@ -24,15 +24,19 @@ def plot_fsc(axes: Axes, fsc: FSC, voxel_size_A: float) -> None:
     _finish(axes, [fsc], voxel_size_A)
 
 
-def plot_curves(axes: Axes, curves: Mapping[str, tuple[FSC, float]], voxel_size_A: float) -> None:
-    """Several curves by name, each with the threshold at which its resolution is read."""
+def plot_curves(axes: Axes, curves: Mapping[str, tuple[FSC, float | None]], voxel_size_A: float) -> None:
+    """Several curves by name, each with the threshold at which its resolution is read; thin where it has none."""
     for (name, (fsc, threshold)), colour in zip(curves.items(), cycle(PALETTE), strict=False):
-        cutoff_A = fsc.cutoff_A(threshold, voxel_size_A)
         frequency = fsc.frequency.cpu().numpy() / (2 * math.pi * voxel_size_A)
+        values = fsc.value.cpu().numpy()
+        if threshold is None:
+            axes.plot(frequency, values, color=colour, linewidth=1, linestyle="--", label=name)
+            continue
+        cutoff_A = fsc.cutoff_A(threshold, voxel_size_A)
         label = f"{name}: {threshold:g} at {resolution_text(cutoff_A)}"
-        axes.plot(frequency, fsc.value.cpu().numpy(), color=colour, linewidth=1.8, label=label, zorder=3)
+        axes.plot(frequency, values, color=colour, linewidth=1.8, label=label, zorder=3)
         axes.plot(1 / cutoff_A, threshold, "o", color=colour, markersize=6, zorder=4)
-    for threshold in sorted({threshold for _, threshold in curves.values()}):
+    for threshold in sorted({threshold for _, threshold in curves.values() if threshold is not None}):
         axes.axhline(threshold, color=GREY, linestyle="--", linewidth=1)
         axes.text(
             0.005, threshold + 0.01, f"{threshold:g}", size=SMALL, color="#555555", transform=axes.get_yaxis_transform()

@@ -33,7 +33,14 @@ REPORT = "report.html"
 _VIEWER_EDGE = 88
 """Voxels along an edge of the map that turns on the page, a byte each."""
 _COLOUR = (127, 178, 220)
-_CURVE_NAMES = {"half_maps": "half-maps", "truth": "with the truth"}
+_CURVES = {
+    "truth": ("with the truth", 0.5),
+    "half_maps": ("half-maps", 0.143),
+    "masked": ("within the mask, not corrected", None),
+    "unmasked": ("without a mask", None),
+    "phases_random": ("phases random", None),
+}
+"""Columns of ``fsc.csv``: what a curve is, and where its resolution is read."""
 
 
 def write_report(folder: Path) -> Path:
@@ -62,10 +69,7 @@ def _content(run: RunFiles, level: float) -> dict[str, object]:
     summary, n = run.summary, len(run.volume)
     kind = run.name.replace("_", " ").capitalize()
     half_width = _half_width(run)
-    curves = {
-        _CURVE_NAMES.get(name, name.replace("_", " ")): (fsc, 0.5 if name == "truth" else 0.143)
-        for name, fsc in run.curves.items()
-    }
+    curves = {label: (run.curves[name], at) for name, (label, at) in _CURVES.items() if name in run.curves}
     return {
         "title": f"{kind} of {Path(summary['input']).name}",
         "subtitle": f"{run.folder} · orbitrec {summary['orbitrec']}",
@@ -77,7 +81,7 @@ def _content(run: RunFiles, level: float) -> dict[str, object]:
             "fsc": fsc_picture(curves, run.voxel_size_A),
             "directions": views_picture(run.rotations),
             "shifts": shifts_picture(run.shifts_px, run.voxel_size_A),
-            "history": history_picture(run.history, str(summary.get("chosen_start", ""))) if run.history else None,
+            "history": history_picture(run.history, str(summary["chosen_start"])) if run.history else None,
         },
         "planes": plane_pictures(run.volume, half_width),
         "planes_note": f"The middle {(2 * half_width + 1) * run.voxel_size_A:.0f} Å of the box of "
@@ -153,10 +157,17 @@ def _views(views: ViewAverages, half_width: int) -> list[dict[str, object]]:
 
 
 def _starts(summary: Mapping[str, Any]) -> list[dict[str, object]]:
-    scores, kinds = summary.get("start_log_likelihoods", []), summary.get("start_kinds", [])
+    scores, kinds = summary["start_log_likelihoods"], summary["start_kinds"]
     if len(scores) < 2:
         return []
+    agreements = {int(index): f"{value:.2f}" for index, value in summary["start_agreements"].items()}
     return [
-        {"index": index, "kind": kind, "score": f"{score:.2f}", "chosen": index == summary.get("chosen_start")}
+        {
+            "index": index,
+            "kind": kind,
+            "score": f"{score:.2f}",
+            "chosen": index == summary["chosen_start"],
+            "agreement": agreements.get(index, "not followed"),
+        }
         for index, (kind, score) in enumerate(zip(kinds, scores, strict=True), start=1)
     ]

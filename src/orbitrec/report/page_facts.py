@@ -42,11 +42,11 @@ def assumed_facts(summary: Mapping[str, Any]) -> Facts:
         "particle diameter": f"{summary['diameter_A']:.0f} Å; outside this ball the map is zero",
         "contrast": _contrast(summary),
         "hand": summary["hand"],
-        "symmetry": str(summary.get("symmetry", "C1: none")),
+        "symmetry": _symmetry(summary),
         "search for poses": f"to {summary['search_resolution_A']:.1f} Å",
         "shifts": f"found to spread by {summary['shift_spread_px'] * summary['pixel_size_A']:.1f} Å in x and in y",
         "noise": "its spectrum taken from the corners of the images",
-        "seed": f"{summary['seed']}; the same seed, threads and machine give the same map",
+        "seed": f"{summary['seed']} with {summary['threads']} threads; the same on the same machine is the same map",
     }
 
 
@@ -56,11 +56,14 @@ def resolution_sentences(run: RunFiles) -> list[str]:
     halves = _resolution(summary, "half_maps_fsc0143_A")
     worth = (
         "The halves were refined apart, each with its own map: the number stands for the resolution."
-        if run.name == "refined"
+        if summary["half_sets"] == "independent"
         else "The poses of both halves were found with one reference, so this says how far the map is reproducible; "
         "how far it is right it does not say."
     )
-    sentences = [f"The maps of two halves of the particles agree to {halves} (FSC 0.143). {worth}"]
+    sentences = [
+        f"The maps of two halves of the particles agree to {halves} (FSC 0.143, within the mask and corrected for "
+        f"what it adds; {_resolution(summary, 'half_maps_unmasked_fsc0143_A')} without a mask). {worth}"
+    ]
     if "truth" in run.curves:
         sentences.append(
             f"With the truth that was given: FSC 0.5 at {_resolution(summary, 'fsc05_A')}, 0.143 at "
@@ -76,6 +79,7 @@ def file_facts(run: RunFiles) -> Facts:
         f"{run.name}.mrc": "the map, dense positive, Å per voxel in the header",
         "half1.mrc": "map of one half of the particles, not masked",
         "half2.mrc": "map of the other half",
+        "mask.mrc": "where the particle is, with soft edges",
         run.summary["posed"]: "the particles with their poses, otherwise as they were given",
         "fsc.csv": "Fourier shell correlations",
         "fsc.star": "the same as a STAR file",
@@ -88,9 +92,14 @@ def file_facts(run: RunFiles) -> Facts:
     return {name: what for name, what in known.items() if (run.folder / name).exists()}
 
 
+def _symmetry(summary: Mapping[str, Any]) -> str:
+    score = summary.get("symmetry_score")
+    return "C1: none" if score is None else f"{summary['symmetry']}, imposed; without it the map has it to {score:.2f}"
+
+
 def _contrast(summary: Mapping[str, Any]) -> str:
     """What the map was made with, and what the images said before."""
-    before = summary.get("contrast_of_images", summary["contrast"])
+    before = summary["contrast_of_images"]
     return f"{summary['contrast']} in the images" + (
         "" if before == summary["contrast"] else f"; before the run: {before}"
     )

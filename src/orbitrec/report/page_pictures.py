@@ -21,7 +21,7 @@ from orbitrec.report.history import draw_history
 _SMALLEST = 192  # pixels of a grey picture: smaller ones are enlarged here, where the interpolation is known
 
 
-def fsc_picture(curves: Mapping[str, tuple[FSC, float]], voxel_size_A: float) -> str:
+def fsc_picture(curves: Mapping[str, tuple[FSC, float | None]], voxel_size_A: float) -> str:
     """Curves by name, with their thresholds."""
     figure = _figure(9.0, 3.6)
     plot_curves(figure.subplots(), curves, voxel_size_A)

@@ -25,8 +25,9 @@ MAPS = ("refined", "initial_model")
 """Names of the map in a folder of ``orbitrec refine`` and ``orbitrec abinitio``."""
 FACTS = (
     "orbitrec", "input", "particles", "posed", "dialect", "warnings", "box_px", "pixel_size_A", "ctf", "seed",
-    "diameter_A", "search_resolution_A",
-    "shift_spread_px", "contrast", "hand", "seconds", "peak_memory_GiB",
+    "threads", "diameter_A", "search_resolution_A", "half_sets", "shift_spread_px", "contrast", "contrast_of_images",
+    "hand", "symmetry", "start_log_likelihoods", "start_kinds", "chosen_start", "start_agreements", "seconds",
+    "peak_memory_GiB",
 )  # fmt: skip
 """What the page takes from the summary of any run."""
 VIEW_STACK, VIEWS = "views.mrcs", "views.csv"
@@ -66,7 +67,7 @@ class RunFiles:
         try:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             history = [{str(key): value for key, value in row.items()} for row in _rows(folder / "history.csv")]
-            curves = _curves(pd.read_csv(existing_file(folder / "fsc.csv")), len(volume))
+            curves = _curves(pd.read_csv(existing_file(folder / "fsc.csv")), voxel_A)
             missing = [name for name in FACTS if name not in summary]
             if missing:
                 raise InputError(f"{folder / 'summary.json'} lacks {missing[0]}; run it again with this version")
@@ -112,8 +113,10 @@ def _rows(path: Path) -> list[dict[Any, Any]]:
     return pd.read_csv(path).to_dict("records")
 
 
-def _curves(table: pd.DataFrame, n: int) -> dict[str, FSC]:
-    frequency = 2 * math.pi / n * torch.from_numpy(table["shell"].to_numpy(dtype="float64", copy=True))
+def _curves(table: pd.DataFrame, voxel_size_A: float) -> dict[str, FSC]:
+    frequency = (
+        2 * math.pi * voxel_size_A / torch.from_numpy(table["resolution_A"].to_numpy(dtype="float64", copy=True))
+    )
     return {
         str(name): FSC(frequency, torch.from_numpy(table[name].to_numpy(dtype="float64", copy=True)))
         for name in table.columns.drop(["shell", "resolution_A"])
