@@ -21,7 +21,7 @@ def next_steps(run: RunFiles, level: float) -> list[NextStep]:
     """Commands that go on from a run, to be run where orbitrec was; ``level`` is that of the map's surface."""
     folder, name, summary = run.folder, run.name, run.summary
     particles = summary["posed"]
-    ctf, symmetry = bool(summary["ctf"]), str(summary["symmetry"])
+    ctf, symmetry = bool(summary["ctf"]), str(summary.get("symmetry", "C1"))
     dense_is_dark = summary["contrast"] == "dense is dark"
     map_file, posed = shlex.quote(str(folder / f"{name}.mrc")), shlex.quote(str(folder / particles))
     surface = f"volume #1 level {level:.4g} step 1; lighting soft; view"

@@ -26,7 +26,7 @@ MAPS = ("refined", "initial_model")
 FACTS = (
     "orbitrec", "input", "particles", "posed", "dialect", "warnings", "box_px", "pixel_size_A", "ctf", "seed",
     "threads", "diameter_A", "search_resolution_A", "half_sets", "shift_spread_px", "contrast", "contrast_of_images",
-    "hand", "symmetry", "start_log_likelihoods", "start_kinds", "chosen_start", "start_agreements", "seconds",
+    "hand", "start_log_likelihoods", "start_kinds", "chosen_start", "start_agreements", "seconds",
     "peak_memory_GiB",
 )  # fmt: skip
 """What the page takes from the summary of any run."""
