@@ -72,7 +72,7 @@ def _first_sentence(command: object) -> str:
 
 
 def _help_page(words: list[str]) -> str:
-    shown = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [*words, "--help"])
+    shown = CliRunner(env={"COLUMNS": "124", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [*words, "--help"])
     usage = shown.output.replace("Usage: root ", "Usage: orbitrec ").rstrip()
     lines = "\n".join(line.rstrip() for line in usage.strip("\n").splitlines())
     return f"# orbitrec {' '.join(words)}\n\n```text\n{lines}\n```\n"
