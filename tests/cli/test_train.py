@@ -1,4 +1,4 @@
-"""``orbitrec train mra`` as a user runs it."""
+"""``orbitrec train`` as a user runs it."""
 
 import json
 
@@ -20,7 +20,7 @@ def invoke(*arguments):
 def test_a_run_and_its_files(tmp_path):
     result = invoke(*SMALL, "--half", "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert "held-out errors (2.9)" in result.output
+    assert "held-out density error" in result.output
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"checkpoint.safetensors", "encoder.safetensors", "encoder.json", "history.csv"}
     recipe = json.loads((tmp_path / "run" / "encoder.json").read_text())

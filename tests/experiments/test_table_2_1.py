@@ -12,7 +12,8 @@ from orbitrec.cli.main import app
 from orbitrec.errors import InputError
 from orbitrec.experiments import table_2_1
 from orbitrec.networks.shipped import encoder_name, load_recipe
-from orbitrec.recovery.supervised import Trainer, Training
+from orbitrec.recovery.supervised import Training
+from orbitrec.recovery.training import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from orbitrec.models.mra import PeriodicMRA, draw_observations
 from orbitrec.networks.encoders import ENCODERS
 from orbitrec.recovery.mra.problem import model_moments
 from orbitrec.recovery.mra.sampling import EXACT, NoiseLaw, sampled_moments
-from orbitrec.recovery.recipes import train_command
-from orbitrec.recovery.supervised import Trainer, Training, errors
+from orbitrec.recovery.supervised import Training, errors
+from orbitrec.recovery.training import Trainer, learning_rate
 
 
 def training(encoder="structured", **changes):
@@ -37,14 +37,14 @@ def test_resumed_is_uninterrupted(encoder, tmp_path):
     for _ in range(9):
         part.advance()
     part.save(tmp_path / "part.safetensors")
-    again = Trainer.resumed(tmp_path / "part.safetensors")
+    again = Trainer.resumed(tmp_path / "part.safetensors", Training.from_dict)
     assert (again.step, again.training) == (9, part.training)
     again.run(tmp_path / "part.safetensors", 7, lambda progress: None, held_out=8)
     assert all(
         torch.equal(a, b)
         for a, b in zip(whole.encoder.state_dict().values(), again.encoder.state_dict().values(), strict=True)
     )
-    assert whole.history[-1].signal_error == again.history[-1].signal_error
+    assert whole.history[-1].errors == again.history[-1].errors
 
 
 def test_the_seed_decides_the_weights_and_held_out_problems_are_others():
@@ -59,14 +59,14 @@ def test_the_seed_decides_the_weights_and_held_out_problems_are_others():
 
 def test_the_rate_rises_and_falls():
     run = training(steps=100)
-    rates = [run.rate(step) for step in range(100)]
+    rates = [learning_rate(run, step) for step in range(100)]
     assert rates[0] < rates[1] == max(rates) <= run.learning_rate
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert rates[-1] < 1e-3 * run.learning_rate
 
 
 def test_the_training_command_names_every_choice():
-    command = train_command(training("thesis", seed=7), half=True)
+    command = training("thesis", seed=7).command(half=True)
     assert command.startswith("orbitrec train mra --gaussians 1 --encoder thesis --length 11 ")
     assert command.endswith("--batch 16 --rate 0.001 --seed 7 --half -o DIR")
 
@@ -115,5 +115,5 @@ def test_bad_trainings_and_checkpoints(tmp_path):
     with pytest.raises(InputError, match="between 0 and 1"):
         NoiseLaw(exact=2.0)
     with pytest.raises(InputError, match="no such file"):
-        Trainer.resumed(tmp_path / "absent.safetensors")
+        Trainer.resumed(tmp_path / "absent.safetensors", Training.from_dict)
     assert EXACT.draw(3, torch.Generator(), torch.float32)[1].isinf().all()

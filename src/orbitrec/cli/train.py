@@ -1,5 +1,6 @@
 """``orbitrec train``: the supervised phase."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
-    from orbitrec.recovery.supervised import Trainer
+    from orbitrec.recovery.training import Trainer
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +25,7 @@ class EncoderName(StrEnum):
 
 @app.callback()
 def train() -> None:
-    """Train an encoder on moments of a whole family of signals."""
+    """Train an encoder on moments of a whole family of signals or volumes."""
 
 
 @app.command()
@@ -65,16 +66,50 @@ def mra(
     from orbitrec.io.runs import RunFolder, new_run
     from orbitrec.models.families import MixtureLaw
     from orbitrec.recovery.mra.sampling import NoiseLaw
-    from orbitrec.recovery.supervised import Trainer, Training
+    from orbitrec.recovery.supervised import Training
+    from orbitrec.recovery.training import Trainer
 
     checked = _device(device)
     if resume:
-        _run(RunFolder(output), Trainer.resumed(output / "checkpoint.safetensors", checked), half)
+        _run(RunFolder(output), Trainer.resumed(output / "checkpoint.safetensors", Training.from_dict, checked), half)
         return
     law = MixtureLaw(gaussians, widths, weight_spread)
     training = Training(encoder.value, law, length, NoiseLaw(noise, observations, exact), steps, batch, rate, seed)
     with new_run(output) as run:
         _run(run, Trainer(training, checked), half)
+
+
+@app.command()
+def momnet(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
+    atoms: Annotated[int, typer.Option(help="Gaussian atoms of a protein.")] = 20,
+    width: Annotated[int, typer.Option(help="Units of a layer.")] = 320,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
+    batch: Annotated[int, typer.Option(help="New problems in each step.")] = 128,
+    rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT, by its own options.")] = False,
+) -> None:
+    """Train MoM-net: from the moments of images to a volume, its views and the spread of shifts.
+
+    Problems are drawn as it goes: protein-like volumes, five von Mises–Fisher views, shifts. OUTPUT gets the same files
+    as that of train mra. A quarter of a second a step on one core.
+
+    Example:  orbitrec train momnet -o momnet
+    """
+    from orbitrec.io.runs import RunFolder, new_run
+    from orbitrec.models.molecules import ProteinLaw
+    from orbitrec.recovery.momnet.training import MomNetTraining
+    from orbitrec.recovery.training import Trainer
+
+    if resume:
+        _run(
+            RunFolder(output), Trainer.resumed(output / "checkpoint.safetensors", MomNetTraining.from_dict), half=False
+        )
+        return
+    training = MomNetTraining(ProteinLaw(atoms), width=width, steps=steps, batch=batch, learning_rate=rate, seed=seed)
+    with new_run(output) as run:
+        _run(run, Trainer(training), half=False)
 
 
 def _device(name: str) -> str:
@@ -101,13 +136,14 @@ def _run(run: "RunFolder", trainer: "Trainer", half: bool) -> None:
         facts = write_training(
             run,
             trainer,
-            lambda now: bar.update(
-                task, completed=now.step, description=f"errors ρ {now.density_error:.4f}, v {now.signal_error:.4f}"
-            ),
+            lambda now: bar.update(task, completed=now.step, description=_in_words(now.errors)),
             half=half,
         )
-    density, signal = facts["density_error"], facts["signal_error"]
     typer.echo(
-        f"held-out errors (2.9) of ρ {density:.4f} and v {signal:.4f} after {trainer.step} steps in "
-        f"{trainer.seconds:.0f} s: {run.path / 'encoder.safetensors'}"
+        f"held-out {_in_words(facts)} after {trainer.step} steps in {trainer.seconds:.0f} s: "
+        f"{run.path / 'encoder.safetensors'}"
     )
+
+
+def _in_words(errors: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in errors.items())

@@ -25,7 +25,7 @@ from orbitrec.recovery.mra.matching import Pair, Representation, by_encoder, dir
 from orbitrec.recovery.mra.problem import MRAProblem, model_moments
 from orbitrec.recovery.mra.sampling import Problems
 from orbitrec.recovery.mra.spectral import recover_spectral
-from orbitrec.recovery.supervised import Trainer, Training
+from orbitrec.recovery.supervised import Training
 from orbitrec.report.curves import Curve, draw_matching
 
 Recorder = Callable[[int, float, Pair], None]
@@ -107,7 +107,7 @@ def starts(problem: Problems) -> Iterator[Representation]:
     for name, encoder in trained.items():
         yield by_encoder(encoder, problem)
         training = Training.from_dict(load_recipe(encoder_name(name, GAUSSIANS))["training"])
-        yield by_encoder(Trainer(training).encoder, problem)
+        yield by_encoder(training.network(torch.Generator().manual_seed(training.seed)), problem)
     yield directly(*by_encoder(trained["structured"], problem).start())
     yield directly(*_spectral(problem))
 

@@ -26,7 +26,8 @@ from orbitrec.networks.encoders import ENCODERS, Encoder
 from orbitrec.networks.shipped import encoder_name, load_encoder, load_recipe
 from orbitrec.recovery.mra.sampling import EXACT, NoiseLaw, Problems
 from orbitrec.recovery.recipes import write_training
-from orbitrec.recovery.supervised import Progress, Trainer, Training, errors
+from orbitrec.recovery.supervised import Training, errors
+from orbitrec.recovery.training import Progress, Trainer
 from orbitrec.report.predictions import Prediction, draw_predictions
 
 PRINTED = {
@@ -108,7 +109,12 @@ def _contestants(gaussians: int, weights: Weights) -> Iterator[tuple[str, Encode
     recipes = {name: load_recipe(file) for name, file in files.items()}
     trainings = {name: Training.from_dict(recipe["training"]) for name, recipe in recipes.items()}
     yield "fixed", _FixedAnswer.best(trainings["structured"]), trainings["structured"], 0.0
-    yield "untrained", Trainer(trainings["structured"]).encoder, trainings["structured"], 0.0
+    yield (
+        "untrained",
+        trainings["structured"].network(torch.Generator().manual_seed(trainings["structured"].seed)),
+        trainings["structured"],
+        0.0,
+    )
     for name, file in files.items():
         yield name, load_encoder(file), trainings[name], recipes[name]["seconds"]
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import to_json, write_json
 from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.networks.encoders import ENCODERS, Encoder
+from orbitrec.networks.momnet import MomNet, Setting
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -21,12 +22,16 @@ def encoder_name(encoder: str, components: int) -> str:
     return f"mra-{encoder}-{components}"
 
 
+MOMNET = "momnet-polar"
+"""The shipped network for cryo-EM."""
+
+
 def shipped_encoders() -> list[str]:
     """Names that :func:`load_encoder` knows."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    return sorted(path.stem for path in SHIPPED.glob("mra-*.safetensors"))
 
 
-def write_encoder(path: Path | str, encoder: Encoder, recipe: Mapping[str, object], dtype: torch.dtype) -> None:
+def write_encoder(path: Path | str, encoder: nn.Module, recipe: Mapping[str, object], dtype: torch.dtype) -> None:
     """Write weights in ``dtype`` to ``path``, and the recipe (which names the encoder and n) also beside it as JSON."""
     weights = {name: value.to(dtype) for name, value in encoder.state_dict().items()}
     write_tensors(path, "encoder", weights, {"recipe": to_json(recipe)})
@@ -46,9 +51,26 @@ def load_encoder(name: str | Path, n: int | None = None) -> Encoder:
     weights, recipe = _read(name)
     if n is not None and n != recipe["n"]:
         raise InputError(f"{name} is for signals of {recipe['n']} samples, not {n}; train one for that length")
+    if recipe["encoder"] not in ENCODERS:
+        raise InputError(f"{name} is no encoder of signals; make one with: orbitrec train mra -o DIR")
     encoder = ENCODERS[recipe["encoder"]](recipe["n"])
     encoder.load_state_dict({key: value.float() for key, value in weights.items()})
     return encoder.eval()
+
+
+def load_momnet(name: str | Path = MOMNET) -> MomNet:
+    """MoM-net of the shipped weights or of a file that :func:`write_encoder` wrote, in float32, on the CPU.
+
+    Raises:
+        InputError: if there is no such name or file, or it holds something else.
+    """
+    weights, recipe = _read(name)
+    if "setting" not in recipe["training"]:
+        raise InputError(f"{name} is no MoM-net; make one with: orbitrec train momnet -o DIR")
+    kept = weights["compression.functions"].any(1).sum(1).tolist()
+    net = MomNet(Setting(**recipe["training"]["setting"]), tuple(kept), recipe["training"]["width"])
+    net.load_state_dict({key: value.float() for key, value in weights.items()})
+    return net.eval()
 
 
 def load_recipe(name: str | Path) -> dict[str, Any]:

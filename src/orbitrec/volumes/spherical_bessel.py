@@ -146,6 +146,15 @@ class SphericalBesselBasis:
         out = radial.new_zeros((self.degree + 1) ** 2, radial.shape[1])
         return out.index_add_(0, self.lm.to(radial.device), radial * w[:, None].to(radial.dtype))
 
+    def values(self, points: Float[Tensor, "x 3"]) -> Float[Tensor, "x p"]:
+        """``ψ_lms`` at points (x, y, z) in pixels inside the ball (float64)."""
+        r = points.double().norm(dim=1).numpy()
+        blocks = []
+        for l, us in enumerate(self.zeros):
+            norm = math.sqrt(2 / self.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
+            blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / self.radius), (2 * l + 1, 1)))
+        return torch.from_numpy(np.concatenate(blocks)).mT * real_spherical_harmonics(points, self.degree)[:, self.lm]
+
     def embed(self, w: Float[Tensor, "p"], larger: "SphericalBesselBasis") -> Float[Tensor, "q"]:
         """The same volume's coefficients in a basis of the same radius and a larger ``k_max``.
 
