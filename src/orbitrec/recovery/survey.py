@@ -59,9 +59,18 @@ class Survey:
             return "not clear from the images"
         return "dense is bright" if self.contrast > 0 else "dense is dark"
 
-    def notes(self) -> list[str]:
-        """One sentence for everything that was done or could not be told."""
+    def notes(self, inverted: bool | None = None) -> list[str]:
+        """One sentence for everything that was done or could not be told.
+
+        Args:
+            inverted: whether the map that came of the images says that dense is dark in them, once there is one.
+        """
         notes = []
+        if inverted is not None and abs(self.contrast) >= CLEAR and (self.contrast < 0) != inverted:
+            notes.append(
+                f"The images look as if {self.contrast_text()}, the map as if it were the other way round: compare it "
+                "with what you know, and set --invert or --no-invert."
+            )
         if not self.diameter_found:
             notes.append(
                 f"The images do not show where the particle ends: a ball of {self.diameter_A:.0f} Å "

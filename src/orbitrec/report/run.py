@@ -106,7 +106,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "pixel_size_A": pixel,
         "dialect": stack.table.dialect,
         "posed": _posed_name(stack),
-        "warnings": [*result.doubts, *result.survey.notes(), *_ignored(stack)],
+        "warnings": [*result.doubts, *result.survey.notes(result.inverted), *_ignored(stack)],
         "ctf": stack.ctf is not None,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
@@ -120,6 +120,8 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "contrast_of_images": result.survey.contrast_text(),
         "hand": "undetermined: the mirrored map explains the images equally well"
         + ("; flipped, as asked" if options.flip else " (--flip gives it)"),
+        "symmetry": str(options.group),
+        "symmetry_score": None if result.symmetry is None else result.symmetry.score,
         "start_log_likelihoods": result.selected.scores,
         "start_kinds": result.selected.kinds,
         "chosen_start": result.selected.chosen + 1,
