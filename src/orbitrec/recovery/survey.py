@@ -37,9 +37,10 @@ class Survey:
     """The findings.
 
     ``diameter_A``: of the particle's ball; ``diameter_found``: whether the images show the particle's size, or the
-    usual share of the box is taken without; ``contrast``: skewness of the images, their CTF's sign undone, in standard errors, positive where dense is
-    bright, for a particle is compact and dense on an empty ground; ``normalised``: backgrounds differ and are
-    normalised on reading; ``scales``: the signal's scale in each noise group over that of all, ones where they agree.
+    usual share of the box is taken without; ``contrast``: skewness of the images, their CTF's sign undone, in standard
+    errors, positive where dense is bright, for a particle is compact and dense on an empty ground; ``normalised``:
+    backgrounds differ and are normalised on reading; ``scales``: the signal's scale in each noise group over that of
+    all, ones where they agree.
     """
 
     diameter_A: float
