@@ -40,6 +40,7 @@ class MomentTarget:
         variance: ``E|X|²`` of an image's coordinates, noise included, CTF divided out.
         count: N.
         k_min: frequency below which nothing counts, radians per pixel.
+        k_max: frequency above which nothing counts.
     """
 
     moments: Moments
@@ -47,6 +48,7 @@ class MomentTarget:
     variance: Float[Tensor, "m k"]
     count: float
     k_min: float = 0.0
+    k_max: float = math.inf
 
     @classmethod
     def exact(cls, moments: Moments, grid: PolarGrid, count: float = 1e6) -> "MomentTarget":
@@ -62,8 +64,8 @@ class MomentTarget:
 
     @cached_property
     def weight(self) -> Float[Tensor, "m k"]:
-        """``1 / variance``, 0 below ``k_min``."""
-        seen = self.grid.nodes > self.k_min
+        """``1 / variance``, 0 below ``k_min`` and above ``k_max``."""
+        seen = (self.grid.nodes > self.k_min) & (self.grid.nodes <= self.k_max)
         # The floor keeps coordinates that hold nothing, modes m ≫ kR, from counting.
         return seen / (self.variance + 1e-3 * self.variance.max())
 
@@ -162,7 +164,7 @@ class _Problem:
         harmonics = real_spherical_harmonics(directions, density_degree)[:, 1:]
         harmonics = harmonics * (0.7 * math.sqrt(4 * math.pi / max(1, harmonics.shape[1])))
         nothing = target.moments - target.moments
-        return cls(target, projector, _prior_scale(target, projector), harmonics, shift_px, target.misfit(nothing))
+        return cls(target, projector, prior_scale(target, projector), harmonics, shift_px, target.misfit(nothing))
 
     def unpack(self, x: Float[Tensor, "x"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "d"], Float[Tensor, ""]]:
         """Coefficients, log density and shift."""
@@ -195,7 +197,7 @@ class _Problem:
         return float(loss.detach()), gradient.numpy()
 
 
-def _prior_scale(target: MomentTarget, projector: PolarProjector) -> Float[Tensor, "p"]:
+def prior_scale(target: MomentTarget, projector: PolarProjector) -> Float[Tensor, "p"]:
     """Standard deviation of each coefficient were they independent, with the data's power at their frequency."""
     power = torch.diagonal(target.moments.second, dim1=1, dim2=2).real.sum(0)
     nodes = target.grid.nodes

@@ -38,7 +38,7 @@ class GaussianMixture:
     def _fourier(self, points: Float[Tensor, "P 3"]) -> Complex[Tensor, "P"]:
         centers, widths, weights = (t.to(points) for t in (self.centers, self.widths, self.weights))
         envelope = torch.exp(-points.square().sum(-1)[:, None] * widths.square() / 2) * weights
-        return torch.polar(torch.ones_like(envelope), -points @ centers.T).mul_(envelope).sum(-1)
+        return torch.polar(envelope, -points @ centers.T).sum(-1)
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density at the voxel centres, (z, y, x); separable, so each axis costs n exponentials per Gaussian."""
