@@ -16,6 +16,7 @@ from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.geometry.rotations import direction_frames, random_rotations
 from orbitrec.report.figures import RunPicture, draw_fsc, draw_run, view_density
+from orbitrec.report.fsc import plot_curves
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.phantoms import protein_phantom
 
@@ -208,3 +209,16 @@ def test_a_curve_without_resolution_says_so(drawn):
     curve = FSC(2 * math.pi / 8 * torch.arange(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64))
     legend = drawn(draw_fsc, curve, VOXEL_A)["Fourier shell correlation with the truth"].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["0.5: none", "0.143: none"]
+
+
+def test_curves_have_thresholds_of_their_own():
+    """1 − s/16 passes 0.5 at half of Nyquist, 12 Å, and its square 0.143 at 1 − √0.143 of it; one is only shown."""
+    shells = torch.arange(17, dtype=torch.float64)
+    line = FSC(2 * math.pi / 32 * shells, 1 - shells / 16)
+    square = FSC(line.frequency, line.value.square())
+    axes = Figure().subplots()
+    plot_curves(axes, {"truth": (line, 0.5), "halves": (square, 0.143), "random": (square, None)}, VOXEL_A)
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["truth: 0.5 at 12.0 Å", f"halves: 0.143 at {6 / (1 - 0.143**0.5):.1f} Å", "random"]
+    marks = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_allclose(marks, [(1 / 12, 0.5), ((1 - 0.143**0.5) / 6, 0.143)], rtol=0.02)
