@@ -57,8 +57,9 @@ def next_steps(run: RunFiles, level: float) -> list[NextStep]:
             steps.append(
                 NextStep(
                     "RELION: post-process",
-                    "The half-maps, sharpened and weighted by their FSC.",
-                    f"relion_postprocess --i {half} --mask {mask} --auto_bfac --o postprocessed",
+                    "The half-maps weighted by their FSC; add --auto_bfac to sharpen a map that is finer than 10 Å.",
+                    "mkdir -p PostProcess/orbitrec && "
+                    f"relion_postprocess --i {half} --mask {mask} --o PostProcess/orbitrec/postprocess",
                 )
             )
         steps.append(

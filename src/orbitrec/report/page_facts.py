@@ -46,7 +46,7 @@ def assumed_facts(summary: Mapping[str, Any]) -> Facts:
         "search for poses": f"to {summary['search_resolution_A']:.1f} Å",
         "shifts": f"found to spread by {summary['shift_spread_px'] * summary['pixel_size_A']:.1f} Å in x and in y",
         "noise": "its spectrum taken from the corners of the images",
-        "seed": f"{summary['seed']} with {summary['threads']} threads; the same on the same machine is the same map",
+        "seed": f"{summary['seed']}; with {summary['threads']} thread(s) on this machine it gives this map again",
     }
 
 
