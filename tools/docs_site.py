@@ -11,6 +11,7 @@ from pathlib import Path
 import typer.main
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from typer.testing import CliRunner
 
 from orbitrec.cli.main import app
@@ -18,6 +19,7 @@ from orbitrec.cli.main import app
 ROOT = Path(__file__).resolve().parents[1]
 OVERVIEW = "commands.md"
 CONTRIBUTING = "contributing.md"
+EXPERIMENTS = "experiments.md"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -31,6 +33,18 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.nav.insert(developers, {"Commands": [{"Overview": OVERVIEW}, *pages]})
     config.nav[-1]["For developers"].append({"Contributing": CONTRIBUTING})
     return config
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Every experiment there is, below those that are shown with a picture."""
+    if page.file.src_uri != EXPERIMENTS:
+        return markdown
+    rows = [
+        f"| [`orbitrec {' '.join(words)}`]({_page(words)}) | {_first_sentence(command)} |"
+        for words, command in _commands()
+        if words[0] == "reproduce"
+    ]
+    return markdown + "\n## All of them\n\n| command | shows |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -67,7 +67,7 @@ def write_report(folder: Path) -> Path:
 def _content(run: RunFiles, level: float) -> dict[str, object]:
     """What the page says, by the names that the template has."""
     summary, n = run.summary, len(run.volume)
-    kind = run.name.replace("_", " ").capitalize()
+    kind = {"initial_model": "Initial model", "refined": "Refined map"}[run.name]
     half_width = _half_width(run)
     curves = {label: (run.curves[name], at) for name, (label, at) in _CURVES.items() if name in run.curves}
     return {
