@@ -1,5 +1,6 @@
 """``orbitrec abinitio``: the main job."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,14 @@ import typer
 
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.errors import InputError
+
+
+class StartName(StrEnum):
+    """Where the starts beside random ones are from."""
+
+    moments = "moments"
+    momnet = "momnet"
+    random = "random"
 
 
 def abinitio(
@@ -19,7 +28,10 @@ def abinitio(
     shift_px: Annotated[
         float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
     ] = None,
-    matched: Annotated[int, typer.Option(min=0, help="Starts from moment matching.")] = 2,
+    start: Annotated[
+        StartName, typer.Option(help="Starts beside random ones: from moments matched, MoM-net's one, or none.")
+    ] = StartName.moments,
+    matched: Annotated[int, typer.Option(min=0, help="Starts from moments.")] = 2,
     starts: Annotated[int, typer.Option(min=0, help="Random starts.")] = 6,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
     no_ctf: NoCTF = False,
@@ -52,17 +64,20 @@ def abinitio(
     from orbitrec.recovery.abinitio import Schedule
     from orbitrec.recovery.options import Options
     from orbitrec.recovery.pipeline import initial_model
+    from orbitrec.recovery.starts import StartKind
     from orbitrec.report.run import KnownMap, write_initial_model
 
+    kind = StartKind(start.value)
+    matched = kind.at_most(matched)
     if matched + starts == 0:
-        raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
+        raise InputError("without matched and random starts there is nothing to start from; ask for at least one")
     with resumable_run(output, given, resume=resume) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         true_map = None if truth is None else KnownMap.read(truth, stack)
         schedule = replace(Schedule(), matched=matched, starts=starts)
-        options = Options(diameter, resolution, shift_px, seed, schedule, dense_is_dark=invert, flip=flip)
+        options = Options(diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip)
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -5,7 +5,8 @@ and difference D of the probabilities of d and −d,
 
     Re M²[m] = Σ_d S_d (a aᵀ + b bᵀ),     Im M²[m] = Σ_d D_d (b aᵀ − a bᵀ).
 
-Only the odd part of the density reaches the imaginary part, and with it the hand of the pair (volume, density).
+Only the odd part of the density reaches the imaginary part. The hand reaches neither: reflecting the volume in the
+origin multiplies mode m of every template by (−1)^m.
 """
 
 from dataclasses import dataclass

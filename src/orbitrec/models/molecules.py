@@ -44,14 +44,15 @@ class ProteinLaw:
     """Law of a random protein: a chain of Gaussian atoms in three balls, stretched, as a filtered map would show it.
 
     Consecutive atoms are one bond apart and, where the chain finds room, none nearer than 0.85 bonds; then the chain is
-    stretched along an axis. Real maps are contrast against water, sharpened and masked, and their low frequencies are
-    those of blobs no longer: beside its Gaussian each atom has a wider negative one, and a still wider one of any sign.
+    stretched or flattened along an axis. Real maps are contrast against water, sharpened and masked, and their low
+    frequencies are those of blobs no longer: beside its Gaussian each atom has a wider negative one, and a still wider
+    one of any sign.
 
     Attributes:
         atoms: of a molecule.
         extents: the outermost atom is so far from the origin, in radii of the ball, uniform between the two.
         widths: standard deviation of an atom, in bonds, uniform between the two.
-        elongations: factor of the stretch, uniform between the two.
+        elongations: factor of the stretch, log-uniform between the two; below one it flattens.
         solvent: share of the scattering at zero frequency that the solvent cancels, uniform between the two.
         background: largest share of the widest Gaussian, of either sign.
         offset: standard deviation of the centre of mass along each axis, in radii of the ball.
@@ -63,7 +64,7 @@ class ProteinLaw:
     atoms: int = 20
     extents: tuple[float, float] = (0.5, 0.95)
     widths: tuple[float, float] = (0.35, 0.7)
-    elongations: tuple[float, float] = (1.0, 2.5)
+    elongations: tuple[float, float] = (0.4, 2.5)
     solvent: tuple[float, float] = (0.0, 1.2)
     background: float = 0.5
     offset: float = 0.08
@@ -86,7 +87,7 @@ class ProteinLaw:
         shape = (count, 1)
         width = _uniform(*self.widths, shape, generator) * bond * basis.radius
         holes = _uniform(0.2, 0.45, shape, generator), _uniform(0.45, 0.8, shape, generator)
-        shares = _uniform(*self.solvent, shape, generator), _uniform(-1, 1, shape, generator) * self.background
+        shares = _uniform(*self.solvent, shape, generator), _uniform(-1.0, 1.0, shape, generator) * self.background
         weights = _uniform(0.5, 1.5, (count, self.atoms), generator)
         values = basis.values(centres.reshape(-1, 3) * basis.radius).reshape(count, self.atoms, -1)
         square = basis.frequency.square()
@@ -102,7 +103,8 @@ class ProteinLaw:
         """Atoms' centres and the bond, in radii of the ball."""
         chain = _chains(count, self.atoms, generator)
         chain = chain - chain.mean(1, keepdim=True)
-        chain[:, :, 2] *= _uniform(*self.elongations, (count, 1), generator)
+        low, high = self.elongations
+        chain[:, :, 2] *= _uniform(math.log(low), math.log(high), (count, 1), generator).exp()
         chain = chain @ random_rotations(count, generator)
         extent = _uniform(*self.extents, (count, 1), generator)
         scale = extent / chain.norm(dim=2).amax(1, keepdim=True)
@@ -110,6 +112,10 @@ class ProteinLaw:
         offset = self.offset * torch.randn(count, 1, 3, generator=generator, dtype=torch.float64)
         centres = chain + offset
         return centres / centres.norm(dim=2, keepdim=True).clamp(min=0.95) * 0.95, scale * _BOND
+
+
+PLAIN = ProteinLaw(elongations=(1.0, 1.0), solvent=(0.0, 0.0), background=0.0)
+"""No more than the thesis says: 20 Gaussian atoms."""
 
 
 def _chains(count: int, atoms: int, generator: torch.Generator) -> Float[Tensor, "count atoms 3"]:

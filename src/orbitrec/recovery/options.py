@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
 from orbitrec.recovery.abinitio import Schedule
+from orbitrec.recovery.starts import StartKind
 from orbitrec.recovery.survey import DIAMETER_SHARE, Survey
 
 FEWEST_PARTICLES = 100
@@ -27,6 +28,8 @@ class Options:
     shift_px: float | None = None
     seed: int = 1
     schedule: Schedule = field(default_factory=Schedule)
+    start: StartKind = StartKind.moments
+    """Where the schedule's matched starts are from."""
     dense_is_dark: bool | None = None
     """In the images; where None, the sign that makes the map look like a particle."""
     flip: bool = False

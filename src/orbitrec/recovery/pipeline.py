@@ -15,7 +15,7 @@ from orbitrec.recovery.journal import POSE, READ, REBUILD, SELECT, START, SWEEP,
 from orbitrec.recovery.options import CENTRING_BANDWIDTHS, FEWEST_PARTICLES, Options
 from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.search import Model, SearchLevel
-from orbitrec.recovery.starts import moment_starts
+from orbitrec.recovery.starts import matched_starts
 from orbitrec.recovery.survey import survey
 from orbitrec.recovery.sweep import ParticleState
 
@@ -72,7 +72,7 @@ def initial_model(
     report = _climb_writer(journal, data.pixel_size_A)
     selected = best_start(
         data, radius, centring.centres, schedule, journal, report,
-        matched=lambda level: moment_starts(stack, level, schedule.matched, generator),
+        matched=lambda level: matched_starts(options.start, stack, level, schedule.matched, generator),
     )  # fmt: skip
     journal.lap("starts")
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))

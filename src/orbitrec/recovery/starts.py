@@ -6,6 +6,7 @@ in a ball of 0.44 box, since moments see all that the images show and not only t
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,10 @@ from torch import Tensor
 from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import polar_templates
+from orbitrec.networks.shipped import load_momnet
 from orbitrec.recovery.accumulation import accumulate_moments
 from orbitrec.recovery.matching import MomentTarget, match_moments
+from orbitrec.recovery.momnet.starting import carried_moments, log_views
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
@@ -24,12 +27,35 @@ FREQUENCY_SHARE = 2 / 3
 BALL_SHARE = 0.44
 
 
+class StartKind(StrEnum):
+    """Where starts that know the stack's moments are from; ``random``: there are none."""
+
+    moments = "moments"
+    momnet = "momnet"
+    random = "random"
+
+    def at_most(self, count: int) -> int:
+        """How many there are where ``count`` are asked for: the network has one answer."""
+        return {StartKind.moments: count, StartKind.momnet: min(count, 1), StartKind.random: 0}[self]
+
+
 @dataclass(frozen=True)
 class Start:
-    """A model to climb from and where it is from: ``moments`` or ``random``."""
+    """A model to climb from and where it is from: ``moments``, ``momnet`` or ``random``."""
 
     kind: str
     model: Model
+
+
+def matched_starts(
+    kind: StartKind, stack: ParticleStack, level: SearchLevel, count: int, generator: torch.Generator
+) -> list[Start]:
+    """``count`` starts of a kind on ``level``, or as many as there are."""
+    if kind.at_most(count) == 0:
+        return []
+    if kind is StartKind.momnet:
+        return [momnet_start(stack, level)]
+    return moment_starts(stack, level, count, generator)
 
 
 def moment_starts(stack: ParticleStack, level: SearchLevel, count: int, generator: torch.Generator) -> list[Start]:
@@ -54,6 +80,27 @@ def moment_starts(stack: ParticleStack, level: SearchLevel, count: int, generato
         log_views = match.log_density.to(level.projector.dtype)
         starts.append(Start("moments", Model(fitted_coefficients(level, volume), log_views)))
     return starts
+
+
+def momnet_start(stack: ParticleStack, level: SearchLevel) -> Start:
+    """One pass over the stack for its moments, and the shipped network's answer to them.
+
+    Raises:
+        InputError: if the images do not reach the network's resolution.
+    """
+    net, pixel, n = load_momnet(), stack.pixel_size_A, stack.n
+    radius = level.basis.radius
+    k_max = net.setting.grid_for(n, radius).k_max
+    moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2)
+    shrink = moments.grid.box / n  # they count lengths in larger pixels
+    target = carried_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
+    with torch.no_grad():
+        found = net(target)
+    small = net.setting.volume(found.coefficients[0], radius * shrink)
+    own = SphericalBesselBasis(radius, small.basis.k_max * shrink)
+    volume = SphericalBesselVolume(own, small.coefficients * math.sqrt(shrink))
+    views = log_views(found, net.setting, level.directions).to(level.projector.dtype)
+    return Start("momnet", Model(fitted_coefficients(level, volume), views))
 
 
 def random_starts(

@@ -1,6 +1,6 @@
 """``orbitrec reproduce``: the thesis's tables and figures, one command each."""
 
-from orbitrec.cli.reproduce import matching, mra, optimisers
+from orbitrec.cli.reproduce import matching, momnet, mra, optimisers
 from orbitrec.cli.reproduce.shared import app
 
-__all__ = ["app", "matching", "mra", "optimisers"]
+__all__ = ["app", "matching", "momnet", "mra", "optimisers"]

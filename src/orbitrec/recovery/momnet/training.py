@@ -2,7 +2,8 @@
 
 The loss is the Kam loss (3.13) of the answer's moments, and a quarter of the relative error of its coefficients.
 Moments alone leave the volume to chance where they say little; the fixed means of the views' law give every problem a
-frame and a hand, so that coefficients can be compared.
+frame, so that coefficients can be compared. They give it no hand: reflected in the origin the volume has the same
+moments, so the nearer hand counts.
 """
 
 from dataclasses import dataclass, field
@@ -96,7 +97,10 @@ class MomNetTraining:
         """Mean Kam loss and a quarter of the mean relative error of the coefficients, on new problems."""
         problems = self.problems(self.batch, generator).to(device)
         estimate = network(problems.moments)
-        return (self.kam_losses(estimate, problems) + COEFFICIENT_SHARE * volume_errors(estimate, problems)).mean()
+        return (
+            self.kam_losses(estimate, problems)
+            + COEFFICIENT_SHARE * volume_errors(estimate, problems, self.setting.parity)
+        ).mean()
 
     def kam_losses(self, estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
         """(3.13) of every problem."""
@@ -109,7 +113,7 @@ class MomNetTraining:
             estimate = network(problems.moments)
             return {
                 "kam_loss": float(self.kam_losses(estimate, problems).mean()),
-                "volume_error": float(volume_errors(estimate, problems).mean()),
+                "volume_error": float(volume_errors(estimate, problems, self.setting.parity).mean()),
                 "shift_error_px": float((estimate.shift_px - problems.shift_px).abs().mean()),
             }
 
@@ -130,6 +134,8 @@ class MomNetTraining:
         return cls(**{**values, "proteins": proteins, "views": views, "setting": Setting(**values["setting"])})
 
 
-def volume_errors(estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
-    """``‖z_v − w‖ / ‖w‖`` of every problem."""
-    return (estimate.coefficients - problems.coefficients).norm(dim=1) / problems.coefficients.norm(dim=1)
+def volume_errors(estimate: Estimate, problems: Problems, parity: Float[Tensor, "p"]) -> Float[Tensor, "b"]:
+    """``‖z_v − w‖ / ‖w‖`` of every problem, for the nearer of both hands; ``parity`` is (−1)^l."""
+    found, truth = estimate.coefficients, problems.coefficients
+    nearer = torch.minimum((found - truth).norm(dim=1), (found * parity - truth).norm(dim=1))
+    return nearer / truth.norm(dim=1)
