@@ -108,7 +108,10 @@ def prepare(
             values[stack.premultiplied[rows]] = 1.0
             transform *= values
         images = centred_ifft(fourier_crop(transform, small)).real
-        modes[rows] = working.from_images(images)
+        part = working.from_images(images)
+        if not bool(part.abs().sum().isfinite()):
+            raise InputError("the images give values that are not finite; check the CTF columns and the pixel size")
+        modes[rows] = part
         progress(len(rows))
     nodes = grid.nodes
     power = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial_square(nodes, pixel)
@@ -116,8 +119,6 @@ def prepare(
     pairs, filter_index = torch.unique(torch.stack([index, group], dim=1), dim=0, return_inverse=True)
     first = torch.empty(len(pairs), dtype=torch.long).scatter_(0, filter_index, torch.arange(len(stack)))
     filters = (power[pairs[:, 0]] / noise.at_rows(first, nodes)).to(torch.float32)
-    if not bool(modes.abs().sum().isfinite()):
-        raise InputError("the images give values that are not finite; check the CTF columns and the pixel size")
     return ParticleModes(grid, modes, filters, filter_index, noise, pixel)
 
 
