@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.experiments.table_2_2 import PRINTED, Matching, Size, Truth, as_json, as_text, table
+from orbitrec.inference.losses import relative_errors
+from orbitrec.inference.moments import uniform_moments
+from orbitrec.io.mrc import write_map
+from orbitrec.models.cryoem import PolarProjector
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
+
+SIZE = Size({"4 Gaussians": 6.0}, 1, 60)
+
+
+def test_four_gaussians_are_matched_to_the_printed_errors_at_a_low_frequency():
+    rows, maps = table([Truth.gaussians()], SIZE)
+    assert [row.method for row in rows] == ["coefficients", "non-negative"]
+    positive = rows[1]
+    assert positive.first_error < 0.02
+    assert positive.second_error < 0.05
+    assert positive.resolution_A < 8.0
+    assert maps["4 Gaussians"].shape == (25, 25, 25)
+    assert as_json(rows, SIZE)["thesis"] == PRINTED
+    assert as_text(rows).row_count == 3
+
+
+def test_the_basis_holds_the_truth():
+    # With the true volume's part in the basis and the true views, moments are wrong by noise and truncation alone.
+    matching = Matching(Truth.gaussians(), 4.0)
+    axis = torch.arange(25, dtype=torch.float64) - 12
+    points = torch.cartesian_prod(axis, axis, axis).flip(-1)
+    inside = points.norm(dim=1) < matching.basis.radius
+    w = matching.truth.compact.flatten()[inside] @ matching.basis.values(points[inside])
+    projector = PolarProjector(matching.basis, matching.grid, matching.directions, torch.float64)
+    density = matching.views.density(matching.directions)
+    moments = uniform_moments(projector.templates(w), density / density.sum(), matching.grid)
+    first, second = relative_errors(matching.target.moments, moments)
+    assert float(first) < 0.02
+    assert float(second) < 0.03
+    assert max(matching.noise_errors) < 0.01
+    found = SphericalBesselVolume(matching.basis, w).to_grid(25)
+    assert float((found - matching.truth.compact).norm()) < 0.35
+    assert matching.k_max == pytest.approx(math.pi / 2)
+
+
+def test_maps_are_told_by_their_names(tmp_path):
+    path = tmp_path / "emd_0409.mrc"
+    grid = Truth.gaussians().voxels.float()
+    write_map(path, torch.nn.functional.pad(grid, (20, 19) * 3), 2.0)
+    truth = Truth.of_map(path)
+    assert truth.name == "EMD-0409"
+    assert truth.voxel_size_A == pytest.approx(2.0 * 64 / 63)
+    assert float(truth.voxels.norm()) == pytest.approx(1)
+    with pytest.raises(InputError, match="25892"):
+        Truth.of_map(tmp_path / "other.mrc")
