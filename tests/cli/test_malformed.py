@@ -17,7 +17,7 @@ from orbitrec.cli import main
 from orbitrec.io.mrc import StackWriter, write_map
 
 COUNT, BOX = 8, 12
-LONGEST_S = 20.0
+LONGEST_S = 60.0
 TOKENS = [
     "", "nan", "inf", "-inf", "-1", "0", "1e400", "1e-300", "9" * 30, "x", "x@y", "@", "0@p.mrcs", "9@p.mrcs", "1@p",
     "1@/", "1@..", "loop_", "data_", "data_particles", "_rlnVoltage", '"', "'", '"a b', "#", "\0", "é", "\r", "1,5",
