@@ -11,12 +11,14 @@ from orbitrec.evaluation.fsc import FSC, HalfMapFSC
 from orbitrec.geometry.fourier import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import random_rotations, rotation_vector_to_matrix
+from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.recovery.abinitio import Finalist, Selected
 from orbitrec.recovery.doubts import Evidence, doubts, view_shares
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.reconstruction import Reconstruction
 from orbitrec.recovery.search import SearchLevel
+from orbitrec.recovery.symmetrising import SymmetryCheck
 
 N, RADIUS, COUNT = 24, 9.0, 2000
 
@@ -49,7 +51,7 @@ def good() -> Evidence:
     finalists = [Finalist(0, 50.0, 1.0), Finalist(2, 49.9, 0.95), Finalist(1, 45.0, 0.2)]
     selected = Selected(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], finalists)
     rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
-    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selected)
+    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selected, None)
 
 
 def test_good_data_raise_no_doubt(good):
@@ -86,6 +88,9 @@ FAULTS = {
     "nothing": (lambda good: {"rebuilt": _map(good.rebuilt.volume, 0)}, "nothing in common"),
     "shell": (lambda good: {"rebuilt": _map(torch.exp(-((_distance() - RADIUS) ** 2)))}, "an empty shell: the"),
     "silent": (lambda good: {"data": _silenced(good)}, "No particle's CTF passes"),
+    "symmetry": (
+        lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.2)}, "does not show the symmetry C4"
+    ),
     "starts": (
         lambda good: {"selected": replace(good.selected, finalists=[Finalist(0, 50.0, 1.0), Finalist(2, 49.9, 0.4)])},
         "Start 3 explains the particles as well as the chosen one",

@@ -13,6 +13,7 @@ from torch import Tensor
 from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, frequencies, radial_frequencies
 from orbitrec.geometry.rotations import mirrored_views, random_rotations
+from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import new_run
@@ -21,7 +22,7 @@ from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation
 from orbitrec.recovery import reconstruction
-from orbitrec.recovery.reconstruction import _NormalEquations, mirror_image, reconstruct
+from orbitrec.recovery.reconstruction import _NormalEquations, half_map, mirror_image, reconstruct
 from orbitrec.volumes.phantoms import protein_phantom
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -225,3 +226,11 @@ def test_the_other_hand_is_seen_from_mirrored_views_as_the_map_was(n):
     )
     assert torch.allclose(seen, mirrored, atol=1e-6 * float(grid.sum()))
     assert torch.allclose(torch.linalg.det(mirrored_views(rotations)), torch.ones(5, dtype=torch.float64))
+
+
+def test_equivalent_views_make_a_symmetric_map(simulated):
+    """Of particles without any symmetry: each counts at every pose that the group says is the same."""
+    n, group = 17, PointGroup.named("C2").matrices()  # in an even box a plane has no opposite
+    stack, rotations, shifts = simulated(_phantom(n), 12)
+    found = half_map(stack, NoiseSpectrum.white(n, 1.0), torch.arange(12), rotations, shifts, group=group)
+    assert torch.allclose(found, found.flip(1, 2), atol=0.01 * float(found.abs().max()))

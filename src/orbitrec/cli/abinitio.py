@@ -1,13 +1,19 @@
 """``orbitrec abinitio``: the main job."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.errors import InputError
+
+if TYPE_CHECKING:
+    from orbitrec.io.checkpoints import Checkpoints
+    from orbitrec.io.runs import RunFolder
 
 
 class StartName(StrEnum):
@@ -39,6 +45,7 @@ def abinitio(
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
+    symmetry: Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")] = "C1",
     flip: Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
@@ -46,9 +53,9 @@ def abinitio(
 ) -> None:
     """A 3-D initial model and the pose of every particle, from a particle stack alone.
 
-    OUTPUT gets initial_model.mrc, particles.star (posed), summary.png, summary.json, history.csv, fsc.csv and the half
-    maps. The hand cannot be told from projections: the map may be the mirror image. A run that was interrupted, even
-    killed, goes on with the same command and --resume to the same result.
+    OUTPUT gets report.html to look at, initial_model.mrc, particles.star (posed), half maps, mask, and the numbers. The
+    hand cannot be told from projections: the map may be the mirror image. A run that was interrupted, even killed, goes
+    on with the same command and --resume to the same result.
 
     Example:  orbitrec abinitio particles.star -o run
     """
@@ -58,9 +65,9 @@ def abinitio(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from orbitrec.geometry.symmetry import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.io.runs import resumable_run
     from orbitrec.recovery.abinitio import Schedule
     from orbitrec.recovery.options import Options
     from orbitrec.recovery.pipeline import initial_model
@@ -71,25 +78,47 @@ def abinitio(
     matched = kind.at_most(matched)
     if matched + starts == 0:
         raise InputError("without matched and random starts there is nothing to start from; ask for at least one")
-    with resumable_run(output, given, resume=resume) as (run, checkpoints):
+    group = PointGroup.named(symmetry)
+    with shared_run(output, given, resume) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         true_map = None if truth is None else KnownMap.read(truth, stack)
         schedule = replace(Schedule(), matched=matched, starts=starts)
-        options = Options(diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip)
+        options = Options(
+            diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip, group=group
+        )
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        with Progress(*columns, console=console, disable=run is None or not console.is_terminal) as bar:
             task = bar.add_task("starting", total=1.0)
             result = initial_model(
                 stack, options, lambda stage, share: bar.update(task, description=stage, completed=share), checkpoints
             )
+        if run is None:  # one of several processes, of which the first writes
+            return
         summary = write_initial_model(run, particles, stack, options, result, true_map)
     if as_json:
         typer.echo(to_json(summary))
         return
     print_summary(output, summary, "initial_model")
+
+
+@contextmanager
+def shared_run(
+    output: Path, given: dict[str, object], resume: bool
+) -> "Iterator[tuple[RunFolder | None, Checkpoints]]":
+    """The run's folder and records for the first of the processes that torchrun started; the others have none."""
+    from orbitrec.io.checkpoints import Checkpoints
+    from orbitrec.io.runs import resumable_run
+    from orbitrec.recovery.ranks import joined, rank
+
+    with joined():
+        if rank() > 0:
+            yield None, Checkpoints()
+        else:
+            with resumable_run(output, given, resume=resume) as opened:
+                yield opened
 
 
 def settings(command: str, given: dict[str, object]) -> dict[str, object]:
@@ -131,4 +160,4 @@ def print_summary(folder: Path, summary: dict, name: str) -> None:
     for warning in summary["warnings"]:
         console.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     console.print(table)
-    console.print(f"look at {folder / 'summary.png'}; map {folder / f'{name}.mrc'}; poses {folder / summary['posed']}")
+    console.print(f"look at {folder / 'report.html'}; map {folder / f'{name}.mrc'}; poses {folder / summary['posed']}")

@@ -92,5 +92,6 @@ def _run(arguments: Sequence[str] | None) -> None:
     except InputError as error:
         if "--debug" in ordered:
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]orbitrec:[/] {escape(str(error))}")
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]orbitrec:[/] {escape(str(error))}")
         sys.exit(2)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orbitrec.cli.abinitio import settings
+from orbitrec.cli.abinitio import settings, shared_run
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def refine(
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
+    symmetry: Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")] = "C1",
     flip: Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")] = False,
     truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
@@ -76,30 +77,33 @@ def refine(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from orbitrec.cli.abinitio import print_summary
+    from orbitrec.geometry.symmetry import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.io.runs import resumable_run
     from orbitrec.recovery.options import Options
     from orbitrec.recovery.refinement import Refinement
     from orbitrec.recovery.refinement import refine as compute
     from orbitrec.report.run import KnownMap, write_initial_model
 
-    with resumable_run(output, given, resume=resume) as (run, checkpoints):
+    group = PointGroup.named(symmetry)
+    with shared_run(output, given, resume) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip)
+        options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip, group=group)
         refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
         columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        with Progress(*columns, console=console, disable=run is None or not console.is_terminal) as bar:
             task = bar.add_task("starting", total=1.0)
             result = compute(
                 stack, start.grid, options, refinement,
                 lambda stage, share: bar.update(task, description=stage, completed=share), checkpoints,
             )  # fmt: skip
+        if run is None:  # one of several processes, of which the first writes
+            return
         summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")
     if as_json:
         typer.echo(to_json(summary))

@@ -126,6 +126,15 @@ class RigidFit:
             torch.cat([c.score for c in found]),
         )
 
+    def agreement(self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]) -> Float[Tensor, "c"]:
+        """Mean over the lattice points of their shell's correlation, between −1 and 1."""
+        phase = (-2j * math.pi * (self.lattice.double() @ shift[..., None]).squeeze(-1)).exp()
+        moved = phase.to(torch.complex64) * self.moving.fourier(self._points(matrix))
+        cross = self._sum(self.weight * (moved.conj() * self.reference).real)
+        correlation = cross / (self._power(moved) * self._power(self.reference)).sqrt()
+        count = self._sum(self.weight)
+        return (correlation * count).sum(-1) / count.sum()
+
     def climb(self, start: Candidates) -> Candidates:
         """Levenberg–Marquardt on ``−½ Σ_s N_s log(1 − FSC_s²)``, all candidates at once.
 

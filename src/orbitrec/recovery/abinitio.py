@@ -23,6 +23,7 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.inference.likelihood import Statistics
 from orbitrec.recovery.journal import Journal, restored
 from orbitrec.recovery.preparation import ParticleModes
+from orbitrec.recovery.ranks import added_up, count, rank
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import Start, random_starts
 from orbitrec.recovery.sweep import NO_SHIFT, ParticleState, sweep
@@ -125,8 +126,7 @@ def climb(
     """Stochastic EM without shifts over ``batches`` of (rows, share of the old statistics that is kept)."""
     state = _Climb(model)
     for rows, keep in batches:
-        observed = data.observations(rows, level.grid, centres[rows], NO_SHIFT, torch.zeros(1))
-        statistics, _ = level.expectation(state.model, observed)
+        statistics = _unshifted(data, level, state.model, centres, rows)
         state.step(level, statistics, keep)
         report(level, state.model, statistics.log_likelihood / len(rows), len(rows))
     return state.model
@@ -136,9 +136,17 @@ def held_out_likelihood(
     data: ParticleModes, level: SearchLevel, model: Model, centres: Float[Tensor, "N 2"], rows: Int[Tensor, "h"]
 ) -> float:
     """Mean log-likelihood of the particles ``rows``."""
-    observed = data.observations(rows, level.grid, centres[rows], NO_SHIFT, torch.zeros(1))
-    statistics, _ = level.expectation(model, observed)
+    statistics = _unshifted(data, level, model, centres, rows)
     return statistics.log_likelihood / statistics.count
+
+
+def _unshifted(
+    data: ParticleModes, level: SearchLevel, model: Model, centres: Float[Tensor, "N 2"], rows: Int[Tensor, "b"]
+) -> Statistics:
+    """The E-step without shifts, of the particles ``rows`` of all processes."""
+    own = rows[rank() :: count()]
+    observed = data.observations(own, level.grid, centres[own], NO_SHIFT, torch.zeros(1))
+    return added_up(level.expectation(model, observed)[0])
 
 
 def random_batches(
@@ -246,11 +254,11 @@ def march(
     state, saved = _Marching(0, _Climb(model), particles), journal.load("march")
     if saved is not None:
         state = _Marching.of(saved)
-        level = SearchLevel.at(data.grid, radius, bandwidths[state.sweeps - 1])
+        level = SearchLevel.at(data.grid, radius, bandwidths[state.sweeps - 1], level.basis.group)
     for bandwidth in bandwidths[state.sweeps :]:
         climbing, particles = state.climb, state.particles
         if bandwidth != level.bandwidth:
-            finer = SearchLevel.at(data.grid, radius, bandwidth)
+            finer = SearchLevel.at(data.grid, radius, bandwidth, level.basis.group)
             if particles.directions is not None:
                 particles.directions = particles.directions @ finer.directional_kernel(level).mT
             level, climbing = finer, _Climb(level.carried(climbing.model, finer))

@@ -18,6 +18,7 @@ from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.inference.likelihood import Observations, Statistics, expectation
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle, Projector
+from orbitrec.recovery.ranks import added_up, count, rank
 
 DENSE = 200
 """Largest basis whose M-step is solved by a dense matrix; conjugate gradients beyond."""
@@ -62,12 +63,12 @@ class CryoEMLikelihood:
         rows = torch.arange(self.count) if index is None else index
         bank = self.bank(w)
         total = None
-        for part in rows.split(self.batch):
+        for part in rows[rank() :: count()].split(self.batch):
             own = None if self.candidates is None else self.candidates[part]
             found, _ = expectation(self.observe(part), bank, candidates=own)
             total = found if total is None else total.merge(found)
         assert total is not None
-        return total
+        return added_up(total)
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``C w`` in the precision of the observations."""

@@ -16,6 +16,7 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.recovery.abinitio import Selected
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.reconstruction import Reconstruction
+from orbitrec.recovery.symmetrising import SymmetryCheck
 
 FEW_PARTICLES = 1000
 CONE_DEG = 20.0
@@ -30,6 +31,8 @@ EDGE_SHARE = 0.5
 """Of the density's power in the outer tenth of the ball's radius, which is a quarter of its volume."""
 AS_GOOD = 0.01
 """Starts whose likelihood is within this share of the best explain the particles as well."""
+SYMMETRIC = 0.5
+"""Mean correlation of a map's shells with themselves turned, below which it does not have a symmetry."""
 OTHER_MAP = 0.8
 """Correlation below which maps at this resolution are not the same."""
 
@@ -44,11 +47,12 @@ class Evidence:
     pixel_size_A: float
     data: ParticleModes
     selected: Selected
+    symmetry: SymmetryCheck | None
 
 
 def doubts(evidence: Evidence) -> list[str]:
     """One sentence for every doubt; none is the rule."""
-    parts = (_particles, _starts, _views, _resolution, _ball, _silent_shells)
+    parts = (_particles, _symmetry, _starts, _views, _resolution, _ball, _silent_shells)
     return [sentence for part in parts for sentence in part(evidence)]
 
 
@@ -56,6 +60,15 @@ def _particles(evidence: Evidence) -> Iterator[str]:
     count = len(evidence.rotations)
     if count < FEW_PARTICLES:
         yield f"{count} particles are few: expect the outline of the particle, and another run to differ in the rest."
+
+
+def _symmetry(evidence: Evidence) -> Iterator[str]:
+    found = evidence.symmetry
+    if found is not None and found.score < SYMMETRIC:
+        yield (
+            f"The map does not show the symmetry {found.group} that was asked for: its shells correlate by "
+            f"{found.score:.2f} with themselves turned; run without --symmetry and look."
+        )
 
 
 def _starts(evidence: Evidence) -> Iterator[str]:

@@ -17,6 +17,7 @@ from orbitrec.recovery.poses import Poses, refine_poses
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.reconstruction import Reconstruction, alternate_halves, combined, half_map
 from orbitrec.recovery.survey import Survey
+from orbitrec.recovery.symmetrising import SymmetryCheck
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class InitialModel:
         search_resolution_A: finest resolution used to find poses.
         shift_spread_px: standard deviation of the shifts per axis.
         selected: the starts and what became of them.
+        symmetry: the one that was applied and how well the map before showed it; None without.
         history: every step of the climb.
         seconds: of each stage.
         survey: what the images looked like before.
@@ -50,6 +52,7 @@ class InitialModel:
     search_resolution_A: float
     shift_spread_px: float
     selected: Selected
+    symmetry: SymmetryCheck | None
     history: list[Stage]
     seconds: dict[str, float]
     survey: Survey
@@ -72,16 +75,17 @@ def refined_poses(data: ParticleModes, found: AbInitio, journal: Journal, name: 
 
 
 def rebuilt_map(
-    stack: ParticleStack, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], radius: float, journal: Journal
+    stack: ParticleStack, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], options: Options, journal: Journal
 ) -> Reconstruction:
     """The map from all frequencies."""
+    group = options.group.matrices() if options.group.order > 1 else None
 
     def rebuilt(half: int) -> dict[str, object]:
         rows, progress = (halves == half).nonzero().flatten(), journal.reader("reconstructing", REBUILD)
-        return {"map": half_map(stack, noise, rows, poses.rotations, poses.shifts_px, progress=progress)}
+        return {"map": half_map(stack, noise, rows, poses.rotations, poses.shifts_px, group=group, progress=progress)}
 
     first, second = (journal.step(f"half map {half}", lambda half=half: rebuilt(half))["map"] for half in (1, 2))
-    found = combined((first, second), stack.n, radius, journal.generator)
+    found = combined((first, second), stack.n, options.radius_px(stack), journal.generator)
     journal.lap("map")
     return found
 
@@ -102,6 +106,7 @@ class Ending:
         halves: Int[Tensor, "N"],
         rebuilt: Reconstruction,
         selected: Selected,
+        symmetry: SymmetryCheck | None,
         *,
         independent: bool,
     ) -> InitialModel:
@@ -113,7 +118,7 @@ class Ending:
         if self.options.flip:
             rebuilt, rotations = rebuilt.mirrored(), mirrored_views(rotations)
         radius, pixel = self.options.radius_px(self.stack), self.stack.pixel_size_A
-        evidence = Evidence(rebuilt, rotations, radius, pixel, self.data, selected)
+        evidence = Evidence(rebuilt, rotations, radius, pixel, self.data, selected, symmetry)
         return InitialModel(
             reconstruction=rebuilt,
             inverted=inverted,
@@ -125,6 +130,7 @@ class Ending:
             search_resolution_A=2 * math.pi * pixel / float(self.data.grid.k_max),
             shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),
             selected=selected,
+            symmetry=symmetry,
             history=self.journal.history,
             seconds=self.journal.laps,
             survey=self.survey,

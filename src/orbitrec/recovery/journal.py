@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from orbitrec.io.checkpoints import Checkpoints, Record
+from orbitrec.recovery.ranks import from_first
 
 # Work of one image in each stage, in milliseconds of one core at the usual sizes: for the progress bar only.
 READ, START, SELECT, SWEEP, POSE, REBUILD = 0.3, 0.17, 0.4, 2.0, 3.0, 1.0
@@ -66,7 +67,7 @@ class Journal:
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The record of ``name``, None if there is none; the journal goes back to where it was when it was saved."""
-        state = self.checkpoints.load(name)
+        state = from_first(lambda: self.checkpoints.load(name))
         if state is None:
             return None
         kept: dict[str, Any] = {key: state.pop(f"journal {key}") for key in ("generator", "history", "times", "laps")}

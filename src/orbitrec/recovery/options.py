@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.symmetry import NO_SYMMETRY, PointGroup
 from orbitrec.io.particles import ParticleStack
 from orbitrec.recovery.abinitio import Schedule
 from orbitrec.recovery.starts import StartKind
@@ -34,6 +35,8 @@ class Options:
     """In the images; where None, the sign that makes the map look like a particle."""
     flip: bool = False
     """Give the map of the other hand, with its poses."""
+    group: PointGroup = NO_SYMMETRY
+    """Of the particle, where it is known."""
 
     def completed(self, found: Survey) -> "Options":
         """With the diameter that was found where none is given."""

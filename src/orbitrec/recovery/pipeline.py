@@ -18,6 +18,7 @@ from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import matched_starts
 from orbitrec.recovery.survey import survey
 from orbitrec.recovery.sweep import ParticleState
+from orbitrec.recovery.symmetrising import symmetrised
 
 
 def _total_work(count: int, schedule: Schedule) -> float:
@@ -76,13 +77,16 @@ def initial_model(
     )  # fmt: skip
     journal.lap("starts")
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
-    found = march(data, radius, selected.level, selected.model, particles, schedule, journal, report)
+    level, model, symmetry = symmetrised(selected.level, selected.model, options.group)
+    found = march(data, radius, level, model, particles, schedule, journal, report)
     journal.lap("march")
     poses = refined_poses(data, found, journal, "poses")
     journal.lap("poses")
     halves = half_sets(stack)
-    rebuilt = rebuilt_map(stack, data.noise, poses, halves, radius, journal)
-    return Ending(stack, data, looked, options, journal).result(poses, halves, rebuilt, selected, independent=False)
+    rebuilt = rebuilt_map(stack, data.noise, poses, halves, options, journal)
+    return Ending(stack, data, looked, options, journal).result(
+        poses, halves, rebuilt, selected, symmetry, independent=False
+    )
 
 
 def centred(data: ParticleModes, radius: float, finest: float, shift_px: float, journal: Journal) -> Centring:

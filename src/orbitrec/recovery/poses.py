@@ -7,7 +7,7 @@ grids.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -17,7 +17,8 @@ from torch.nn.functional import grid_sample, pad
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
 from orbitrec.recovery.preparation import ParticleModes, Progress
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+from orbitrec.recovery.ranks import add_up, share
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
 OVERSAMPLING = 3
 """Fourier samples per Nyquist interval of the ball; with the sinc² correction the error is about 1 % of a template."""
@@ -32,7 +33,7 @@ class SliceInterpolator:
     def __init__(self, volume: SphericalBesselVolume) -> None:
         basis = volume.basis
         self._pixel = 0.8 * math.pi / basis.k_max  # lattice spacing in pixels of the stack
-        scaled = SphericalBesselBasis(basis.radius / self._pixel, basis.k_max * self._pixel)
+        scaled = replace(basis, radius=basis.radius / self._pixel, k_max=basis.k_max * self._pixel)
         n = 2 * math.ceil(scaled.radius + 1)
         self._size = OVERSAMPLING * n
         # Orthonormal functions shrink by pixel^{3/2} in amplitude when lengths shrink by pixel; integrals by pixel³.
@@ -88,13 +89,15 @@ def refine_poses(
     A step that does not raise a particle's likelihood is not taken, and its damping grows tenfold.
     """
     interpolate = SliceInterpolator(volume)
-    parts = []
-    for rows in torch.arange(len(data)).split(chunk):
+    found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(len(data)))
+    for rows in share(torch.arange(len(data)).split(chunk)):
         problem = _PoseProblem.of(data, grid, interpolate, rows)
-        parts.append(problem.climb(rotations[rows], shifts_px[rows], steps))
+        climbed = problem.climb(rotations[rows], shifts_px[rows], steps)
+        for whole, part in zip(vars(found).values(), vars(climbed).values(), strict=True):
+            whole[rows] = part
         progress(len(rows))
-    columns = zip(*((p.rotations, p.shifts_px, p.log_likelihood) for p in parts), strict=True)
-    return Poses(*(torch.cat(column) for column in columns))
+    add_up(found.rotations, found.shifts_px, found.log_likelihood)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

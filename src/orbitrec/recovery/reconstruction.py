@@ -20,6 +20,7 @@ from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
 from orbitrec.recovery.preparation import PIXELS_AT_ONCE, Progress
+from orbitrec.recovery.ranks import add_up, share
 from orbitrec.volumes.voxel import VoxelVolume
 
 TOLERANCE = 1e-4
@@ -94,11 +95,12 @@ def half_map(
     """
     n = min(stack.n, LARGEST_BOX)
     normal = _NormalEquations.empty(n)
-    for part in rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2)):
+    for part in share(rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2))):
         for turn in [None] if group is None else group:
             turned = rotations[part] if turn is None else turn @ rotations[part]
             normal.add(stack, noise, part, turned, shifts_px[part])
         progress(len(part))
+    add_up(normal.right, normal.kernel)
     return normal.solve()
 
 

@@ -29,10 +29,12 @@ from orbitrec.recovery.options import FEWEST_PARTICLES, Options
 from orbitrec.recovery.pipeline import centred
 from orbitrec.recovery.poses import Poses
 from orbitrec.recovery.preparation import ParticleModes, prepare
+from orbitrec.recovery.ranks import count
 from orbitrec.recovery.search import DENSITY_FLOOR, Model, SearchLevel
 from orbitrec.recovery.starts import fitted_coefficients
 from orbitrec.recovery.survey import survey
 from orbitrec.recovery.sweep import Fixed, ParticleState, candidate_directions, images_at_once, shift_search, sweep
+from orbitrec.recovery.symmetrising import symmetrised
 from orbitrec.volumes.voxel import VoxelVolume
 
 SCALE_IMAGES = 300
@@ -94,6 +96,7 @@ def refine(
 
     level = SearchLevel.at(data.grid, radius, bandwidths[0])
     start = _scaled(data, level, _fitted(level, initial), particles.centres)
+    level, start, symmetry = symmetrised(level, start, options.group)
     halves, found, poses = half_sets(stack), [], []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
@@ -104,9 +107,11 @@ def refine(
         poses.append(refined_poses(part, found[-1], journal, f"half {half} poses"))
     journal.lap("refine")
     together = _joined(halves, (poses[0], _aligned(poses[1], found[1], found[0])))
-    rebuilt = rebuilt_map(stack, data.noise, together, halves, radius, journal)
+    rebuilt = rebuilt_map(stack, data.noise, together, halves, options, journal)
     given = Selected(level, start, 0, ["map"], [], [])
-    return Ending(stack, data, looked, options, journal).result(together, halves, rebuilt, given, independent=True)
+    return Ending(stack, data, looked, options, journal).result(
+        together, halves, rebuilt, given, symmetry, independent=True
+    )
 
 
 def _aligned(poses: Poses, own: AbInitio, other: AbInitio) -> Poses:
@@ -207,10 +212,10 @@ class _HalfSet:
         saved = self.journal.load(self.name)
         if saved is not None:
             state = _State.of(saved)
-            level = SearchLevel.at(self.data.grid, radius, plan[state.done - 1][0])
+            level = SearchLevel.at(self.data.grid, radius, plan[state.done - 1][0], level.basis.group)
         for bandwidth, step in plan[state.done :]:
             if bandwidth != level.bandwidth:
-                finer = SearchLevel.at(self.data.grid, radius, bandwidth)
+                finer = SearchLevel.at(self.data.grid, radius, bandwidth, level.basis.group)
                 directions = state.particles.directions
                 if directions is not None:
                     directions = directions @ finer.directional_kernel(level).mT
@@ -252,7 +257,8 @@ class _HalfSet:
 
         problem = level_likelihood(self.data, level, state.model, state.particles, self.refinement.candidates)
         stop, start = Stop(measured=self.refinement.passes), state.model.coefficients.double()
-        kept = self.journal.checkpoints.file(f"{self.name} solver at {level.bandwidth:g}")
+        alone = count() == 1  # several processes would have to agree on where to go on
+        kept = self.journal.checkpoints.file(f"{self.name} solver at {level.bandwidth:g}") if alone else None
         result = run(
             self.refinement.solver, problem, start, stop, seed=self.seed, report=report, checkpoint=kept, every=1
         )

@@ -6,7 +6,7 @@ resolve the particle, whatever its size.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_sizes, spherical_design
+from orbitrec.geometry.symmetry import NO_SYMMETRY, PointGroup
 from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation
 from orbitrec.inference.template_bank import TemplateBank
@@ -49,10 +50,12 @@ class SearchLevel:
     circle: Circle
 
     @classmethod
-    def at(cls, grid: PolarGrid, radius: float, bandwidth: float) -> "SearchLevel":
-        """The level of ``bandwidth`` for a particle of ``radius`` pixels, on a prefix of ``grid``."""
+    def at(
+        cls, grid: PolarGrid, radius: float, bandwidth: float, group: PointGroup = NO_SYMMETRY
+    ) -> "SearchLevel":  # fmt: skip
+        """The level of ``bandwidth`` for a particle of ``radius`` pixels and some symmetry, on a prefix of ``grid``."""
         part = grid.below(bandwidth / radius, radius)
-        basis = SphericalBesselBasis(radius, float(part.nodes[-1]))
+        basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
         degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
         angles = 2 * math.ceil(1.2 * bandwidth)
         return cls(bandwidth, PolarProjector(basis, part, spherical_design(degree)), polar_circle(part, angles))
@@ -79,7 +82,7 @@ class SearchLevel:
     def density(self, model: Model) -> tuple[Float[Tensor, "n n n"], float]:
         """The volume on the coarsest lattice that holds what it shows, and the lattice's spacing in pixels."""
         pixel = 0.8 * math.pi / self.basis.k_max  # its Nyquist frequency is 1.25 k_max
-        scaled = SphericalBesselBasis(self.basis.radius / pixel, self.basis.k_max * pixel)
+        scaled = replace(self.basis, radius=self.basis.radius / pixel, k_max=self.basis.k_max * pixel)
         n = 2 * math.ceil(1.3 * scaled.radius + 1)
         return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
 

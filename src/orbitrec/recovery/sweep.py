@@ -18,6 +18,7 @@ from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Assignment, Statistics
 from orbitrec.recovery.centring import shift_grid
 from orbitrec.recovery.preparation import ParticleModes
+from orbitrec.recovery.ranks import add_up, added_up, count, rank
 from orbitrec.recovery.search import Model, SearchLevel
 
 Report = Callable[[SearchLevel, Model, float, int], None]
@@ -83,6 +84,12 @@ class _Found:
         poses = torch.zeros(count, 3, 3, dtype=torch.float64), torch.zeros(count, 2, dtype=torch.float64)
         return cls(*poses, torch.zeros(count, directions), torch.zeros(count, 2, dtype=torch.float64))
 
+    def exchange(self) -> None:
+        """Fill in what other processes have found."""
+        spread = torch.tensor(self.spread, dtype=torch.float64)
+        add_up(self.rotations, self.shifts_px, self.directions, self.centres, spread)
+        self.spread = float(spread)
+
     def record(
         self,
         rows: Int[Tensor, "b"],
@@ -131,17 +138,18 @@ def sweep(
     nearest = candidate_directions(level, particles, candidates)
     for rows in order.split(min(batch, math.ceil(len(data) / 5))):
         parts = []
-        for part in rows.split(images_at_once(level, len(shifts))):
+        for part in rows[rank() :: count()].split(images_at_once(level, len(shifts))):
             own, centres = nearest[part], particles.centres[part]
             observed = data.observations(part, level.grid, centres, shifts, log_shift)
             narrowed = own if own.shape[1] < len(level.directions) else None
             statistics, assigned = level.expectation(climbing.model, observed, narrowed)
             found.record(part, assigned, level, own, centres[:, None] + shifts)
             parts.append(statistics)
-        total = reduce(Statistics.merge, parts)
+        total = added_up(reduce(Statistics.merge, parts))
         climbing.step(level, total, 1 - len(rows) / len(data))
         likelihood = total.log_likelihood / len(rows)
         report(level, climbing.model, likelihood, len(rows))
+    found.exchange()
     particles.centres = found.centres
     # The lattice of shifts cannot tell less than its own spacing, nor should the next search be narrower than it.
     if len(shifts) > 1:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.errors import InputError
+from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.view_averages import view_averages
@@ -92,7 +92,10 @@ def write_initial_model(
     )  # fmt: skip
     write_views(run, views, pixel)
     run.file(REPORT)
-    write_report(run.path)
+    try:
+        write_report(run.path)
+    except InputError as error:  # the rest is whole, and must not be removed for the page
+        raise WriteError(f"the run in {run.path} is complete, but its report could not be made: {error}") from error
     return summary
 
 

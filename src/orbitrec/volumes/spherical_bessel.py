@@ -21,6 +21,7 @@ from scipy.special import sph_harm_y_all, spherical_jn
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.symmetry import NO_SYMMETRY, PointGroup
 
 
 def bessel_zeros(max_value: float) -> list[np.ndarray]:
@@ -69,7 +70,8 @@ class SphericalBesselBasis:
     """Indices and radial functions of the basis for ``radius`` pixels and ``k_max`` radians per pixel.
 
     ``max_degree`` and ``max_radial``, where given, cut it further: to degrees l up to the first and as many radial
-    functions of each (the thesis's L and S(l)).
+    functions of each (the thesis's L and S(l)). Of a ``group`` only the functions are kept that its rotations leave as
+    they are: every volume in the basis has that symmetry.
 
     Raises:
         InputError: if the two do not leave a single function.
@@ -79,6 +81,7 @@ class SphericalBesselBasis:
     k_max: float
     max_degree: int | None = None
     max_radial: int | None = None
+    group: PointGroup = NO_SYMMETRY
 
     def __post_init__(self) -> None:
         if self.radius * self.k_max < math.pi:
@@ -108,13 +111,18 @@ class SphericalBesselBasis:
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = [
-            (l * l + l + m, l, u) for l, us in enumerate(self.zeros) for m in range(-l, l + 1) for u in us
+            (l * l + l + m, l, u)
+            for l, us in enumerate(self.zeros) for m in range(-l, l + 1) if self.group.keeps(l, m) for u in us
         ]  # fmt: skip
         lm, l, u = zip(*rows, strict=True)
         return np.array(lm), np.array(l), np.array(u)
 
     def __len__(self) -> int:
         return len(self._index[0])
+
+    def _orders(self, l: int) -> int:
+        """How many m of a degree are kept."""
+        return sum(self.group.keeps(l, m) for m in range(-l, l + 1))
 
     @cached_property
     def lm(self) -> Int[Tensor, "p"]:
@@ -138,7 +146,7 @@ class SphericalBesselBasis:
             # At k = a the quotient's limit is j_{l+1}(u)/(2u), with R² taken out.
             ratio = np.where(near, spherical_jn(l + 1, u) / (2 * u), j / np.where(near, 1.0, gap))
             f = 4 * math.pi * math.sqrt(2 / R**3) * sign * R**3 * u * ratio
-            blocks.append(np.tile(f, (2 * l + 1, 1)))
+            blocks.append(np.tile(f, (self._orders(l), 1)))
         return torch.from_numpy(np.concatenate(blocks))
 
     def angular_sum(self, radial: Float[Tensor, "p k"], w: Float[Tensor, "p"]) -> Float[Tensor, "lm k"]:
@@ -152,7 +160,7 @@ class SphericalBesselBasis:
         blocks = []
         for l, us in enumerate(self.zeros):
             norm = math.sqrt(2 / self.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
-            blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / self.radius), (2 * l + 1, 1)))
+            blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / self.radius), (self._orders(l), 1)))
         return torch.from_numpy(np.concatenate(blocks)).mT * real_spherical_harmonics(points, self.degree)[:, self.lm]
 
     def embed(self, w: Float[Tensor, "p"], larger: "SphericalBesselBasis") -> Float[Tensor, "q"]:
@@ -205,6 +213,6 @@ def _density(basis: SphericalBesselBasis, w: Float[Tensor, "p"], points: Float[T
     blocks = []
     for l, us in enumerate(basis.zeros):
         norm = math.sqrt(2 / basis.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
-        blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / basis.radius), (2 * l + 1, 1)))
+        blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / basis.radius), (basis._orders(l), 1)))
     amplitude = basis.angular_sum(torch.from_numpy(np.concatenate(blocks)), w)
     return torch.einsum("pa,ap->p", real_spherical_harmonics(points, basis.degree), amplitude[:, inverse])
