@@ -1,9 +1,9 @@
-"""Where should the climb begin? Faint random volumes, strong random volumes and moment matching, on one stack.
+"""Where should the climb begin? Random volumes, moment matching and MoM-net, on one stack.
 
 Every start climbs as `orbitrec abinitio` does, at the first bandwidth and then, all of them, at the second. Printed:
 the held-out log-likelihood (comparable down a column) and the resolution at FSC 0.5 against the truth at both.
 
-    python benchmarks/starts.py particles.star truth.mrc [--starts 4] [--seed 1]
+    python benchmarks/starts.py particles.star truth.mrc [--starts 4] [--seed 1] [--only NAME]
 """
 
 import argparse
@@ -24,7 +24,7 @@ from orbitrec.recovery.centring import centre_marching
 from orbitrec.recovery.pipeline import Options
 from orbitrec.recovery.preparation import ParticleModes, prepare
 from orbitrec.recovery.search import Model, SearchLevel
-from orbitrec.recovery.starts import moment_starts
+from orbitrec.recovery.starts import moment_starts, momnet_start
 
 
 class Race:
@@ -58,6 +58,14 @@ class Race:
         for start in found:
             yield seconds, start.model
 
+    def momnet(self, count: int) -> Iterator[tuple[float, Model]]:
+        """MoM-net's one answer; it climbs as often as the others do, on other batches."""
+        begun = time.monotonic()
+        start = momnet_start(self.stack, self.low)
+        seconds = time.monotonic() - begun
+        for _ in range(count):
+            yield seconds, start.model
+
     def run(self, model: Model) -> tuple[float, float, float, float]:
         """Held-out likelihood and resolution at both bandwidths."""
         s = self.schedule
@@ -86,6 +94,7 @@ def main() -> None:
     parser.add_argument("truth")
     parser.add_argument("--starts", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="kinds whose name holds this")
     arguments = parser.parse_args()
     race = Race(arguments.star, arguments.truth, arguments.seed)
     at = [2 * math.pi * race.radius * race.stack.pixel_size_A / level.bandwidth for level in (race.low, race.high)]
@@ -101,6 +110,8 @@ def main() -> None:
     kinds = {"random, energy 0.5 (faint)": 0.5, "random, energy 20": 20.0, "random, energy 150 (as the data)": 150.0}
     made = {name: race.random(energy, arguments.starts) for name, energy in kinds.items()}
     made["moment matching"] = race.matched(arguments.starts)
+    made["MoM-net"] = race.momnet(arguments.starts)
+    made = {name: models for name, models in made.items() if not arguments.only or arguments.only in name}
     for name, models in made.items():
         for made_in, model in models:
             start = time.monotonic()

@@ -71,7 +71,7 @@ def test_the_kam_loss_does_not_see_a_common_rotation_of_volume_and_density():
 
 
 def test_the_kam_loss_does_not_see_the_hand():
-    """A volume reflected in the origin, which turns its images by half a turn; seen from opposite directions it differs."""
+    """A volume reflected in the origin, whose images turn by half a turn; from opposite directions it differs."""
     model = forward(9)
     w, density, shift = problem(torch.Generator().manual_seed(4), model.projector.directions)
     degree = BASIS.lm.double().sqrt().floor()

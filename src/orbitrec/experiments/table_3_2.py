@@ -45,6 +45,9 @@ LARGEST_SHIFT_PX = 6.0
 """η_max of the reconstruction."""
 
 
+_ROUNDS = 3  # of L-BFGS
+
+
 @dataclass(frozen=True)
 class Size:
     """How much to do; what is not said is as in the thesis.
@@ -68,7 +71,7 @@ class Size:
     seed: int = 1
 
 
-QUICK = Size(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=500, refining=10)
+QUICK = Size(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10)
 """The frequencies that 15 × 15 images have, and MoM-net's encoder sees."""
 
 
@@ -171,7 +174,9 @@ def _carried(net: MomNet, found: Estimate, basis: SphericalBesselBasis) -> Estim
 def _row(matching: Reconstruction, start: Estimate, particles: _Particles, voxel_A: float) -> Row:
     size, begun = particles.size, time.process_time()
     first = float(matching.loss(start).detach())
-    found = matching.matched(start, size.iterations)
+    found = start
+    for _ in range(_ROUNDS):  # each begins with a new metric and a new unit of the loss
+        found = matching.matched(found, size.iterations // _ROUNDS)
     basis = matching.projector.basis
     volume = SphericalBesselVolume(basis, found.coefficients[0])
     k_max = float(matching.projector.grid.k_max)

@@ -44,7 +44,7 @@ class ProteinLaw:
     """Law of a random protein: a chain of Gaussian atoms in three balls, stretched, as a filtered map would show it.
 
     Consecutive atoms are one bond apart and, where the chain finds room, none nearer than 0.85 bonds; then the chain is
-    stretched or flattened along an axis. Real maps are contrast against water, sharpened and masked, and their low
+    stretched along an axis. Real maps are contrast against water, sharpened and masked, and their low
     frequencies are those of blobs no longer: beside its Gaussian each atom has a wider negative one, and a still wider
     one of any sign.
 
@@ -52,7 +52,7 @@ class ProteinLaw:
         atoms: of a molecule.
         extents: the outermost atom is so far from the origin, in radii of the ball, uniform between the two.
         widths: standard deviation of an atom, in bonds, uniform between the two.
-        elongations: factor of the stretch, log-uniform between the two; below one it flattens.
+        elongations: factor of the stretch, uniform between the two.
         solvent: share of the scattering at zero frequency that the solvent cancels, uniform between the two.
         background: largest share of the widest Gaussian, of either sign.
         offset: standard deviation of the centre of mass along each axis, in radii of the ball.
@@ -64,7 +64,7 @@ class ProteinLaw:
     atoms: int = 20
     extents: tuple[float, float] = (0.5, 0.95)
     widths: tuple[float, float] = (0.35, 0.7)
-    elongations: tuple[float, float] = (0.4, 2.5)
+    elongations: tuple[float, float] = (1.0, 2.5)
     solvent: tuple[float, float] = (0.0, 1.2)
     background: float = 0.5
     offset: float = 0.08
@@ -103,8 +103,7 @@ class ProteinLaw:
         """Atoms' centres and the bond, in radii of the ball."""
         chain = _chains(count, self.atoms, generator)
         chain = chain - chain.mean(1, keepdim=True)
-        low, high = self.elongations
-        chain[:, :, 2] *= _uniform(math.log(low), math.log(high), (count, 1), generator).exp()
+        chain[:, :, 2] *= _uniform(*self.elongations, (count, 1), generator)
         chain = chain @ random_rotations(count, generator)
         extent = _uniform(*self.extents, (count, 1), generator)
         scale = extent / chain.norm(dim=2).amax(1, keepdim=True)

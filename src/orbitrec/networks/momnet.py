@@ -89,11 +89,6 @@ class Setting:
             )
         return PolarGrid(box, min(k_max, math.pi), self.radial_nodes, self.max_mode)
 
-    @cached_property
-    def parity(self) -> Float[Tensor, "p"]:
-        """(−1)^l of every coefficient: reflecting the volume in the origin multiplies by it."""
-        return 1.0 - 2.0 * (self.basis.lm.sqrt().floor() % 2)
-
     def volume(self, coefficients: Float[Tensor, "p"], radius: float) -> SphericalBesselVolume:
         """The volume of coefficients found from moments of images in which the particle's ball has ``radius`` px."""
         basis = SphericalBesselBasis(radius, self.bandwidth / radius)

@@ -40,7 +40,7 @@ def table_3_1(
 def table_3_2(
     path: Annotated[Path, typer.Option("--map", help="True map (MRC), the thesis's is EMD-0409.")],
     scale: Annotated[
-        Scale, typer.Option(help="quick: moments to a third of Nyquist; full: to half of it, 1,500 iterations.")
+        Scale, typer.Option(help="quick: moments to a third of Nyquist; full: to half of it.")
     ] = Scale.quick,
     output: Output = None,
     as_json: AsJson = False,

@@ -3,7 +3,7 @@
 The loss is the Kam loss (3.13) of the answer's moments, and a quarter of the relative error of its coefficients.
 Moments alone leave the volume to chance where they say little; the fixed means of the views' law give every problem a
 frame, so that coefficients can be compared. They give it no hand: reflected in the origin the volume has the same
-moments, so the nearer hand counts.
+moments, so the second part of the loss draws the odd degrees towards zero, the mean of both hands.
 """
 
 from dataclasses import dataclass, field
@@ -99,7 +99,7 @@ class MomNetTraining:
         estimate = network(problems.moments)
         return (
             self.kam_losses(estimate, problems)
-            + COEFFICIENT_SHARE * volume_errors(estimate, problems, self.setting.parity)
+            + COEFFICIENT_SHARE * volume_errors(estimate, problems)
         ).mean()
 
     def kam_losses(self, estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
@@ -113,7 +113,7 @@ class MomNetTraining:
             estimate = network(problems.moments)
             return {
                 "kam_loss": float(self.kam_losses(estimate, problems).mean()),
-                "volume_error": float(volume_errors(estimate, problems, self.setting.parity).mean()),
+                "volume_error": float(volume_errors(estimate, problems).mean()),
                 "shift_error_px": float((estimate.shift_px - problems.shift_px).abs().mean()),
             }
 
@@ -134,8 +134,6 @@ class MomNetTraining:
         return cls(**{**values, "proteins": proteins, "views": views, "setting": Setting(**values["setting"])})
 
 
-def volume_errors(estimate: Estimate, problems: Problems, parity: Float[Tensor, "p"]) -> Float[Tensor, "b"]:
-    """``‖z_v − w‖ / ‖w‖`` of every problem, for the nearer of both hands; ``parity`` is (−1)^l."""
-    found, truth = estimate.coefficients, problems.coefficients
-    nearer = torch.minimum((found - truth).norm(dim=1), (found * parity - truth).norm(dim=1))
-    return nearer / truth.norm(dim=1)
+def volume_errors(estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
+    """``‖z_v − w‖ / ‖w‖`` of every problem."""
+    return (estimate.coefficients - problems.coefficients).norm(dim=1) / problems.coefficients.norm(dim=1)
