@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from orbitrec.cli.main import app
@@ -306,3 +307,28 @@ def test_errors_of_a_page_would_be_seen(chromium, tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text("<script>missing.call()</script>")
     assert any("missing is not defined" in line for line in console(chromium(broken, "--dump-dom")))
+
+
+def test_poses_are_read_back_from_a_cryosparc_table_without_its_images(run, tmp_path):
+    """Against RELION's table of the same poses; the image fields of a .cs file may be in a passthrough file."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    star = RunFiles.read(copy)
+    records = np.zeros(
+        len(star.rotations),
+        [
+            ("uid", "<u8"),
+            ("alignments3D/pose", "<f4", 3),
+            ("alignments3D/shift", "<f4", 2),
+            ("alignments3D/psize_A", "<f4"),
+        ],
+    )
+    records["alignments3D/pose"] = Rotation.from_matrix(star.rotations.numpy()).as_rotvec()
+    records["alignments3D/shift"] = -star.shifts_px.numpy()
+    records["alignments3D/psize_A"] = star.voxel_size_A
+    with (copy / "particles.cs").open("wb") as file:
+        np.save(file, records)
+    write_json(copy / "summary.json", {**star.summary, "posed": "particles.cs"})
+    found = RunFiles.read(copy)
+    torch.testing.assert_close(found.rotations, star.rotations, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.shifts_px, star.shifts_px, atol=1e-5, rtol=0)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
 from orbitrec.evaluation.view_averages import ViewAverages
-from orbitrec.io.cryosparc import CryosparcTable
+from orbitrec.io.cryosparc import POSE, SHIFT, SHIFT_PIXEL
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
 from orbitrec.io.relion import RelionTable
@@ -89,10 +91,15 @@ def write_views(run: RunFolder, views: ViewAverages, pixel_size_A: float) -> Non
 
 
 def _poses(path: Path) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]]:
-    table = CryosparcTable.read(path) if path.suffix == ".cs" else RelionTable.read(path)
-    poses = table.poses()
+    """Rotations and shifts in Å; of a cryoSPARC table by its own fields, for its images may be in another file."""
+    if path.suffix == ".cs":
+        records = np.load(existing_file(path), allow_pickle=False)
+        rotations = Rotation.from_rotvec(records[POSE].astype(np.float64)).as_matrix()
+        shifts_A = -records[SHIFT].astype(np.float64) * records[SHIFT_PIXEL].astype(np.float64)[:, None]
+        return torch.from_numpy(rotations), torch.from_numpy(shifts_A)
+    poses = RelionTable.read(path).poses()
     if poses is None:
-        raise InputError(f"{table.path} has no poses; run it again")
+        raise InputError(f"{path} has no poses; run it again")
     return poses
 
 
