@@ -59,7 +59,7 @@ def main() -> None:
         seconds = time.monotonic() - begun
         draw = random.Random(arguments.seed)
         # A resumed run has less to do: shares of the whole keep the kills within it.
-        moments = [draw.uniform(0.1, 0.5) * seconds for _ in range(arguments.kills)]
+        moments = [draw.uniform(0.05, 0.25) * seconds for _ in range(arguments.kills)]
         kills = killed_run(arguments.star, folder / "killed", arguments.options, moments)
         alone, killed = digests(folder / "alone"), digests(folder / "killed")
         for name in MAPS:
