@@ -61,11 +61,11 @@ class TrainingTask(Protocol):
         """Mean loss of ``batch`` new problems, which are drawn on the CPU."""
         ...
 
-    def held_out(self, size: int) -> Any:
+    def held_out(self, size: int) -> Any:  # noqa: ANN401 — of each task its own kind
         """So many problems that training never sees, with a method ``to(device)``."""
         ...
 
-    def validation(self, network: nn.Module, problems: Any) -> dict[str, float]:
+    def validation(self, network: nn.Module, problems: Any) -> dict[str, float]:  # noqa: ANN401
         """Mean errors on problems, by name."""
         ...
 

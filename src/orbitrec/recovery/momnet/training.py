@@ -97,10 +97,7 @@ class MomNetTraining:
         """Mean Kam loss and a quarter of the mean relative error of the coefficients, on new problems."""
         problems = self.problems(self.batch, generator).to(device)
         estimate = network(problems.moments)
-        return (
-            self.kam_losses(estimate, problems)
-            + COEFFICIENT_SHARE * volume_errors(estimate, problems)
-        ).mean()
+        return (self.kam_losses(estimate, problems) + COEFFICIENT_SHARE * volume_errors(estimate, problems)).mean()
 
     def kam_losses(self, estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
         """(3.13) of every problem."""
