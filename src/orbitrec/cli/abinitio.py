@@ -77,7 +77,7 @@ def abinitio(
     kind = StartKind(start.value)
     matched = kind.at_most(matched)
     if matched + starts == 0:
-        raise InputError("without matched and random starts there is nothing to start from; ask for at least one")
+        raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
     group = PointGroup.named(symmetry)
     with shared_run(output, given, resume) as (run, checkpoints):
         stack = ParticleStack.open(
