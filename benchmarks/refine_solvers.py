@@ -1,6 +1,8 @@
 """`orbitrec refine` by each of its solvers, from the truth seen at a low resolution: the evidence for its default.
 
-OMP_NUM_THREADS=1 python benchmarks/refine_solvers.py particles.star truth.mrc
+Each solver runs in a process of its own, whose processor seconds are told.
+
+    OMP_NUM_THREADS=1 python benchmarks/refine_solvers.py particles.star truth.mrc
 """
 
 import argparse
