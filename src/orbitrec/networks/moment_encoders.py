@@ -31,7 +31,8 @@ def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> Non
     bound = layer.weight[0].numel() ** -0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
-        layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
 
 
 class CartesianMomentEncoder(nn.Module):
