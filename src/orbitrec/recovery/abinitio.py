@@ -20,10 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.evaluation.alignment import align
-from orbitrec.inference.likelihood import Statistics
+from orbitrec.inference.likelihood import Statistics, expectation
 from orbitrec.recovery.journal import Journal, restored
 from orbitrec.recovery.preparation import ParticleModes
-from orbitrec.recovery.ranks import added_up, count, rank
+from orbitrec.recovery.ranks import FEWEST, shards, summed_statistics
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import Start, random_starts
 from orbitrec.recovery.sweep import NO_SHIFT, ParticleState, sweep
@@ -144,9 +144,13 @@ def _unshifted(
     data: ParticleModes, level: SearchLevel, model: Model, centres: Float[Tensor, "N 2"], rows: Int[Tensor, "b"]
 ) -> Statistics:
     """The E-step without shifts, of the particles ``rows`` of all processes."""
-    own = rows[rank() :: count()]
-    observed = data.observations(own, level.grid, centres[own], NO_SHIFT, torch.zeros(1))
-    return added_up(level.expectation(model, observed)[0])
+    bank = level.bank(model)
+
+    def statistics(own: Int[Tensor, "b"]) -> Statistics:
+        observed = data.observations(own, level.grid, centres[own], NO_SHIFT, torch.zeros(1))
+        return expectation(observed, bank)[0]
+
+    return summed_statistics(shards(rows, FEWEST), statistics)
 
 
 def random_batches(

@@ -12,7 +12,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.moments import MomentAccumulator
 from orbitrec.io.particles import ParticleStack
 from orbitrec.recovery.preparation import Progress, estimated_noise
-from orbitrec.recovery.ranks import add_up, share
+from orbitrec.recovery.ranks import shards, summed
 
 LEAST_CTF = 0.1
 """What was multiplied by less than this is not divided by less."""
@@ -56,15 +56,19 @@ def accumulate_moments(
     nodes = grid.nodes * scale
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
     filters = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial(nodes, pixel)
-    total = MomentAccumulator.empty(grid)
-    for rows in share(torch.arange(len(stack)).split(chunk)):
-        transform = centred_fft(stack.images(rows)) * noise.at_rows(rows, frequency).rsqrt().to(torch.float32)
-        images = centred_ifft(fourier_crop(_unmultiplied(stack, rows, transform), small)).real
-        ctfs = filters[index[rows]] * noise.at_rows(rows, nodes).rsqrt()
-        total.update(grid.from_images(images), ctfs.to(torch.float32))
-        progress(len(rows))
-    add_up(*total.sums().values())
-    return total
+
+    def sums(chunks: tuple[Tensor, ...]) -> list[Tensor]:
+        total = MomentAccumulator.empty(grid)
+        for rows in chunks:
+            transform = centred_fft(stack.images(rows)) * noise.at_rows(rows, frequency).rsqrt().to(torch.float32)
+            images = centred_ifft(fourier_crop(_unmultiplied(stack, rows, transform), small)).real
+            ctfs = filters[index[rows]] * noise.at_rows(rows, nodes).rsqrt()
+            total.update(grid.from_images(images), ctfs.to(torch.float32))
+            progress(len(rows))
+        return list(total.sums().values())
+
+    parts = shards(torch.arange(len(stack)).split(chunk))
+    return MomentAccumulator(grid, *summed(parts, sums))
 
 
 def _unmultiplied(stack: ParticleStack, rows: Int[Tensor, "b"], transform: Complex[Tensor, "b n n"]) -> Tensor:

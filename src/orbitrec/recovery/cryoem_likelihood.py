@@ -8,7 +8,7 @@ polar, or Cartesian as printed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -18,7 +18,7 @@ from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.inference.likelihood import Observations, Statistics, expectation
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle, Projector
-from orbitrec.recovery.ranks import added_up, count, rank
+from orbitrec.recovery.ranks import FEWEST, shards, summed_statistics
 
 DENSE = 200
 """Largest basis whose M-step is solved by a dense matrix; conjugate gradients beyond."""
@@ -62,13 +62,15 @@ class CryoEMLikelihood:
         """The E-step's sums over the images ``index``; all of them if None."""
         rows = torch.arange(self.count) if index is None else index
         bank = self.bank(w)
-        total = None
-        for part in rows[rank() :: count()].split(self.batch):
-            own = None if self.candidates is None else self.candidates[part]
-            found, _ = expectation(self.observe(part), bank, candidates=own)
-            total = found if total is None else total.merge(found)
-        assert total is not None
-        return added_up(total)
+
+        def part_of(own: Int[Tensor, "b"]) -> Statistics:
+            listed = None if self.candidates is None else self.candidates[own]
+            return expectation(self.observe(own), bank, candidates=listed)[0]
+
+        def sums(shard: Int[Tensor, "b"]) -> Statistics:
+            return reduce(Statistics.merge, map(part_of, shard.split(self.batch)))
+
+        return summed_statistics(shards(rows, FEWEST), sums)
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``C w`` in the precision of the observations."""

@@ -17,7 +17,7 @@ from torch.nn.functional import grid_sample, pad
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
 from orbitrec.recovery.preparation import ParticleModes, Progress
-from orbitrec.recovery.ranks import add_up, share
+from orbitrec.recovery.ranks import fill_in, share
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
 OVERSAMPLING = 3
@@ -96,7 +96,7 @@ def refine_poses(
         for whole, part in zip(vars(found).values(), vars(climbed).values(), strict=True):
             whole[rows] = part
         progress(len(rows))
-    add_up(found.rotations, found.shifts_px, found.log_likelihood)
+    fill_in(found.rotations, found.shifts_px, found.log_likelihood)
     return found
 
 

@@ -1,14 +1,15 @@
-"""Work split over the processes that ``torchrun`` starts: each takes a share of the particles, and all know the sums.
+"""Work split over the processes that ``torchrun`` starts, with the result that one process has, bit by bit.
 
-Alone, every function leaves what it is given as it is. Every process holds the same model, draws the same random
-numbers and makes the same steps; only passes over particles are shared. Sums over processes are those of one up to
-rounding.
+Every process holds the same model, draws the same random numbers and makes the same steps; only passes over particles
+are shared. Sums round by how they are grouped, so a pass is cut into shards that do not depend on the number of
+processes, and the shards' sums are added in the order of the shards, whichever process has computed them. Alone, a
+process does exactly the same.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -16,9 +17,16 @@ import torch.distributed as dist
 from jaxtyping import Num
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.inference.likelihood import Statistics
 
 T = TypeVar("T")
+Rows = TypeVar("Rows", Tensor, tuple[Tensor, ...])
+
+SHARDS = 8
+"""Into which a pass is cut: as many processes can share it."""
+FEWEST = 25
+"""Images in a shard of a small batch: fewer would make its matrix products slow, however many processes there are."""
 
 
 def rank() -> int:
@@ -33,10 +41,20 @@ def count() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """The other processes, where ``torchrun`` has started some: by gloo, for the work is done by processors."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """The other processes, where ``torchrun`` has started some: by gloo, for the work is done by processors.
+
+    Raises:
+        InputError: if there are more of them than shards.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
         yield
         return
+    if processes > SHARDS:
+        raise InputError(
+            f"{processes} processes are more than the {SHARDS} that can share the work; start fewer and give each "
+            "more threads (OMP_NUM_THREADS)"
+        )
     dist.init_process_group("gloo")
     yield
     # Not after an error, which the others do not know of: torchrun ends them.
@@ -44,27 +62,59 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def shards(rows: Rows, fewest: int = 1) -> list[Rows]:
+    """A pass over ``rows``, or over chunks of them, in at most :data:`SHARDS` parts of nearly the same size.
+
+    ``fewest``: rows in a part, where there are so many.
+    """
+    number = max(1, min(SHARDS, len(rows) // fewest))
+    edges = [len(rows) * i // number for i in range(number + 1)]
+    return [rows[a:b] for a, b in pairwise(edges)]
+
+
+def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Tensor]:
+    """The sum over all ``parts`` of the new tensors that ``sums`` makes of one; each process computes some of them.
+
+    No process ever holds more than its own, one that it is told, and the total.
+    """
+    total: list[Tensor] = []
+    for begun in range(0, len(parts), count()):
+        turn = parts[begun : begun + count()]
+        own = [each.contiguous() for each in sums(turn[rank()])] if rank() < len(turn) else []
+        like = own or total
+        if begun == 0 and len(turn) < count():  # a process without a part has not seen its shape
+            like = from_first(lambda own=own: own)
+        for by in range(len(turn)):
+            part = own if by == rank() else [torch.empty_like(each) for each in like]
+            if count() > 1:
+                for each in part:
+                    dist.broadcast(each.view(-1).view(torch.uint8), by)
+            total = [a.add_(b) for a, b in zip(total, part, strict=True)] if total else part
+    return total
+
+
+def summed_statistics(parts: Sequence[T], statistics: Callable[[T], Statistics]) -> Statistics:
+    """The statistics of all ``parts``' observations."""
+    def sums(part: T) -> list[Tensor]:
+        own = statistics(part)
+        scalars = torch.tensor([own.log_likelihood, own.count], dtype=torch.float64)
+        return [own.first, own.second, own.occupancy, scalars]
+
+    first, second, occupancy, scalars = summed(parts, sums)
+    log_likelihood, observations = scalars.tolist()
+    return Statistics(first, second, occupancy, log_likelihood, observations)
+
+
 def share(parts: Sequence[T]) -> Sequence[T]:
-    """Every so manieth of ``parts``, such as chunks of particles, for this process."""
+    """Every so manieth of ``parts``, for this process, where particles are seen one by one and nothing is added."""
     return parts[rank() :: count()]
 
 
-def add_up(*sums: Num[Tensor, "..."]) -> None:
-    """Replace every tensor by its sum over the processes; entries that one of them alone has filled are exact."""
-    if count() == 1:
-        return
-    for each in sums:
-        dist.all_reduce(torch.view_as_real(each) if each.is_complex() else each)
-
-
-def added_up(own: Statistics) -> Statistics:
-    """Statistics of all processes' observations."""
-    if count() == 1:
-        return own
-    scalars = torch.tensor([own.log_likelihood, own.count], dtype=torch.float64)
-    sums = {part.name: getattr(own, part.name).contiguous() for part in fields(Statistics)[:3]}
-    add_up(scalars, *sums.values())
-    return replace(own, **sums, log_likelihood=float(scalars[0]), count=float(scalars[1]))
+def fill_in(*results: Num[Tensor, "N ..."]) -> None:
+    """Exchange entries that one process has found and the others have left at zero: bits are added, not numbers."""
+    if count() > 1:
+        for each in results:
+            dist.all_reduce(each.view(torch.int32))
 
 
 def from_first(compute: Callable[[], T]) -> T:

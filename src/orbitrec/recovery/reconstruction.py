@@ -20,7 +20,7 @@ from orbitrec.inference.least_squares import solve_symmetric
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
 from orbitrec.recovery.preparation import PIXELS_AT_ONCE, Progress
-from orbitrec.recovery.ranks import add_up, share
+from orbitrec.recovery.ranks import shards, summed
 from orbitrec.volumes.voxel import VoxelVolume
 
 TOLERANCE = 1e-4
@@ -94,14 +94,18 @@ def half_map(
         progress: called with the number of images done.
     """
     n = min(stack.n, LARGEST_BOX)
-    normal = _NormalEquations.empty(n)
-    for part in share(rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2))):
-        for turn in [None] if group is None else group:
-            turned = rotations[part] if turn is None else turn @ rotations[part]
-            normal.add(stack, noise, part, turned, shifts_px[part])
-        progress(len(part))
-    add_up(normal.right, normal.kernel)
-    return normal.solve()
+
+    def sums(chunks: tuple[Tensor, ...]) -> list[Tensor]:
+        normal = _NormalEquations.empty(n)
+        for part in chunks:
+            for turn in [None] if group is None else group:
+                turned = rotations[part] if turn is None else turn @ rotations[part]
+                normal.add(stack, noise, part, turned, shifts_px[part])
+            progress(len(part))
+        return [normal.right, normal.kernel]
+
+    chunks = rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2))
+    return _NormalEquations(*summed(shards(chunks), sums)).solve()
 
 
 def combined(

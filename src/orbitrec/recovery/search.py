@@ -86,14 +86,17 @@ class SearchLevel:
         n = 2 * math.ceil(1.3 * scaled.radius + 1)
         return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
 
+    def bank(self, model: Model) -> TemplateBank:
+        """The model's templates and density of views as the E-step wants them; in-plane angles are uniform."""
+        log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
+        templates = self.projector.templates(model.coefficients)
+        return TemplateBank(templates, log_density.contiguous(), self.circle, antipodal=True)
+
     def expectation(
         self, model: Model, observed: Observations, candidates: Int[Tensor, "b c"] | None = None
     ) -> tuple[Statistics, Assignment]:
-        """E-step under ``model``; in-plane angles are uniform."""
-        log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
-        templates = self.projector.templates(model.coefficients)
-        bank = TemplateBank(templates, log_density.contiguous(), self.circle, antipodal=True)
-        return expectation(observed, bank, candidates=candidates)
+        """E-step under ``model``."""
+        return expectation(observed, self.bank(model), candidates=candidates)
 
     def maximisation(self, model: Model, statistics: Statistics) -> Model:
         """M-step: the regularised least-squares volume and the view density.

@@ -7,7 +7,7 @@ to the directions near those that posterior favoured, and to shifts around the p
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.rotations import direction_frames, in_plane
-from orbitrec.inference.likelihood import Assignment, Statistics
+from orbitrec.inference.likelihood import Assignment, Statistics, expectation
+from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.recovery.centring import shift_grid
 from orbitrec.recovery.preparation import ParticleModes
-from orbitrec.recovery.ranks import add_up, added_up, count, rank
+from orbitrec.recovery.ranks import FEWEST, fill_in, shards, summed_statistics
 from orbitrec.recovery.search import Model, SearchLevel
 
 Report = Callable[[SearchLevel, Model, float, int], None]
@@ -77,18 +78,17 @@ class _Found:
     shifts_px: Float[Tensor, "N 2"]
     directions: Float[Tensor, "N d"]
     centres: Float[Tensor, "N 2"]
-    spread: float = 0.0
+    variance: Float[Tensor, "N"]
 
     @classmethod
     def nothing(cls, count: int, directions: int) -> "_Found":
         poses = torch.zeros(count, 3, 3, dtype=torch.float64), torch.zeros(count, 2, dtype=torch.float64)
-        return cls(*poses, torch.zeros(count, directions), torch.zeros(count, 2, dtype=torch.float64))
+        spread = torch.zeros(count, 2, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+        return cls(*poses, torch.zeros(count, directions), *spread)
 
     def exchange(self) -> None:
         """Fill in what other processes have found."""
-        spread = torch.tensor(self.spread, dtype=torch.float64)
-        add_up(self.rotations, self.shifts_px, self.directions, self.centres, spread)
-        self.spread = float(spread)
+        fill_in(self.rotations, self.shifts_px, self.directions, self.centres, self.variance)
 
     def record(
         self,
@@ -107,7 +107,7 @@ class _Found:
         weight = assigned.shift.double()[..., None]
         mean = (weight * displaced).sum(1)
         self.centres[rows] = mean
-        self.spread += float((weight * (displaced - mean[:, None]).square()).sum() / 2)
+        self.variance[rows] = (weight * (displaced - mean[:, None]).square()).sum((1, 2)) / 2
 
 
 def sweep(
@@ -136,16 +136,20 @@ def sweep(
     found = _Found.nothing(len(data), len(level.directions))
     shifts, log_shift = shift_search(level, particles)
     nearest = candidate_directions(level, particles, candidates)
-    for rows in order.split(min(batch, math.ceil(len(data) / 5))):
+
+    def look(bank: TemplateBank, shard: Int[Tensor, "b"]) -> Statistics:
         parts = []
-        for part in rows[rank() :: count()].split(images_at_once(level, len(shifts))):
+        for part in shard.split(images_at_once(level, len(shifts))):
             own, centres = nearest[part], particles.centres[part]
             observed = data.observations(part, level.grid, centres, shifts, log_shift)
             narrowed = own if own.shape[1] < len(level.directions) else None
-            statistics, assigned = level.expectation(climbing.model, observed, narrowed)
+            statistics, assigned = expectation(observed, bank, candidates=narrowed)
             found.record(part, assigned, level, own, centres[:, None] + shifts)
             parts.append(statistics)
-        total = added_up(reduce(Statistics.merge, parts))
+        return reduce(Statistics.merge, parts)
+
+    for rows in order.split(min(batch, math.ceil(len(data) / 5))):
+        total = summed_statistics(shards(rows, FEWEST), partial(look, level.bank(climbing.model)))
         climbing.step(level, total, 1 - len(rows) / len(data))
         likelihood = total.log_likelihood / len(rows)
         report(level, climbing.model, likelihood, len(rows))
@@ -153,7 +157,7 @@ def sweep(
     particles.centres = found.centres
     # The lattice of shifts cannot tell less than its own spacing, nor should the next search be narrower than it.
     if len(shifts) > 1:
-        particles.residual_px = max((found.spread / len(data)) ** 0.5, 0.4 / float(level.grid.nodes[-1]))
+        particles.residual_px = max(float(found.variance.mean()) ** 0.5, 0.4 / float(level.grid.nodes[-1]))
     particles.directions = found.directions @ level.directional_kernel(level).mT
     return found.rotations, found.shifts_px
 
