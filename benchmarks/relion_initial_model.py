@@ -178,6 +178,8 @@ def draw(programs: list[Program], path: Path) -> None:
     for program, colour in zip(programs, (BLUE, ORANGE), strict=True):
         axes.plot(*zip(*program.curve, strict=True), "o-", color=colour, markersize=3, label=program.name)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     label_axes(axes, "wall time, s", "FSC 0.5 with the truth, Å (lower is better)")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
