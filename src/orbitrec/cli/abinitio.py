@@ -143,6 +143,7 @@ def print_summary(folder: Path, summary: dict, name: str) -> None:
     rows = {
         "particles": f"{summary['particles']} of {summary['box_px']} px, {summary['pixel_size_A']:g} Å per pixel",
         "search": f"to {summary['search_resolution_A']:.1f} Å in a ball of {summary['diameter_A']:.0f} Å",
+        "half-sets": summary["half_sets_from"],
         f"half maps ({summary['half_sets']})": f"FSC 0.143 at {summary['half_maps_fsc0143_A']:.2f} Å, "
         f"{summary['half_maps_unmasked_fsc0143_A']:.2f} Å without a mask",
         "contrast": summary["contrast"],

@@ -69,6 +69,7 @@ def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
         "multiplied_by_ctf": int(stack.premultiplied.sum()),
         "marked_dense_dark": int((table.signs() < 0).sum()),
         "poses": stack.poses() is not None,
+        "half_sets": table.halves() is not None,
         "ignored_columns": table.ignored_columns(),
     }
 

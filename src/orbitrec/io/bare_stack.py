@@ -83,6 +83,9 @@ class BareStack:
     def poses(self) -> None:
         """Not known."""
 
+    def halves(self) -> None:
+        """None."""
+
     def ignored_columns(self) -> list[str]:
         """None."""
         return []

@@ -37,7 +37,8 @@ _ALIGNMENT_FIELDS = {
     "alpha": "<f4", "alpha_min": "<f4", "weight": "<f4", "pose_ess": "<f4", "shift_ess": "<f4",
     "class_posterior": "<f4", "class": "<u4", "class_ess": "<f4",
 }  # fmt: skip
-POSE, SHIFT, SHIFT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
+POSE, SPLIT = "alignments3D/pose", "alignments3D/split"
+SHIFT, SHIFT_PIXEL = "alignments3D/shift", "alignments3D/psize_A"
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +195,11 @@ class CryosparcTable:
         )
         return torch.from_numpy(Rotation.from_rotvec(vectors).as_matrix()), -torch.from_numpy(shifts_A)
 
+    def halves(self) -> Float[np.ndarray, "N"] | None:
+        """``alignments3D/split``, counted from 1; one value for all means that they have not been split."""
+        values = self.numbers(SPLIT)
+        return None if values is None or (values == values[0]).all() else values[:, 0] + 1
+
     def ignored_columns(self) -> list[str]:
         """Fields that change how an image is formed and that orbitrec does not model, where they are not neutral."""
         return [
@@ -217,7 +223,7 @@ class CryosparcTable:
         out[SHIFT] = -shifts_A.detach().cpu().double().numpy() / pixel[:, None]
         out[SHIFT_PIXEL] = pixel
         if halves is not None:
-            out["alignments3D/split"] = halves.cpu().numpy() - 1
+            out[SPLIT] = halves.cpu().numpy() - 1
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, out, allow_pickle=False)
 
@@ -225,7 +231,7 @@ class CryosparcTable:
         """A copy of the records that has every field of an alignment."""
         fields = {f"alignments3D/{name}": kind for name, kind in _ALIGNMENT_FIELDS.items()}
         if POSE in self._names:  # as its own version of cryoSPARC wrote it
-            fields = {name: fields[name] for name in (SHIFT, SHIFT_PIXEL, "alignments3D/split")}
+            fields = {name: fields[name] for name in (SHIFT, SHIFT_PIXEL, SPLIT)}
         added = [(name, kind) for name, kind in fields.items() if name not in self._names]
         out = np.zeros(len(self), dtype=[*_description(self.records.dtype), *added])
         for name in self._names:
@@ -233,8 +239,8 @@ class CryosparcTable:
         for name in ("alpha", "class_posterior", "class_ess"):
             if (f"alignments3D/{name}", "<f4") in added:
                 out[f"alignments3D/{name}"] = 1
-        if ("alignments3D/split", "<u4") in added:
-            out["alignments3D/split"] = np.arange(len(self)) % 2
+        if (SPLIT, "<u4") in added:
+            out[SPLIT] = np.arange(len(self)) % 2
         return out
 
 

@@ -80,6 +80,10 @@ class ParticleTable(Protocol):
         """Rotations, and displacements (x, y) of the content in Å; None where the file has no angles."""
         ...
 
+    def halves(self) -> Float[np.ndarray, "N"] | None:
+        """The half-set of every particle, which should be 1 or 2; None where the file has not split them."""
+        ...
+
     def ignored_columns(self) -> list[str]:
         """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
         ...

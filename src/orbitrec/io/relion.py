@@ -227,6 +227,10 @@ class RelionTable:
         present = [value for value in values if value is not None]
         return np.stack(present, axis=1) if len(present) == len(values) else None
 
+    def halves(self) -> Float[np.ndarray, "N"] | None:
+        """``rlnRandomSubset``."""
+        return self.numbers("rlnRandomSubset")
+
     def ignored_columns(self) -> list[str]:
         """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
         found = []

@@ -3,16 +3,18 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import mirrored_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
 from orbitrec.recovery.abinitio import AbInitio, Selected
 from orbitrec.recovery.doubts import Evidence, doubts
 from orbitrec.recovery.journal import POSE, REBUILD, Journal, Stage
-from orbitrec.recovery.options import Options
+from orbitrec.recovery.options import FEWEST_PARTICLES, Options
 from orbitrec.recovery.poses import Poses, refine_poses
 from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.reconstruction import Reconstruction, alternate_halves, combined, half_map
@@ -60,8 +62,27 @@ class InitialModel:
 
 
 def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
-    """Half-set of every particle, 1 or 2."""
-    return alternate_halves(len(stack))
+    """Half-set of every particle, 1 or 2: as the input has split them, by turns where it has not.
+
+    Raises:
+        InputError: if the input names other sets, or leaves too few particles to one of them.
+    """
+    given, path = stack.table.halves(), stack.table.path
+    if given is None:
+        return alternate_halves(len(stack))
+    bad = ((given != 1) & (given != 2)).nonzero()[0]
+    if len(bad):
+        raise InputError(
+            f"{path}: row {bad[0] + 1} is in half-set {given[bad[0]]:g}, neither 1 nor 2; correct it, or remove the "
+            "column of half-sets to have the particles split anew"
+        )
+    for half in (1, 2):
+        if int((given == half).sum()) < FEWEST_PARTICLES // 2:
+            raise InputError(
+                f"{path} leaves {int((given == half).sum())} of its {len(stack)} particles to half-set "
+                f"{half}, too few for a map; remove the column of half-sets to have the particles split anew"
+            )
+    return torch.from_numpy(given).long()
 
 
 def refined_poses(data: ParticleModes, found: AbInitio, journal: Journal, name: str) -> Poses:

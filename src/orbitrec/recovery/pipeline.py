@@ -56,7 +56,7 @@ def initial_model(
     """
     if len(stack) < FEWEST_PARTICLES:
         raise InputError(f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}")
-    looked = survey(stack)
+    halves, looked = half_sets(stack), survey(stack)
     stack, options = looked.applied(stack), options.completed(looked)
     radius, schedule = options.radius_px(stack), options.bandwidths(stack)
     generator = torch.Generator().manual_seed(options.seed)
@@ -82,7 +82,6 @@ def initial_model(
     journal.lap("march")
     poses = refined_poses(data, found, journal, "poses")
     journal.lap("poses")
-    halves = half_sets(stack)
     rebuilt = rebuilt_map(stack, data.noise, poses, halves, options, journal)
     return Ending(stack, data, looked, options, journal).result(
         poses, halves, rebuilt, selected, symmetry, independent=False

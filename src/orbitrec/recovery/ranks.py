@@ -95,6 +95,7 @@ def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Te
 
 def summed_statistics(parts: Sequence[T], statistics: Callable[[T], Statistics]) -> Statistics:
     """The statistics of all ``parts``' observations."""
+
     def sums(part: T) -> list[Tensor]:
         own = statistics(part)
         scalars = torch.tensor([own.log_likelihood, own.count], dtype=torch.float64)

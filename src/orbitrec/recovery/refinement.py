@@ -81,7 +81,7 @@ def refine(
     """
     if len(stack) < FEWEST_PARTICLES:
         raise InputError(f"{len(stack)} particles are too few to refine on; give at least {FEWEST_PARTICLES}")
-    looked = survey(stack)
+    halves, looked = half_sets(stack), survey(stack)
     stack, options = looked.applied(stack), options.completed(looked)
     radius, bandwidths = options.radius_px(stack), options.bandwidths(stack).march
     rounds = len(bandwidths) * (refinement.passes + 1) + 1
@@ -97,7 +97,7 @@ def refine(
     level = SearchLevel.at(data.grid, radius, bandwidths[0])
     start = _scaled(data, level, _fitted(level, initial), particles.centres)
     level, start, symmetry = symmetrised(level, start, options.group)
-    halves, found, poses = half_sets(stack), [], []
+    found, poses = [], []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
         part = replace(data, modes=data.modes[rows], filter_index=data.filter_index[rows])

@@ -45,6 +45,7 @@ def assumed_facts(summary: Mapping[str, Any]) -> Facts:
         "symmetry": _symmetry(summary),
         "search for poses": f"to {summary['search_resolution_A']:.1f} Å",
         "shifts": f"found to spread by {summary['shift_spread_px'] * summary['pixel_size_A']:.1f} Å in x and in y",
+        "half-sets": summary.get("half_sets_from", "every other particle"),
         "noise": "its spectrum taken from the corners of the images",
         "seed": f"{summary['seed']}; with {summary['threads']} thread(s) on this machine it gives this map again",
     }

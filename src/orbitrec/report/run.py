@@ -116,6 +116,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "diameter_A": 2 * result.radius_px * pixel,
         "search_resolution_A": result.search_resolution_A,
         "half_sets": "independent" if result.independent else "of one reference: an upper bound",
+        "half_sets_from": "every other particle" if stack.table.halves() is None else "the input's own",
         "half_maps_fsc0143_A": result.reconstruction.masked.corrected.cutoff_A(0.143, pixel),
         "half_maps_unmasked_fsc0143_A": result.reconstruction.masked.unmasked.cutoff_A(0.143, pixel),
         "shift_spread_px": result.shift_spread_px,
