@@ -56,6 +56,30 @@ def test_chains_have_bonds_of_one_length_and_atoms_apart():
     assert (apart.amin((1, 2)) > 0.84 * float(bonds[0, 0])).float().mean() > 0.5
 
 
+def test_proteins_lie_in_their_principal_axes():
+    """The second moments of the atoms' density along x, y, z rise; the atoms' own weights make it so exactly."""
+    weights = torch.rand(30, 20, generator=seeded(4), dtype=torch.float64) + 0.5
+    centres, _ = ProteinLaw(offset=0.0)._centres(torch.arange(30) % 2 == 0, weights, seeded(5))
+    assert torch.einsum("na,nax->nx", weights, centres).abs().max() < 1e-9
+    moments = torch.einsum("na,nax,nay->nxy", weights, centres, centres)
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    assert (moments - torch.diag_embed(diagonal)).abs().max() < 1e-9 * diagonal.max()
+    assert (diagonal.diff(dim=1) >= 0).all()
+
+
+def test_rods_are_thin():
+    """Their longest axis is far longer than a globule's beside the shortest."""
+
+    def ratio(rods):
+        law = ProteinLaw(rods=rods, elongations=(1.0, 1.0), offset=0.0)
+        weights = torch.ones(100, 20, dtype=torch.float64)
+        centres, _ = law._centres(torch.full((100,), rods > 0), weights, seeded(6))
+        spread = centres.square().sum(1)
+        return float((spread[:, 2] / spread[:, 0]).median())
+
+    assert ratio(1.0) > 4 * ratio(0.0)
+
+
 def test_plain_proteins_are_positive():
     basis = SphericalBesselBasis(4.7, 2.5)
     coefficients = PLAIN.draw(5, basis, seeded())
@@ -71,6 +95,7 @@ def test_views_are_mixtures_of_the_five_fixed_means():
 
 @pytest.mark.parametrize(
     "law", [lambda: ProteinLaw(atoms=1), lambda: ProteinLaw(extents=(0.9, 1.1)), lambda: ProteinLaw(widths=(0.5, 0.2)),
+            lambda: ProteinLaw(rods=1.5),
             lambda: ViewLaw(weights=(0.0, 1.0))]
 )  # fmt: skip
 def test_bad_laws(law):

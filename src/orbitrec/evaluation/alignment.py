@@ -59,6 +59,15 @@ class Alignment:
         """
         return _moved(volume, self.rotation @ _mirror(self.mirrored), self.shift_px, volume.shape[0])
 
+    def turned(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d 3"]:
+        """Viewing directions of the moving map as directions of the aligned one.
+
+        A map reflected in the origin has the same views, each turned by 180° in its plane, so a mirrored map's
+        directions go with the reflection's negative.
+        """
+        matrix = (self.rotation @ _mirror(self.mirrored)).to(directions)
+        return directions @ (-matrix if self.mirrored else matrix).mT
+
 
 def align(
     moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand: bool = True, search: bool = True

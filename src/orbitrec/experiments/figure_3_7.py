@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from orbitrec.experiments.table_3_1 import compact_map, exact_moments, reconstruction, resolution_A, slices
+from orbitrec.experiments.table_3_1 import aligned, compact_map, exact_moments, reconstruction, slices
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
@@ -59,7 +59,7 @@ def runs(path: Path, iterations: int, listen: Callable[[], None] = lambda: None)
     for way, run in ways.items():
         for kind, net in {"trained": trained, "untrained": untrained}.items():
             curve, estimate = run(matching, net, iterations)
-            found.append(Run(f"{way}, {kind}", *curve, resolution_A(setting, estimate, truth, voxel_A)))
+            found.append(Run(f"{way}, {kind}", *curve, aligned(setting, estimate, truth, voxel_A).fsc05_A))
             listen()
     return found
 

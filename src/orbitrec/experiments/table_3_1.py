@@ -31,6 +31,8 @@ from orbitrec.networks.momnet import Estimate, MomNet, Setting
 from orbitrec.networks.shipped import load_momnet, load_recipe
 from orbitrec.recovery.momnet.reconstruction import Reconstruction
 from orbitrec.recovery.momnet.training import MomNetTraining
+from orbitrec.report.sphere import draw_sphere
+from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -70,6 +72,27 @@ class MapRow:
     matched_fsc05_A: float
 
 
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A true map, its views on the design of the true moments, and the spread of shifts in the setting's pixels."""
+
+    name: str
+    index: int
+    truth: Float[Tensor, "n n n"]
+    voxel_A: float
+    density: Float[Tensor, "d"]
+    shift_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A row with what its pictures show: truth and aligned reconstructions, true and estimated views."""
+
+    row: MapRow
+    volumes: dict[str, Float[Tensor, "n n n"]]
+    views: dict[str, tuple[Float[Tensor, "d 3"], Float[Tensor, "d"]]]
+
+
 def compact_map(path: Path) -> tuple[Float[Tensor, "n n n"], float]:
     """A map of norm 1, its centre of energy at the origin, inside a soft sphere of 0.31 boxes; and its voxel in Å.
 
@@ -90,7 +113,7 @@ def families(samples: int, listen: Callable[[int], None] = lambda done: None) ->
     ``listen`` hears how many more are done.
     """
     wide = _training()
-    laws = {"20 Gaussian atoms": replace(wide, proteins=PLAIN), "and stretched, filtered": wide}
+    laws = {"20 Gaussian atoms": replace(wide, proteins=PLAIN), "and rods, stretched, filtered": wide}
     return [_family(name, training, samples, listen) for name, training in laws.items()]
 
 
@@ -108,13 +131,13 @@ def _family(name: str, training: MomNetTraining, samples: int, listen: Callable[
 
 def maps(
     paths: list[Path], problems: int, iterations: int, listen: Callable[[MapRow], None] = lambda row: None
-) -> list[MapRow]:
-    """Rows of every map for so many densities and shifts, matched for so many iterations.
+) -> list[Case]:
+    """Cases of every map for so many densities and shifts, matched for so many iterations.
 
     Raises:
         InputError: if a map cannot be read.
     """
-    net, rows = load_momnet(), []
+    net, cases = load_momnet(), []
     mean = _mean_volume(net.setting)
     for path in paths:
         truth, voxel_A = compact_map(path)
@@ -122,10 +145,12 @@ def maps(
         generator = torch.Generator().manual_seed(1)
         for index, views in enumerate(ViewLaw().draw(problems, generator)):
             shift = float(torch.rand(1, generator=generator)) * net.setting.largest_shift_px
-            target = exact_moments(net.setting, templates, views.density(spherical_design(_DESIGN)), shift)
-            rows.append(_row(net, path.stem, index, target, shift, truth, voxel_A, mean, iterations))
-            listen(rows[-1])
-    return rows
+            problem = Problem(path.stem, index, truth, voxel_A, views.density(spherical_design(_DESIGN)), shift)
+            cases.append(
+                _case(net, problem, exact_moments(net.setting, templates, problem.density, shift), mean, iterations)
+            )
+            listen(cases[-1].row)
+    return cases
 
 
 def slices(setting: Setting, volume: Volume, n: int) -> Complex[Tensor, "d m k"]:
@@ -149,33 +174,44 @@ def reconstruction(setting: Setting, target: Moments) -> Reconstruction:
     return Reconstruction(target, projector, setting.density_degree, setting.largest_shift_px)
 
 
-def resolution_A(setting: Setting, estimate: Estimate, truth: Float[Tensor, "n n n"], voxel_A: float) -> float:
-    """FSC 0.5 of an estimate, a batch of one, against the true map, once aligned."""
-    n = len(truth)
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """An estimate's volume moved onto the truth, its FSC 0.5 in Å, and its views as directions of the moved volume."""
+
+    volume: Float[Tensor, "n n n"]
+    fsc05_A: float
+    views: tuple[Float[Tensor, "d 3"], Float[Tensor, "d"]]
+
+
+def aligned(setting: Setting, estimate: Estimate, truth: Float[Tensor, "n n n"], voxel_A: float) -> Aligned:
+    """An estimate, a batch of one, beside the true map; the hand is free, as moments do not know it."""
+    n, directions = len(truth), spherical_design(_DESIGN)
     found = setting.volume(estimate.coefficients[0], RADIUS_SHARE * n).to_grid(n)
-    return fourier_shell_correlation(align(found, truth).apply(found), truth).cutoff_A(0.5, voxel_A)
+    alignment = align(found, truth)
+    moved = alignment.apply(found)
+    resolution_A = fourier_shell_correlation(moved, truth).cutoff_A(0.5, voxel_A)
+    density = estimate.density(setting.harmonics(directions))[0]
+    return Aligned(moved, resolution_A, (alignment.turned(directions), density))
 
 
-def _row(
-    net: MomNet,
-    name: str,
-    problem: int,
-    target: Moments,
-    shift: float,
-    truth: Float[Tensor, "n n n"],
-    voxel_A: float,
-    mean: Estimate,
-    iterations: int,
-) -> MapRow:
+def _case(net: MomNet, problem: Problem, target: Moments, mean: Estimate, iterations: int) -> Case:
     matching = reconstruction(net.setting, target)
     with torch.no_grad():
         estimate = net(target).double()
         loss = float(matching.loss(estimate))
     matched = matching.matched(estimate, iterations)
-    resolutions = [resolution_A(net.setting, e, truth, voxel_A) for e in (estimate, mean, matched)]
-    return MapRow(
-        name, problem, shift, loss, float(estimate.shift_px), resolutions[0], resolutions[1],
-        float(matching.loss(matched)), resolutions[2],
+    known = problem.truth, problem.voxel_A
+    alone, average, after = (aligned(net.setting, e, *known) for e in (estimate, mean, matched))
+    row = MapRow(
+        problem.name, problem.index, problem.shift_px, loss, float(estimate.shift_px), alone.fsc05_A, average.fsc05_A,
+        float(matching.loss(matched)), after.fsc05_A,
+    )  # fmt: skip
+    true_views = spherical_design(_DESIGN), problem.density
+    return Case(
+        row,
+        {"truth": problem.truth, f"encoder, {alone.fsc05_A:.0f} Å": alone.volume,
+         f"matched, {after.fsc05_A:.0f} Å": after.volume},
+        {"truth": true_views, "encoder": alone.views, "matched": after.views},
     )  # fmt: skip
 
 
@@ -190,23 +226,27 @@ def _mean_volume(setting: Setting) -> Estimate:
     return Estimate(mean, mean.new_zeros(1, (setting.density_degree + 1) ** 2 - 1), mean.new_zeros(1)).double()
 
 
-def write_results(run: RunFolder, tested: list[FamilyRow], rows: list[MapRow]) -> None:
-    """table.json and table.csv."""
-    write_json(run.file("table.json"), as_json(tested, rows))
-    write_csv(run.file("table.csv"), [asdict(row) for row in rows])
+def write_results(run: RunFolder, tested: list[FamilyRow], cases: list[Case]) -> None:
+    """table.json, table.csv, and of every map's first problem the volumes (Figures 3.3, 3.4) and the views."""
+    write_json(run.file("table.json"), as_json(tested, cases))
+    write_csv(run.file("table.csv"), [asdict(case.row) for case in cases])
+    for case in cases:
+        if case.row.problem == 0:
+            draw_volumes(run.file(f"volumes-{case.row.map}.png"), case.volumes, case.row.map)
+            draw_sphere(run.file(f"views-{case.row.map}.png"), case.views, f"{case.row.map}: density of views")
 
 
-def as_json(tested: list[FamilyRow], rows: list[MapRow]) -> dict[str, object]:
+def as_json(tested: list[FamilyRow], cases: list[Case]) -> dict[str, object]:
     """The rows and the printed figures."""
     return {
         "table": "3.1",
         "families": [asdict(row) for row in tested],
-        "rows": [asdict(row) for row in rows],
+        "rows": [asdict(case.row) for case in cases],
         "thesis": PRINTED,
     }
 
 
-def as_text(tested: list[FamilyRow], rows: list[MapRow]) -> Group:
+def as_text(tested: list[FamilyRow], cases: list[Case]) -> Group:
     """The rows, the printed figures among them."""
     first = Table(title=f"Section 3.4.1: means over {tested[0].samples:,} fresh problems")
     for heading in ("family", "Kam loss (3.13)", "volume error", "|η̂ − η| px"):
@@ -217,6 +257,7 @@ def as_text(tested: list[FamilyRow], rows: list[MapRow]) -> Group:
     second = Table(title="Table 3.1: maps outside the family; shifts in pixels of 15 × 15 images, FSC 0.5 in Å")
     for heading in ("map", "η", "η̂", "Kam loss", "encoder Å", "family's mean Å", "Kam matched", "matched Å"):
         second.add_column(heading, justify="left" if heading == "map" else "right")
+    rows = [case.row for case in cases]
     for name in dict.fromkeys(row.map for row in rows):
         printed = next((PRINTED[key] for key in ("0409", "25892") if key in name), None)
         if isinstance(printed, tuple):

@@ -8,10 +8,11 @@ starts at zero is trained beside either volume (3.11).
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,12 +28,15 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.inference.losses import kam_loss
 from orbitrec.inference.moment_noise import sampled_moments
 from orbitrec.inference.moments import Moments, shifted_uniform_moments, uniform_moments
+from orbitrec.io.checkpoints import Checkpoints, Record
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.networks.momnet import Estimate, MomNet
 from orbitrec.networks.shipped import load_momnet
 from orbitrec.recovery.momnet.reconstruction import Reconstruction
+from orbitrec.report.sphere import draw_sphere
+from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
@@ -60,6 +64,7 @@ class Size:
         count: N.
         sigma: standard deviation of the noise in a pixel, of a volume of norm 1.
         seed: of views and noise.
+        as_seen: moments at the frequencies that MoM-net's encoder sees, and no others.
     """
 
     bandwidth: float = 22.0
@@ -69,9 +74,10 @@ class Size:
     count: int = 5_000_000
     sigma: float = 0.5
     seed: int = 1
+    as_seen: bool = False
 
 
-QUICK = Size(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10)
+QUICK = Size(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10, as_seen=True)
 """The frequencies that 15 × 15 images have, and MoM-net's encoder sees."""
 
 
@@ -98,10 +104,11 @@ class _Particles:
     """The truth, unit norm on 45³ voxels, and what its particles' moments are on any grid."""
 
     truth: Float[Tensor, "n n n"]
+    voxel_A: float
     size: Size
 
     @cached_property
-    def _views(self) -> VonMisesFisherMixture:
+    def views(self) -> VonMisesFisherMixture:
         return VonMisesFisherMixture.random(torch.Generator().manual_seed(self.size.seed), 8)
 
     def moments(self, grid: PolarGrid, shift_px: float) -> tuple[Moments, Moments]:
@@ -111,7 +118,7 @@ class _Particles:
         """
         design = spherical_design(min(63, 2 * self.size.view_degree + 5))
         templates = polar_templates(VoxelVolume(self.truth), grid, design)
-        density = self._views.density(design)
+        density = self.views.density(design)
         density = density / density.sum()
         generator = torch.Generator().manual_seed(self.size.seed)
         clean = uniform_moments(templates, density, grid)
@@ -124,35 +131,64 @@ class _Particles:
         return _batch(exact), _batch(noisy)
 
 
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A row with what its pictures show: the aligned volume, and its views in the truth's frame."""
+
+    row: Row
+    volume: Float[Tensor, "n n n"]
+    directions: Float[Tensor, "d 3"]
+    density: Float[Tensor, "d"]
+
+    def as_record(self) -> Record:
+        """For a checkpoint."""
+        kept = {"volume": self.volume, "directions": self.directions, "density": self.density}
+        return {"row": asdict(self.row), **kept}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Case":
+        """What :meth:`as_record` made of one."""
+        return cls(Row(**record["row"]), record["volume"], record["directions"], record["density"])
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All cases, and the truth with its views."""
+
+    truth: Float[Tensor, "n n n"]
+    directions: Float[Tensor, "d 3"]
+    density: Float[Tensor, "d"]
+    cases: list[Case]
+
+
 def _batch(moments: Moments) -> Moments:
     return Moments(moments.first[None], moments.second[None], moments.weights)
 
 
-def table(path: Path, size: Size, listen: Callable[[Row], None] = lambda row: None) -> list[Row]:
-    """All rows for the map.
+def table(
+    path: Path, size: Size, listen: Callable[[Row], None] = lambda row: None, checkpoints: Checkpoints | None = None
+) -> Comparison:
+    """All cases for the map; each that is done is kept in ``checkpoints``.
 
     Raises:
-        InputError: if the map cannot be read.
+        InputError: if the map cannot be read, or a checkpoint is broken.
     """
     full, full_voxel_A = compact_map(path)
     truth = VoxelVolume(full).resampled(BOX).grid
-    particles = _Particles(truth / truth.norm(), size)
-    net, rows, radius = load_momnet(), [], RADIUS_SHARE * BOX
-    basis = SphericalBesselBasis(radius, max(size.bandwidth + 1, net.setting.bandwidth) / radius)
-    seen = net.setting.grid_for(BOX, radius)
-    grid = seen if size is QUICK else _grid(size.bandwidth)
-    projector = PolarProjector(basis, grid, spherical_design(size.view_degree), torch.float64)
+    particles = _Particles(truth / truth.norm(), full_voxel_A * len(full) / BOX, size)
+    net, cases, kept = load_momnet(), [], checkpoints or Checkpoints()
     for shift in PRINTED:
-        exact, noisy = particles.moments(grid, shift)
-        with torch.no_grad():
-            start = _carried(net, net(particles.moments(seen, shift)[1]).double(), basis)
         for method, largest in (("MoM-net", LARGEST_SHIFT_PX), ("chapter 2", 0.0)):
-            matching = Reconstruction(noisy, projector, net.setting.density_degree, largest)
-            known = start if largest else replace(start, shift_px=torch.zeros_like(start.shift_px))
-            row = _row(matching, known, particles, full_voxel_A * len(full) / BOX)
-            rows.append(replace(row, method=method, shift_px=shift, noise_loss=float(kam_loss(noisy, exact))))
-            listen(rows[-1])
-    return rows
+            name = f"{method} {shift:g}"
+            record = kept.load(name)
+            if record is None:
+                case = _case(net, particles, shift, largest)
+                case = replace(case, row=replace(case.row, method=method))
+                record = kept.save(name, case.as_record())
+            cases.append(Case.from_record(record))
+            listen(cases[-1].row)
+    directions = spherical_design(size.view_degree)
+    return Comparison(particles.truth, directions, particles.views.density(directions), cases)
 
 
 def _grid(bandwidth: float) -> PolarGrid:
@@ -171,40 +207,69 @@ def _carried(net: MomNet, found: Estimate, basis: SphericalBesselBasis) -> Estim
     return Estimate(w, found.log_density, found.shift_px * (basis.radius / net.setting.radius))
 
 
-def _row(matching: Reconstruction, start: Estimate, particles: _Particles, voxel_A: float) -> Row:
-    size, begun = particles.size, time.process_time()
-    first = float(matching.loss(start).detach())
-    found = start
+def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float) -> Case:
+    size, radius = particles.size, RADIUS_SHARE * BOX
+    basis = SphericalBesselBasis(radius, max(size.bandwidth + 1, net.setting.bandwidth) / radius)
+    seen = net.setting.grid_for(BOX, radius)
+    grid = seen if size.as_seen else _grid(size.bandwidth)
+    projector = PolarProjector(basis, grid, spherical_design(size.view_degree), torch.float64)
+    exact, noisy = particles.moments(grid, shift_px)
+    with torch.no_grad():
+        start = _carried(net, net(particles.moments(seen, shift_px)[1]).double(), basis)
+    if not largest_px:
+        start = replace(start, shift_px=torch.zeros_like(start.shift_px))
+    matching = Reconstruction(noisy, projector, net.setting.density_degree, largest_px)
+    begun, first, found = time.process_time(), float(matching.loss(start).detach()), start
     for _ in range(_ROUNDS):  # each begins with a new metric and a new unit of the loss
         found = matching.matched(found, size.iterations // _ROUNDS)
-    basis = matching.projector.basis
-    volume = SphericalBesselVolume(basis, found.coefficients[0])
+    volume = SphericalBesselVolume(basis, found.coefficients[0].detach())
+    refined = _refined(matching, found, volume, size)
+    row = Row(
+        shift_px, "", first, float(matching.loss(found).detach()), refined, float(kam_loss(noisy, exact)),
+        float(found.shift_px.detach()), 0.0, time.process_time() - begun,
+    )  # fmt: skip
+    return _beside_truth(row, volume.to_grid(BOX), found.density(matching.harmonics)[0].detach(), particles)
+
+
+def _refined(matching: Reconstruction, found: Estimate, volume: SphericalBesselVolume, size: Size) -> float:
+    """Least Kam loss with a FourierNet beside the volume."""
     k_max = float(matching.projector.grid.k_max)
     scale = 0.3 * float(volume.fourier(torch.tensor([[0.0, 0.0, k_max / 3]], dtype=torch.float64)).abs().max())
-    net = FourierNet(basis.radius, torch.Generator().manual_seed(size.seed), scale=scale, k_max=k_max, width=64).zero_()
-    refined = matching.refined(found, net, size.refining)
-    seconds = time.process_time() - begun
-    grid = volume.to_grid(BOX)
-    fsc = fourier_shell_correlation(align(grid, particles.truth).apply(grid), particles.truth)
-    return Row(
-        0.0, "", first, float(matching.loss(found).detach()), refined, 0.0, float(found.shift_px.detach()),
-        fsc.cutoff_A(0.5, voxel_A), seconds,
-    )  # fmt: skip
+    generator = torch.Generator().manual_seed(size.seed)
+    net = FourierNet(volume.basis.radius, generator, scale=scale, k_max=k_max, width=64).zero_()
+    return matching.refined(found, net, size.refining)
 
 
-def write_results(run: RunFolder, rows: list[Row], size: Size) -> None:
-    """table.json and table.csv."""
-    write_json(run.file("table.json"), as_json(rows, size))
-    write_csv(run.file("table.csv"), [asdict(row) for row in rows])
+def _beside_truth(row: Row, grid: Float[Tensor, "n n n"], density: Float[Tensor, "d"], particles: _Particles) -> Case:
+    alignment = align(grid, particles.truth)
+    moved = alignment.apply(grid)
+    resolution_A = fourier_shell_correlation(moved, particles.truth).cutoff_A(0.5, particles.voxel_A)
+    directions = alignment.turned(spherical_design(particles.size.view_degree))
+    return Case(replace(row, fsc05_A=resolution_A), moved, directions, density)
 
 
-def as_json(rows: list[Row], size: Size) -> dict[str, object]:
+def write_results(run: RunFolder, found: Comparison, size: Size) -> None:
+    """table.json, table.csv, and for every spread of shifts volumes (Figures 3.5, 3.6) and views."""
+    write_json(run.file("table.json"), as_json(found, size))
+    write_csv(run.file("table.csv"), [asdict(case.row) for case in found.cases])
+    for shift in PRINTED:
+        cases = [case for case in found.cases if case.row.shift_px == shift]
+        volumes = {f"{case.row.method}, {case.row.fsc05_A:.0f} Å": case.volume for case in cases}
+        views = {case.row.method: (case.directions, case.density) for case in cases}
+        title = f"EMD-0409, η = {shift:g} px"
+        draw_volumes(run.file(f"volumes-{shift:g}-px.png"), {"truth": found.truth, **volumes}, title)
+        true_views = {"truth": (found.directions, found.density)}
+        draw_sphere(run.file(f"views-{shift:g}-px.png"), true_views | views, f"{title}: density of views")
+
+
+def as_json(found: Comparison, size: Size) -> dict[str, object]:
     """The rows, the size and the printed figures."""
     printed = {f"{shift:g}": losses for shift, losses in PRINTED.items()}
-    return {"table": "3.2", "size": asdict(size), "rows": [asdict(row) for row in rows], "thesis": printed}
+    rows = [asdict(case.row) for case in found.cases]
+    return {"table": "3.2", "size": asdict(size), "rows": rows, "thesis": printed}
 
 
-def as_text(rows: list[Row], size: Size) -> Table:
+def as_text(found: Comparison, size: Size) -> Table:
     """The rows, the printed Kam losses beside them."""
     shown = Table(title=f"Table 3.2: Kam loss after reconstruction, moments to bandwidth {size.bandwidth:.1f} of 44")
     columns = (
@@ -221,7 +286,7 @@ def as_text(rows: list[Row], size: Size) -> Table:
     )
     for heading in columns:
         shown.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in rows:
+    for row in (case.row for case in found.cases):
         printed = PRINTED[row.shift_px][row.method != "MoM-net"]
         losses = (printed, row.start_kam_loss, row.kam_loss, row.refined_kam_loss, row.noise_loss)
         cells = [f"{loss:.4f}" for loss in losses]

@@ -5,7 +5,7 @@ same: M¹ is a field of one complex channel on the n × n frequencies, M² one o
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
@@ -42,16 +42,18 @@ class CartesianMomentEncoder(nn.Module):
         n: box size of the images.
         outputs: how many numbers.
         generator: source of the weights.
+        real: look at real parts only: where in-plane angles are uniform, moments have no others.
 
     Raises:
         InputError: at a call, if the moments are of images of another size.
     """
 
-    def __init__(self, n: int, outputs: int, generator: torch.Generator) -> None:
+    def __init__(self, n: int, outputs: int, generator: torch.Generator, *, real: bool = False) -> None:
         super().__init__()
-        self.n = n
-        self.first = nn.Sequential(_periodic(2, 16, 5, generator), _periodic(16, 3, 5, generator))
-        self.second = nn.Sequential(_periodic(2 * n * n, 32, 3, generator), _periodic(32, 3, 5, generator))
+        self.n, self.real = n, real
+        parts = 1 if real else 2
+        self.first = nn.Sequential(_periodic(parts, 16, 5, generator), _periodic(16, 3, 5, generator))
+        self.second = nn.Sequential(_periodic(parts * n * n, 32, 3, generator), _periodic(32, 3, 5, generator))
         self.joined = nn.Sequential(
             _periodic(6, 8, 5, generator),
             nn.Flatten(),
@@ -62,7 +64,7 @@ class CartesianMomentEncoder(nn.Module):
             _full(384, outputs, generator),
         )
 
-    def forward(self, moments: Moments) -> Float[Tensor, "outputs"]:
+    def forward(self, moments: Moments) -> Float[Tensor, "*batch outputs"]:
         """The outputs, from moments brought to unit size.
 
         Raises:
@@ -74,10 +76,13 @@ class CartesianMomentEncoder(nn.Module):
                 f"this encoder is for images of {n} px, the moments have {moments.first.shape[-1]} frequencies; "
                 "make one for that size"
             )
-        first = moments.first.reshape(n * n) / moments.first_norm() * n
-        second = moments.second.reshape(n * n, n * n) / moments.second_norm() * n
-        field = torch.view_as_real(first).mT.reshape(1, 2, n, n)
-        fields = torch.cat([second.real, second.imag], dim=1).mT.reshape(1, 2 * n * n, n, n)
-        dtype = next(self.parameters()).dtype
-        joined = torch.cat([self.first(field.to(dtype)), self.second(fields.to(dtype))], dim=1)
-        return self.joined(joined)[0]
+        batch = moments.first.shape[:-2]
+        first = moments.first / (moments.first_norm()[..., None, None] / n)
+        second = moments.second / (moments.second_norm()[..., None, None, None] / n)
+        fields = self.first(self._channels(first)), self.second(self._channels(second.flatten(-3, -2).mT))
+        return self.joined(torch.cat(fields, dim=1)).reshape(*batch, -1)
+
+    def _channels(self, rows: Complex[Tensor, "*batch c n2"]) -> Float[Tensor, "b channels n n"]:
+        """Fields on the n × n frequencies, real parts and then imaginary ones."""
+        parts = rows.real if self.real else torch.cat([rows.real, rows.imag], dim=-2)
+        return parts.reshape(-1, parts.shape[-2], self.n, self.n).to(next(self.parameters()).dtype)

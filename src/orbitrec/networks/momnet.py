@@ -5,6 +5,7 @@ size: a particle of twice the pixels has the same moments at half the frequencie
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,14 +17,10 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.inference.batched_moments import BatchedMoments
+from orbitrec.inference.losses import kam_loss
 from orbitrec.inference.moments import Moments, bounded_spread
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, real_spherical_harmonics
-
-_TOLERANCE = 1e-5
-"""Of the largest variance of a moment's coordinates, what the compression leaves out."""
-_FLOOR = 3e-4
-"""Of the largest deviation, added to all: what is smaller is noise in practice."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,24 @@ class Setting:
         """What z_ρ are coefficients of: harmonics without the constant, of mean square 1."""
         return real_spherical_harmonics(directions, self.density_degree)[:, 1:] * math.sqrt(4 * math.pi)
 
+    @cached_property
+    def reflections(self) -> Float[Tensor, "eight p"]:
+        """Signs of the coefficients under reflections of x, y and z, in all eight combinations.
+
+        Half of them are turns by 180°, which moments do not see if views turn too; the others are the same for the
+        other hand, which moments do not see either.
+        """
+        degree = (self.basis.lm.double() + 0.5).sqrt().long()
+        order = self.basis.lm - degree * (degree + 1)
+        in_x, in_y, in_z = (order + (order < 0)) % 2, (order < 0).long(), (degree + order) % 2
+        odd = torch.stack([a * in_x + b * in_y + c * in_z for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+        return (1 - 2 * (odd % 2)).float()
+
+    def kam_losses(self, moments: Moments, estimate: "Estimate") -> Float[Tensor, "b"]:
+        """(3.13) of every problem of a batch."""
+        density = estimate.density(self.harmonics(self.directions))
+        return kam_loss(moments, self.moments(estimate.coefficients, density, estimate.shift_px))
+
     def grid_for(self, box: int, radius: float) -> PolarGrid:
         """The grid on which images of another size have the same moments.
 
@@ -112,129 +127,74 @@ class Estimate:
         """The same in float64."""
         return Estimate(self.coefficients.double(), self.log_density.double(), self.shift_px.double())
 
-
-class _Compression(nn.Module):
-    """Moments as a few hundred numbers of unit variance: each block on its leading radial functions.
-
-    Images of a band-limited particle have far fewer degrees of freedom than the grid has nodes. The functions are the
-    eigenvectors of the family's mean second moment; means and deviations of what remains are the family's too.
-    """
-
-    def __init__(self, modes: int, nodes: int, kept: tuple[int, ...]) -> None:
-        super().__init__()
-        self.kept = kept
-        self.register_buffer("functions", torch.zeros(modes, nodes, max(kept)))
-        first = kept[0]
-        size = first + first * (first + 1) // 2 + sum(r * r for r in kept[1:])
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("deviation", torch.ones(size))
-
-    functions: Tensor
-    mean: Tensor
-    deviation: Tensor
-
     @classmethod
-    def of(cls, moments: Moments, tolerance: float) -> "_Compression":
-        """Functions that hold all but ``tolerance`` of the family's largest variance."""
-        values, vectors = torch.linalg.eigh(moments.second.real.mean(0))
-        values, vectors = values.flip(1), vectors.flip(2)
-        kept = tuple(max(1, int((v > tolerance * values.max()).sum())) for v in values)
-        new = cls(len(values), values.shape[1], kept)
-        for m, r in enumerate(kept):
-            new.functions[m, :, :r] = vectors[m, :, :r]
-        numbers = new.raw(moments)
-        deviation = numbers.std(0)
-        new.mean, new.deviation = numbers.mean(0), deviation + _FLOOR * deviation.max()
-        return new
-
-    def raw(self, moments: Moments) -> Float[Tensor, "b f"]:
-        """Numbers before they are brought to unit variance."""
-        parts = [moments.first[:, 0].real @ self.functions[0, :, : self.kept[0]]]
-        blocks = self.functions.mT.to(moments.second.dtype) @ moments.second @ self.functions.to(moments.second.dtype)
-        for m, r in enumerate(self.kept):
-            rows, columns = torch.triu_indices(r, r)
-            block = blocks[:, m, rows, columns]
-            parts.append(block.real)
-            if m > 0:  # mode 0 of real images is real
-                parts.append(block.imag[:, rows != columns])
-        return torch.cat(parts, dim=1)
-
-    def forward(self, moments: Moments) -> Float[Tensor, "b f"]:
-        """Standardised numbers."""
-        return (self.raw(moments) - self.mean) / self.deviation
+    def chosen(cls, among: "list[Estimate]", costs: Float[Tensor, "k b"]) -> "Estimate":
+        """Of every problem the estimate of least cost."""
+        best, each = costs.argmin(0), torch.arange(costs.shape[1])
+        parts = ((e.coefficients, e.log_density, e.shift_px) for e in among)
+        return cls(*(torch.stack(part)[best, each] for part in zip(*parts, strict=True)))
 
 
-class _Residual(nn.Module):
-    """``x + W₂ silu(W₁ norm(x))``."""
+class MomNet(nn.Module, ABC):
+    """What any encoder ξ_θ shares.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, x: Float[Tensor, "b w"]) -> Float[Tensor, "b w"]:
-        return x + self.body(x)
-
-
-class MomNet(nn.Module):
-    """Compressed moments through a residual network of full layers.
-
-    Moments come at any scale and are brought to unit power, so that scaling the volume scales z_v.
+    Moments come at any scale and are brought to unit power, so that scaling the volume scales z_v. Two moments leave a
+    choice, at least that of the hand, and the mean of what they leave explains them badly. So an encoder may make
+    several proposals, and its answer is the one whose own moments are nearest to those it was given.
 
     Args:
         setting: bandwidth, grid, directions.
-        kept: radial functions of each mode that the network sees.
-        width: units of its layers.
-        blocks: residual blocks of two layers.
     """
 
-    def __init__(self, setting: Setting, kept: tuple[int, ...], width: int, blocks: int = 3) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting
-        self.compression = _Compression(setting.max_mode + 1, setting.radial_nodes, kept)
-        p, h = len(setting.basis), (setting.density_degree + 1) ** 2 - 1
-        self.sizes = [p, h, 1]
-        self.register_buffer("scale", torch.ones(p))
-        last = nn.Linear(width, sum(self.sizes))
-        layers = (_Residual(width) for _ in range(blocks))
-        self.body = nn.Sequential(nn.Linear(len(self.compression.mean), width), *layers, nn.LayerNorm(width), last)
+        self.sizes = [len(setting.basis), (setting.density_degree + 1) ** 2 - 1, 1]
+        self.register_buffer("scale", torch.ones(self.sizes[0]))
 
     scale: Tensor
 
-    @classmethod
-    def for_family(cls, setting: Setting, moments: Moments, coefficients: Float[Tensor, "b p"], width: int) -> "MomNet":
-        """An untrained network fit to look at moments like these and to answer with coefficients like these."""
-        power = _power(moments)
-        compression = _Compression.of(_scaled(moments, power), _TOLERANCE)
-        net = cls(setting, compression.kept, width)
-        net.compression = compression
-        net.scale = (coefficients / power.sqrt()[:, None]).square().mean(0).sqrt()
-        return net
+    @abstractmethod
+    def answers(self, moments: Moments) -> Float[Tensor, "b proposals outputs"]:
+        """Coefficients over :attr:`scale`, harmonics of the log density and a free parameter of the spread of shifts.
 
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """Radial functions of each mode that the network sees."""
-        return self.compression.kept
+        Args:
+            moments: a batch of unit power, in the weights' precision.
+        """
+
+    def proposals(self, moments: Moments) -> list[Estimate]:
+        """All answers to a batch of moments on the setting's grid, in the weights' precision."""
+        moments = self._converted(moments)
+        power = power_of(moments)
+        estimates = []
+        for answer in self.answers(scaled(moments, power)).unbind(1):
+            volume, density, shift = answer.split(self.sizes, dim=1)
+            spread = bounded_spread(shift[:, 0], self.setting.largest_shift_px)
+            estimates.append(Estimate(volume * self.scale * power.sqrt()[:, None], density, spread))
+        return estimates
 
     def forward(self, moments: Moments) -> Estimate:
-        """``(z_v, z_ρ, η̂)`` of a batch of moments on the setting's grid, in the weights' precision."""
-        dtype = self.scale.dtype
-        kind = dtype.to_complex()
-        moments = Moments(moments.first.to(kind), moments.second.to(kind), moments.weights.to(dtype))
-        power = _power(moments)
-        answer = self.body(self.compression(_scaled(moments, power)))
-        volume, density, shift = answer.split(self.sizes, dim=1)
-        return Estimate(
-            volume * self.scale * power.sqrt()[:, None],
-            density,
-            bounded_spread(shift[:, 0], self.setting.largest_shift_px),
-        )
+        """``(z_v, z_ρ, η̂)`` of a batch: of every problem the proposal of least Kam loss."""
+        proposals = self.proposals(moments)
+        if len(proposals) == 1:
+            return proposals[0]
+        with torch.no_grad():
+            converted = self._converted(moments)
+            losses = torch.stack([self.setting.kam_losses(converted, proposal) for proposal in proposals])
+        return Estimate.chosen(proposals, losses)
+
+    def _converted(self, moments: Moments) -> Moments:
+        """In the weights' precision."""
+        kind = self.scale.dtype.to_complex()
+        return Moments(moments.first.to(kind), moments.second.to(kind), moments.weights.to(self.scale.dtype))
 
 
-def _power(moments: Moments) -> Float[Tensor, "b"]:
-    """Mean energy of an image."""
+def power_of(moments: Moments) -> Float[Tensor, "b"]:
+    """Mean energy of an image, of each problem of a batch."""
     return moments.second.diagonal(dim1=-2, dim2=-1).real.sum((-2, -1)).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _scaled(moments: Moments, power: Float[Tensor, "b"]) -> Moments:
+def scaled(moments: Moments, power: Float[Tensor, "b"]) -> Moments:
+    """Moments of images of so much less power."""
     first = moments.first / power.sqrt()[:, None, None]
     return Moments(first, moments.second / power[:, None, None, None], moments.weights)

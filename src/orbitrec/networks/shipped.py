@@ -13,6 +13,8 @@ from orbitrec.io.files import to_json, write_json
 from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.networks.encoders import ENCODERS, Encoder
 from orbitrec.networks.momnet import MomNet, Setting
+from orbitrec.networks.polar_momnet import PolarMomNet
+from orbitrec.networks.printed_momnet import PrintedMomNet
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -67,10 +69,17 @@ def load_momnet(name: str | Path = MOMNET) -> MomNet:
     weights, recipe = _read(name)
     if "setting" not in recipe["training"]:
         raise InputError(f"{name} is no MoM-net; make one with: orbitrec train momnet -o DIR")
-    kept = weights["compression.functions"].any(1).sum(1).tolist()
-    net = MomNet(Setting(**recipe["training"]["setting"]), tuple(kept), recipe["training"]["width"])
+    net = _blank_momnet(recipe["training"], weights)
     net.load_state_dict({key: value.float() for key, value in weights.items()})
     return net.eval()
+
+
+def _blank_momnet(training: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MomNet:
+    setting = Setting(**training["setting"])
+    if "compression.functions" not in weights:
+        return PrintedMomNet(setting, torch.Generator())
+    kept = weights["compression.functions"].any(1).sum(1).tolist()
+    return PolarMomNet(setting, tuple(kept), training["width"], training.get("proposals", 1))
 
 
 def load_recipe(name: str | Path) -> dict[str, Any]:

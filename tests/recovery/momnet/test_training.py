@@ -1,13 +1,16 @@
 """MoM-net's supervised phase: it learns, resumes to the same weights, and scales as moments do."""
 
+import itertools
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 
 from orbitrec.errors import InputError
 from orbitrec.inference.moments import Moments
 from orbitrec.networks.momnet import Setting
-from orbitrec.networks.shipped import load_encoder, load_momnet, load_recipe
-from orbitrec.recovery.momnet.training import MomNetTraining
+from orbitrec.networks.shipped import load_encoder, load_momnet, load_recipe, write_encoder
+from orbitrec.recovery.momnet.training import MomNetTraining, volume_errors
 from orbitrec.recovery.training import Trainer
 
 SMALL = Setting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
@@ -51,10 +54,60 @@ def test_the_answer_scales_with_the_images_and_shifts_stay_within_their_bound():
     torch.testing.assert_close(density.sum(1), torch.ones(4))
 
 
+def test_reflections_are_those_of_the_coordinates():
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values, signs = SMALL.basis.values(points), iter(SMALL.reflections.double())
+    for mirror in itertools.product((1.0, -1.0), repeat=3):
+        torch.testing.assert_close(SMALL.basis.values(points * torch.tensor(mirror)), values * next(signs))
+
+
+def test_errors_do_not_depend_on_turns_by_180_degrees_or_the_hand():
+    run = training()
+    problems, net = run.held_out(3), run.network(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        estimate = net(problems.moments)
+    error = volume_errors(SMALL, estimate, problems)
+    for signs in SMALL.reflections:
+        alike = replace(problems, coefficients=problems.coefficients * signs)
+        torch.testing.assert_close(volume_errors(SMALL, estimate, alike), error)
+
+
+def test_the_other_hand_has_the_same_moments():
+    problems = training().held_out(3)
+    inverted = problems.coefficients * SMALL.reflections[-1]
+    again = SMALL.moments(inverted, problems.density, problems.shift_px)
+    torch.testing.assert_close(again.second, problems.moments.second)
+    torch.testing.assert_close(again.first, problems.moments.first)
+
+
+def test_the_answer_is_the_proposal_of_least_kam_loss():
+    run = training(proposals=3)
+    problems, net = run.held_out(8), run.network(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        losses = torch.stack([SMALL.kam_losses(problems.moments, e) for e in net.proposals(problems.moments)])
+        chosen = SMALL.kam_losses(problems.moments, net(problems.moments))
+    assert len(losses) == 3
+    assert len(losses.argmin(0).unique()) > 1
+    torch.testing.assert_close(chosen, losses.amin(0))
+
+
+def test_the_printed_encoder_learns_and_its_weights_are_read_back(tmp_path):
+    run = training(encoder="printed", setting=replace(SMALL, box=9, radius=2.8), steps=2, learning_rate=1e-2)
+    trainer = Trainer(run)
+    before = {name: value.clone() for name, value in trainer.encoder.named_parameters()}
+    trainer.run(tmp_path / "checkpoint.safetensors", 2, lambda progress: None, held_out=8)
+    assert all(not torch.equal(before[name], value) for name, value in trainer.encoder.named_parameters())
+    write_encoder(tmp_path / "net.safetensors", trainer.encoder, {"training": asdict(run)}, torch.float32)
+    moments = run.held_out(2).moments
+    with torch.no_grad():
+        found, again = trainer.encoder(moments), load_momnet(tmp_path / "net.safetensors")(moments)
+    assert found.coefficients.shape == (2, len(run.setting.basis))
+    torch.testing.assert_close(found.coefficients, again.coefficients)
+    torch.testing.assert_close(found.log_density, again.log_density)
+
+
 def test_shipped_weights_are_below_the_printed_kam_loss():
     """0.056 on the thesis's family; one hundred problems, far below."""
-    from dataclasses import replace
-
     from orbitrec.models.molecules import PLAIN
 
     run = MomNetTraining.from_dict(load_recipe("momnet-polar")["training"])
@@ -66,6 +119,10 @@ def test_shipped_weights_are_below_the_printed_kam_loss():
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match="width"):
         training(width=0)
+    with pytest.raises(InputError, match="proposals"):
+        training(proposals=0)
+    with pytest.raises(InputError, match="choose among polar, printed"):
+        training(encoder="other")
     with pytest.raises(InputError, match="no encoder of signals"):
         load_encoder("momnet-polar")
     with pytest.raises(InputError, match=r"is no MoM-net"):

@@ -1,11 +1,21 @@
 """Chapter 3's experiments: MoM-net."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orbitrec.cli.reproduce.shared import AsJson, Output, Scale, app, experiment_run, show
+from orbitrec.cli.reproduce.shared import (
+    AsJson,
+    Output,
+    Resume,
+    Scale,
+    app,
+    experiment_run,
+    resumable_experiment,
+    show,
+)
 
 Maps = Annotated[list[Path], typer.Option("--map", help="True map (MRC); may be repeated. The thesis's: EMD-0409 …")]
 
@@ -28,12 +38,12 @@ def table_3_1(
     samples, problems, iterations = (1_000, 2, 100) if scale is Scale.quick else (13_000, 5, 300)
     with experiment_run(output) as (run, bar):
         task = bar.add_task("maps", total=len(maps) * problems)
-        rows = experiment.maps(maps, problems, iterations, lambda row: bar.advance(task))
+        cases = experiment.maps(maps, problems, iterations, lambda row: bar.advance(task))
         task = bar.add_task("families", total=2 * samples)
         tested = experiment.families(samples, lambda done: bar.advance(task, done))
         if run is not None:
-            experiment.write_results(run, tested, rows)
-    show(as_json, experiment.as_json(tested, rows), experiment.as_text(tested, rows))
+            experiment.write_results(run, tested, cases)
+    show(as_json, experiment.as_json(tested, cases), experiment.as_text(tested, cases))
 
 
 @app.command("table-3.2")
@@ -43,6 +53,7 @@ def table_3_2(
         Scale, typer.Option(help="quick: moments to a third of Nyquist; full: to half of it.")
     ] = Scale.quick,
     output: Output = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Reconstruction from moments with shifts of 0, 2 and 4 pixels, and without knowing of shifts.
@@ -52,12 +63,13 @@ def table_3_2(
     from orbitrec.experiments import table_3_2 as experiment
 
     size = experiment.QUICK if scale is Scale.quick else experiment.Size()
-    with experiment_run(output) as (run, bar):
+    settings = {"map": str(path), **asdict(size)}
+    with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         task = bar.add_task("rows", total=2 * len(experiment.PRINTED))
-        rows = experiment.table(path, size, lambda row: bar.advance(task))
+        found = experiment.table(path, size, lambda row: bar.advance(task), checkpoints)
         if run is not None:
-            experiment.write_results(run, rows, size)
-    show(as_json, experiment.as_json(rows, size), experiment.as_text(rows, size))
+            experiment.write_results(run, found, size)
+    show(as_json, experiment.as_json(found, size), experiment.as_text(found, size))
 
 
 @app.command("figure-3.7")

@@ -1,18 +1,14 @@
 """A start for the main job from MoM-net: a stack's moments on the network's grid, and the network's answer.
 
-The moments are accumulated as for moment matching and carried from their own radial nodes to the network's: polar
-coordinates over the grid's scale are band-limited functions of the radius, which a polynomial through Gauss nodes
-follows to rounding.
+The moments are accumulated as for moment matching and carried from their own radial nodes to the network's.
 """
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from scipy.interpolate import barycentric_interpolate
 from torch import Tensor
 
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.moments import Moments
+from orbitrec.inference.plane_moments import radial_interpolation
 from orbitrec.networks.momnet import Estimate, Setting
 
 
@@ -29,19 +25,13 @@ def carried_moments(moments: Moments, grid: PolarGrid, setting: Setting, radius:
         InputError: if the images do not reach the network's resolution.
     """
     wanted = setting.grid_for(grid.box, radius)
-    between = _interpolation(grid, wanted)
+    between = radial_interpolation(grid, wanted.nodes) * wanted.scale
     kept = wanted.max_mode + 1
     kind = moments.second.dtype
     matrix = between.to(kind)
     first = moments.first[:kept] @ matrix
     second = matrix.mT @ moments.second[:kept] @ matrix
     return Moments(first[None], second[None], moments.weights[:kept])
-
-
-def _interpolation(grid: PolarGrid, wanted: PolarGrid) -> Float[Tensor, "k new"]:
-    """From values at the nodes of one grid to those of the other, scales included."""
-    unit = barycentric_interpolate(grid.nodes.numpy(), np.eye(grid.node_count), wanted.nodes.numpy())
-    return torch.from_numpy(unit).mT / grid.scale[:, None] * wanted.scale
 
 
 def log_views(estimate: Estimate, setting: Setting, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:

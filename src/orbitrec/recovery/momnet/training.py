@@ -1,25 +1,32 @@
 """The supervised phase of MoM-net (section 3.4.1): proteins, view densities and shifts drawn as training goes.
 
-The loss is the Kam loss (3.13) of the answer's moments, and a quarter of the relative error of its coefficients.
-Moments alone leave the volume to chance where they say little; the fixed means of the views' law give every problem a
-frame, so that coefficients can be compared. They give it no hand: reflected in the origin the volume has the same
-moments, so the second part of the loss draws the odd degrees towards zero, the mean of both hands.
+The loss is the Kam loss (3.13) of the answer's moments, and a quarter of the relative error of its coefficients, since
+moments alone leave the volume to chance where they say little. Moments do not see a common rotation of volume and
+views, so a frame must be chosen in which coefficients can be compared. The fixed means of the views' law would give
+one, but a network hardly finds it: it answers with the mean over rotations. So the frame is the volume's own, its
+principal axes, with the views turned. What these leave open, turns by 180° and the hand, is eight signs of the
+coefficients, of which the nearest counts; and of several proposals the nearest counts, so that they may differ.
 """
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
-from orbitrec.inference.losses import kam_loss
+from orbitrec.geometry.rotations import random_rotations
 from orbitrec.inference.moments import Moments
 from orbitrec.models.molecules import ProteinLaw, ViewLaw
 from orbitrec.networks.momnet import Estimate, MomNet, Setting
+from orbitrec.networks.polar_momnet import PolarMomNet
+from orbitrec.networks.printed_momnet import PrintedMomNet
 from orbitrec.recovery.training import STREAM, check_training, initialise, options_text
 
+POLAR, PRINTED = ENCODERS = ("polar", "printed")
 COEFFICIENT_SHARE = 0.25
+OTHERS_SHARE = 0.02
 _CALIBRATION = 2048  # problems from which the compression is made
 
 
@@ -48,11 +55,12 @@ class MomNetTraining:
         views: the family of densities.
         setting: what the network is made for.
         width: units of its layers.
+        proposals: how many answers it makes.
         steps: optimiser steps (Adam), each on ``batch`` new problems.
         batch: problems of a step.
         learning_rate: the largest.
         seed: decides the weights to begin with and the problems.
-        encoder: the architecture's name.
+        encoder: the architecture's name, one of :data:`ENCODERS`.
 
     Raises:
         InputError: if a number is not positive or the seed is out of range.
@@ -62,22 +70,29 @@ class MomNetTraining:
     views: ViewLaw = field(default_factory=ViewLaw)
     setting: Setting = field(default_factory=Setting)
     width: int = 320
+    proposals: int = 4
     steps: int = 4000
     batch: int = 128
     learning_rate: float = 1e-3
     seed: int = 1
-    encoder: str = "polar"
+    encoder: str = POLAR
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise InputError(f"layers of {self.width} units are none; give --width at least 1")
+        if self.proposals < 1:
+            raise InputError(f"{self.proposals} proposals are none; give --proposals at least 1")
+        if self.encoder not in ENCODERS:
+            raise InputError(f"there is no encoder {self.encoder!r}; choose among {', '.join(ENCODERS)}")
         check_training(self)
 
     def problems(self, size: int, generator: torch.Generator) -> Problems:
         """New problems, in float32: spreads of shifts are uniform up to η_max."""
         s = self.setting
         w = self.proteins.draw(size, s.basis, generator).float()
-        density = torch.stack([law.density(s.directions) for law in self.views.draw(size, generator)]).float()
+        turned = s.directions @ random_rotations(size, generator)
+        views = zip(self.views.draw(size, generator), turned, strict=True)
+        density = torch.stack([law.density(directions) for law, directions in views]).float()
         density = density / density.sum(1, keepdim=True)
         shift = torch.rand(size, generator=generator) * s.largest_shift_px
         return Problems(w, density, shift, s.moments(w, density, shift))
@@ -87,36 +102,37 @@ class MomNetTraining:
         return self.problems(size, torch.Generator().manual_seed(self.seed + STREAM * (1 + stream)))
 
     def network(self, generator: torch.Generator) -> MomNet:
-        """The untrained network; what it looks at is fitted to the family first."""
+        """The untrained network; what it looks at and answers with is scaled to the family first."""
         family = self.problems(_CALIBRATION, generator)
-        net = MomNet.for_family(self.setting, family.moments, family.coefficients, self.width)
+        if self.encoder == PRINTED:
+            return PrintedMomNet.for_family(self.setting, family.moments, family.coefficients, generator)
+        net = PolarMomNet.for_family(self.setting, family.moments, family.coefficients, self.width, self.proposals)
         initialise(net, generator)
         return net
 
     def loss(self, network: nn.Module, generator: torch.Generator, device: torch.device) -> Float[Tensor, ""]:
-        """Mean Kam loss and a quarter of the mean relative error of the coefficients, on new problems."""
+        """Mean over new problems: of the proposal whose volume is nearest, and a little of all the others' errors."""
         problems = self.problems(self.batch, generator).to(device)
-        estimate = network(problems.moments)
-        return (self.kam_losses(estimate, problems) + COEFFICIENT_SHARE * volume_errors(estimate, problems)).mean()
-
-    def kam_losses(self, estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
-        """(3.13) of every problem."""
-        density = estimate.density(self.setting.harmonics(self.setting.directions))
-        return kam_loss(problems.moments, self.setting.moments(estimate.coefficients, density, estimate.shift_px))
+        proposals = cast(MomNet, network).proposals(problems.moments)
+        errors = torch.stack([volume_errors(self.setting, proposal, problems) for proposal in proposals])
+        nearest = Estimate.chosen(proposals, errors.detach())
+        kam = self.setting.kam_losses(problems.moments, nearest)
+        return (kam + COEFFICIENT_SHARE * errors.amin(0) + OTHERS_SHARE * errors.mean(0)).mean()
 
     def validation(self, network: nn.Module, problems: Problems) -> dict[str, float]:
         """Means of ``kam_loss`` (3.13), ``volume_error`` (relative, of coefficients) and ``shift_error_px``."""
         with torch.no_grad():
             estimate = network(problems.moments)
             return {
-                "kam_loss": float(self.kam_losses(estimate, problems).mean()),
-                "volume_error": float(volume_errors(estimate, problems).mean()),
+                "kam_loss": float(self.setting.kam_losses(problems.moments, estimate).mean()),
+                "volume_error": float(volume_errors(self.setting, estimate, problems).mean()),
                 "shift_error_px": float((estimate.shift_px - problems.shift_px).abs().mean()),
             }
 
     def command(self, *, half: bool) -> str:
         """The command that makes the same weights; half precision would blur what the moments are compared with."""
-        options: list[object] = ["--atoms", self.proteins.atoms, "--width", self.width, "--steps", self.steps]
+        options: list[object] = ["--encoder", self.encoder, "--atoms", self.proteins.atoms]
+        options += ["--width", self.width, "--proposals", self.proposals, "--steps", self.steps]
         options += ["--batch", self.batch, "--rate", self.learning_rate, "--seed", self.seed]
         return f"orbitrec train momnet {options_text(options)} -o DIR"
 
@@ -131,6 +147,8 @@ class MomNetTraining:
         return cls(**{**values, "proteins": proteins, "views": views, "setting": Setting(**values["setting"])})
 
 
-def volume_errors(estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
-    """``‖z_v − w‖ / ‖w‖`` of every problem."""
-    return (estimate.coefficients - problems.coefficients).norm(dim=1) / problems.coefficients.norm(dim=1)
+def volume_errors(setting: Setting, estimate: Estimate, problems: Problems) -> Float[Tensor, "b"]:
+    """``‖z_v − w‖ / ‖w‖`` of every problem, w the nearest of all with the same moments and principal axes."""
+    found, true = estimate.coefficients, problems.coefficients
+    alike = setting.reflections.to(true)[:, None] * true
+    return (found - alike).norm(dim=2).amin(0) / true.norm(dim=1)
