@@ -23,6 +23,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import starfile
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -178,8 +179,9 @@ def draw(programs: list[Program], path: Path) -> None:
     for program, colour in zip(programs, (BLUE, ORANGE), strict=True):
         axes.plot(*zip(*program.curve, strict=True), "o-", color=colour, markersize=3, label=program.name)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     label_axes(axes, "wall time, s", "FSC 0.5 with the truth, Å (lower is better)")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
