@@ -4,7 +4,7 @@ Every run has one start, so that nothing is hidden by the choice among several; 
 eight. A run has succeeded if its map agrees with the truth to 15 Å (FSC 0.5). Finished runs are kept in FOLDER: the
 same command goes on where it was stopped.
 
-    OMP_NUM_THREADS=1 python benchmarks/start_success.py particles.star truth.mrc -o FOLDER [--seeds 10]
+    OMP_NUM_THREADS=1 python benchmarks/start_success.py particles.star truth.mrc -o FOLDER [--seeds 10] [--kinds random]
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("truth")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--kinds", nargs="+", choices=list(ONE_START), default=list(ONE_START))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     title = f"{arguments.particles}: one start a run, {arguments.seeds} seeds"
@@ -59,7 +60,7 @@ def main() -> None:
         "start and climb s",
         "processor s",
     )
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in ONE_START}
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in arguments.kinds}
     for seed in range(1, arguments.seeds + 1):
         for kind, results in found.items():
             file = arguments.output / f"{kind}-{seed}.json"
