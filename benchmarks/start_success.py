@@ -4,7 +4,7 @@ Every run has one start, so that nothing is hidden by the choice among several; 
 eight. A run has succeeded if its map agrees with the truth to 15 Å (FSC 0.5). Finished runs are kept in FOLDER: the
 same command goes on where it was stopped.
 
-    OMP_NUM_THREADS=1 python benchmarks/start_success.py particles.star truth.mrc -o FOLDER [--seeds 10] [--kinds random]
+    OMP_NUM_THREADS=1 python benchmarks/start_success.py PARTICLES.star TRUTH.mrc -o FOLDER [--seeds 10]
 """
 
 import argparse
