@@ -147,7 +147,7 @@ class Trainer(Generic[Task]):
         self.step += 1
         self.seconds += clock() - start
 
-    def run(self, checkpoint: Path, every: int, listen: Callable[[Progress], None], held_out: int = 2048) -> nn.Module:
+    def run(self, checkpoint: Path, every: int, listen: Callable[[Progress], None], held_out: int = 512) -> nn.Module:
         """Train to the end; every so many steps and at the end validate, write the checkpoint and tell ``listen``.
 
         Raises:
