@@ -39,7 +39,7 @@ from orbitrec.recovery.journal import restored
 from orbitrec.recovery.options import Options
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.survey import survey
-from orbitrec.report.style import BLUE, ORANGE, label_axes
+from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, label_axes
 
 ORBITREC = [sys.executable, "-m", "orbitrec"]
 # The initial-model job of RELION 3.1's interface with its default values.
@@ -50,6 +50,8 @@ RELION = """
 """.split()  # noqa: SIM905
 STAGES = ("start", "select", "march")
 """Of orbitrec's climb, by the names of their records."""
+WRITING_S = 0.3
+"""A file that has not changed for as long is whole."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def timed(
             copy = copies / f"{len(kept):03}-{path.name}"
             with suppress(FileNotFoundError):  # where the run has just removed it
                 stamp = path.stat().st_mtime_ns
-                if seen.get(path) != stamp:
+                whole = ended or time.time() - stamp / 1e9 > WRITING_S
+                if whole and seen.get(path) != stamp:
                     shutil.copyfile(path, copy)
                     seen[path] = stamp
                     kept.append((stamp / 1e9 - epoch, copy))
@@ -173,7 +176,7 @@ def relion(data: Path, folder: Path, judge: Judge, steps: int, last_subset: int)
     return Program(f"RELION's SGD, {steps} steps of 100 to {last_subset}", seconds, processor, peak, curve)
 
 
-def draw(programs: list[Program], path: Path) -> None:
+def draw(programs: list[Program], nyquist_A: float, path: Path) -> None:
     """Resolution against wall time, both programs."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for program, colour in zip(programs, (BLUE, ORANGE), strict=True):
@@ -183,7 +186,8 @@ def draw(programs: list[Program], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     label_axes(axes, "wall time, s", "FSC 0.5 with the truth, Å (lower is better)")
-    axes.legend(frameon=False)
+    axes.axhline(nyquist_A, color=GREY, linewidth=1, linestyle=":", label="Nyquist")
+    axes.legend(frameon=False, fontsize=SMALL, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     figure.savefig(path, dpi=150)
 
 
@@ -213,7 +217,7 @@ def main() -> None:
         table.add_row(program.name, *numbers, f"{program.curve[-1][1]:.2f}")
     Console().print(table)
     write_json(arguments.output / "curves.json", {"programs": [asdict(program) for program in programs]})
-    draw(programs, arguments.output / "curves.png")
+    draw(programs, 2 * stack.pixel_size_A, arguments.output / "curves.png")
 
 
 if __name__ == "__main__":
