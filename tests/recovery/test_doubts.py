@@ -89,7 +89,10 @@ FAULTS = {
     "shell": (lambda good: {"rebuilt": _map(torch.exp(-((_distance() - RADIUS) ** 2)))}, "an empty shell: the"),
     "silent": (lambda good: {"data": _silenced(good)}, "No particle's CTF passes"),
     "symmetry": (
-        lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.2)}, "does not show the symmetry C4"
+        lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.2, 1.0)}, "does not show the symmetry C4"
+    ),
+    "averaged": (
+        lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.6, 0.87)}, "averaged it keeps 87 % of the"
     ),
     "starts": (
         lambda good: {"selected": replace(good.selected, finalists=[Finalist(0, 50.0, 1.0), Finalist(2, 49.9, 0.4)])},

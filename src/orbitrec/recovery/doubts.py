@@ -33,6 +33,8 @@ AS_GOOD = 0.01
 """Starts whose likelihood is within this share of the best explain the particles as well."""
 SYMMETRIC = 0.5
 """Mean correlation of a map's shells with themselves turned, below which it does not have a symmetry."""
+SYMMETRIC_KEPT = 0.9
+"""Share of the log-likelihood that a map with the symmetry keeps when it is averaged over it."""
 OTHER_MAP = 0.8
 """Correlation below which maps at this resolution are not the same."""
 
@@ -64,10 +66,11 @@ def _particles(evidence: Evidence) -> Iterator[str]:
 
 def _symmetry(evidence: Evidence) -> Iterator[str]:
     found = evidence.symmetry
-    if found is not None and found.score < SYMMETRIC:
+    if found is not None and (found.score < SYMMETRIC or found.kept < SYMMETRIC_KEPT):
         yield (
             f"The map does not show the symmetry {found.group} that was asked for: its shells correlate by "
-            f"{found.score:.2f} with themselves turned; run without --symmetry and look."
+            f"{found.score:.2f} with themselves turned, and averaged it keeps {100 * found.kept:.0f} % of the "
+            "likelihood; run without --symmetry and look."
         )
 
 

@@ -77,7 +77,7 @@ def initial_model(
     )  # fmt: skip
     journal.lap("starts")
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
-    level, model, symmetry = symmetrised(selected.level, selected.model, options.group)
+    level, model, symmetry = symmetrised(selected.level, selected.model, options.group, data, centring.centres)
     found = march(data, radius, level, model, particles, schedule, journal, report)
     journal.lap("march")
     poses = refined_poses(data, found, journal, "poses")

@@ -96,7 +96,7 @@ def refine(
 
     level = SearchLevel.at(data.grid, radius, bandwidths[0])
     start = _scaled(data, level, _fitted(level, initial), particles.centres)
-    level, start, symmetry = symmetrised(level, start, options.group)
+    level, start, symmetry = symmetrised(level, start, options.group, data, particles.centres)
     found, poses = [], []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()

@@ -2,27 +2,41 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.symmetry import find_axes
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.models.cryoem import PolarProjector
+from orbitrec.recovery.abinitio import held_out_likelihood
+from orbitrec.recovery.preparation import ParticleModes
 from orbitrec.recovery.search import Model, SearchLevel
 from orbitrec.recovery.starts import fitted_coefficients
 from orbitrec.volumes.voxel import VoxelVolume
 
+CHECKED = 300
+"""Particles that tell whether the model has lost by being averaged."""
+
 
 @dataclass(frozen=True)
 class SymmetryCheck:
-    """The group that was applied, and the score of :class:`orbitrec.evaluation.symmetry.Axes` of the model before."""
+    """What the model before says of the group that was applied.
+
+    ``score``: of :class:`orbitrec.evaluation.symmetry.Axes`; ``kept``: share of the particles' log-likelihood, over
+    that of no model at all, which is left when the model is averaged over the group.
+    """
 
     group: PointGroup
     score: float
+    kept: float
 
 
 def symmetrised(
-    level: SearchLevel, model: Model, group: PointGroup
-) -> tuple[SearchLevel, Model, SymmetryCheck | None]:  # fmt: skip
+    level: SearchLevel, model: Model, group: PointGroup, data: ParticleModes, centres: Float[Tensor, "N 2"]
+) -> tuple[SearchLevel, Model, SymmetryCheck | None]:
     """The model in the group's setting, and the level whose basis has nothing but symmetric functions.
 
     Fitting the turned model in that basis averages it over the group. Without a symmetry everything stays.
@@ -31,11 +45,24 @@ def symmetrised(
         return level, model, None
     density, spacing = level.density(model)
     axes = find_axes(density, group)
-    turned = VoxelVolume(Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(density))
+    turned = Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(density)
     symmetric = SearchLevel.at(level.grid, level.basis.radius, level.bandwidth, group)
-    # Coefficients of orthonormal functions do not depend on the unit of length: they are fitted on the lattice.
-    basis = replace(symmetric.basis, radius=symmetric.basis.radius / spacing, k_max=symmetric.basis.k_max * spacing)
+    fitted = Model(_fitted(symmetric, turned, spacing), symmetric.uniform_views())
+    # Turned back, it is seen from where the model was and needs no other centres.
+    back = axes.rotation.mT
+    placed = Alignment(back, -back @ axes.shift_px, False, 1.0).apply(symmetric.density(fitted)[0])
+    averaged = replace(model, coefficients=_fitted(level, placed, spacing))
+    rows = torch.linspace(0, len(data) - 1, min(CHECKED, len(data))).long()
+    after, before = (held_out_likelihood(data, level, each, centres, rows) for each in (averaged, model))
+    return symmetric, fitted, SymmetryCheck(group, axes.score, after / before)
+
+
+def _fitted(level: SearchLevel, density: Float[Tensor, "n n n"], spacing: float) -> Float[Tensor, "p"]:
+    """Coefficients of a density on the lattice of :meth:`SearchLevel.density`.
+
+    Those of orthonormal functions do not depend on the unit of length: they are fitted on the lattice.
+    """
+    basis = replace(level.basis, radius=level.basis.radius / spacing, k_max=level.basis.k_max * spacing)
     grid = PolarGrid.for_radius(len(density), basis.k_max, basis.radius)
-    lattice = SearchLevel(level.bandwidth, PolarProjector(basis, grid, symmetric.directions), symmetric.circle)
-    fitted = Model(fitted_coefficients(lattice, turned), symmetric.uniform_views())
-    return symmetric, fitted, SymmetryCheck(group, axes.score)
+    lattice = SearchLevel(level.bandwidth, PolarProjector(basis, grid, level.directions), level.circle)
+    return fitted_coefficients(lattice, VoxelVolume(density))
