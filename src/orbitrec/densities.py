@@ -66,3 +66,15 @@ class VonMisesFisherMixture:
         sine = (1 - cosine.square()).clamp(min=0).sqrt()
         around = torch.stack([sine * (2 * math.pi * turn).cos(), sine * (2 * math.pi * turn).sin(), cosine], dim=1)
         return torch.einsum("nij,nj->ni", direction_frames(self.means[component]), around)
+
+
+def smoothed(
+    directions: Float[Tensor, "D 3"], density: Float[Tensor, "D"], at: Float[Tensor, "*shape 3"]
+) -> Float[Tensor, "*shape"]:
+    """The density between nodes: their mean, weighted by a von Mises–Fisher kernel as wide as the nodes lie apart.
+
+    D nodes share the sphere in cells of 4π/D, and the kernel's standard deviation is half the side of a cell.
+    """
+    kappa = len(directions) / math.pi
+    weights = torch.softmax(kappa * (at @ directions.to(at).T), dim=-1)
+    return weights @ density.to(at)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.densities import VonMisesFisherMixture, smoothed
 from orbitrec.errors import InputError
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.report.isosurface import fine_grid, render_isosurface, surface_level, surface_share
-from orbitrec.report.sphere import draw_sphere, smoothed, sphere_grid
+from orbitrec.report.sphere import draw_sphere, sphere_grid
 from orbitrec.report.volumes import VIEWS, draw_volumes
 from orbitrec.volumes.gaussians import GaussianMixture
 

@@ -35,6 +35,7 @@ from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.networks.momnet import Estimate, MomNet
 from orbitrec.networks.shipped import load_momnet
 from orbitrec.recovery.momnet.reconstruction import Reconstruction
+from orbitrec.recovery.momnet.starting import smooth_views
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.fourier_net import FourierNet
@@ -215,7 +216,8 @@ def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float
     projector = PolarProjector(basis, grid, spherical_design(size.view_degree), torch.float64)
     exact, noisy = particles.moments(grid, shift_px)
     with torch.no_grad():
-        start = _carried(net, net(particles.moments(seen, shift_px)[1]).double(), basis)
+        found = net(particles.moments(seen, shift_px)[1]).double()
+    start = _carried(net, smooth_views(found, net.setting, projector.directions), basis)
     if not largest_px:
         start = replace(start, shift_px=torch.zeros_like(start.shift_px))
     matching = Reconstruction(noisy, projector, net.setting.density_degree, largest_px)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
@@ -79,11 +79,12 @@ class Setting:
         Half of them are turns by 180°, which moments do not see if views turn too; the others are the same for the
         other hand, which moments do not see either.
         """
-        degree = (self.basis.lm.double() + 0.5).sqrt().long()
-        order = self.basis.lm - degree * (degree + 1)
-        in_x, in_y, in_z = (order + (order < 0)) % 2, (order < 0).long(), (degree + order) % 2
-        odd = torch.stack([a * in_x + b * in_y + c * in_z for a in (0, 1) for b in (0, 1) for c in (0, 1)])
-        return (1 - 2 * (odd % 2)).float()
+        return _reflected_signs(self.basis.lm)[0]
+
+    @cached_property
+    def view_turns(self) -> Float[Tensor, "eight h"]:
+        """Signs of z_ρ that go with :attr:`reflections`: of the turn that is left when the hand is set aside."""
+        return _reflected_signs(torch.arange(1, (self.density_degree + 1) ** 2))[1]
 
     def kam_losses(self, moments: Moments, estimate: "Estimate") -> Float[Tensor, "b"]:
         """(3.13) of every problem of a batch."""
@@ -109,6 +110,20 @@ class Setting:
         basis = SphericalBesselBasis(radius, self.bandwidth / radius)
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
         return SphericalBesselVolume(basis, coefficients.double() * math.sqrt(self.radius / radius))
+
+
+def _reflected_signs(lm: Int[Tensor, "n"]) -> tuple[Float[Tensor, "eight n"], Float[Tensor, "eight n"]]:
+    """Signs of harmonics ``l² + l + m`` under reflections of x, y, z, and under those that remain proper turns.
+
+    An odd number of reflections is a turn and the reflection in the origin, of sign ``(−1)^l``.
+    """
+    degree = (lm.double() + 0.5).sqrt().long()
+    order = lm - degree * (degree + 1)
+    odd = torch.stack([order + (order < 0), (order < 0).long(), degree + order])  # in x, y, z
+    which = torch.cartesian_prod(*3 * [torch.arange(2)])
+    flips = which @ odd
+    turns = flips + which.sum(1, keepdim=True) * degree
+    return (1 - 2 * (flips % 2)).float(), (1 - 2 * (turns % 2)).float()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from orbitrec.densities import smoothed
 from orbitrec.errors import InputError
 from orbitrec.io.files import replacing
 from orbitrec.report.style import SMALL, TEXT
@@ -26,18 +27,6 @@ def sphere_grid() -> Float[Tensor, "latitude longitude 3"]:
     longitude = torch.linspace(-math.pi, math.pi, _LONGITUDES, dtype=torch.float64)
     lat, lon = torch.meshgrid(latitude, longitude, indexing="ij")
     return torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=-1)
-
-
-def smoothed(
-    directions: Float[Tensor, "D 3"], density: Float[Tensor, "D"], at: Float[Tensor, "*shape 3"]
-) -> Float[Tensor, "*shape"]:
-    """The density between nodes: their mean, weighted by a von Mises–Fisher kernel as wide as the nodes lie apart.
-
-    D nodes share the sphere in cells of 4π/D, and the kernel's standard deviation is half the side of a cell.
-    """
-    kappa = len(directions) / math.pi
-    weights = torch.softmax(kappa * (at @ directions.to(at).T), dim=-1)
-    return weights @ density.to(at)
 
 
 def draw_sphere(

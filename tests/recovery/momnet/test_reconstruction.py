@@ -9,9 +9,10 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.inference.moments import Moments, uniform_moments
 from orbitrec.models.cryoem import PolarProjector, polar_templates
+from orbitrec.models.molecules import ViewLaw
 from orbitrec.networks.momnet import Estimate, MomNet, Setting
 from orbitrec.recovery.momnet.reconstruction import Reconstruction
-from orbitrec.recovery.momnet.starting import carried_moments, log_views
+from orbitrec.recovery.momnet.starting import carried_moments, log_views, smooth_views
 from orbitrec.recovery.momnet.training import MomNetTraining, Problems
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.phantoms import protein_phantom
@@ -87,6 +88,23 @@ def test_carried_moments_are_those_of_the_network_s_own_grid(box):
     carried, own = carried_moments(moments(grid), grid, setting, radius), moments(wanted)
     assert (carried.first[0] - own.first).abs().max() < 1e-9 * own.first.abs().max()
     assert (carried.second[0] - own.second).abs().max() < 1e-9 * own.second.abs().max()
+
+
+def test_views_are_carried_to_other_directions():
+    """A density of the family, given as a polynomial, on a finer design: as it is, to the kernel's width."""
+    setting = Setting()
+    views = ViewLaw(concentrations=(2.0, 3.0)).draw(1, torch.Generator().manual_seed(4))[0]
+    harmonics = setting.harmonics(setting.directions)
+    design = torch.cat([harmonics, torch.ones(len(harmonics), 1).double()], dim=1)
+    log_density = torch.linalg.lstsq(design, views.density(setting.directions).log()[:, None]).solution[:-1].mT
+    estimate = Estimate(torch.zeros(1, 3).double(), log_density, torch.zeros(1).double())
+    fine = spherical_design(31)
+    true = views.density(fine) / views.density(fine).sum()
+    for density in (
+        log_views(estimate, setting, fine).exp(),
+        smooth_views(estimate, setting, fine).density(setting.harmonics(fine))[0],
+    ):
+        assert float((density - true).norm() / true.norm()) < 0.1
 
 
 def test_views_of_an_estimate_sum_to_one_on_any_directions():

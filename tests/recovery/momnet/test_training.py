@@ -1,6 +1,5 @@
 """MoM-net's supervised phase: it learns, resumes to the same weights, and scales as moments do."""
 
-import itertools
 from dataclasses import asdict, replace
 
 import pytest
@@ -10,7 +9,7 @@ from orbitrec.errors import InputError
 from orbitrec.inference.moments import Moments
 from orbitrec.networks.momnet import Setting
 from orbitrec.networks.shipped import load_encoder, load_momnet, load_recipe, write_encoder
-from orbitrec.recovery.momnet.training import MomNetTraining, volume_errors
+from orbitrec.recovery.momnet.training import MomNetTraining, relative_errors
 from orbitrec.recovery.training import Trainer
 
 SMALL = Setting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
@@ -56,9 +55,12 @@ def test_the_answer_scales_with_the_images_and_shifts_stay_within_their_bound():
 
 def test_reflections_are_those_of_the_coordinates():
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    values, signs = SMALL.basis.values(points), iter(SMALL.reflections.double())
-    for mirror in itertools.product((1.0, -1.0), repeat=3):
-        torch.testing.assert_close(SMALL.basis.values(points * torch.tensor(mirror)), values * next(signs))
+    values, harmonics = SMALL.basis.values(points), SMALL.harmonics(points)
+    signs, turns = iter(SMALL.reflections.double()), iter(SMALL.view_turns.double())
+    for mirror in torch.cartesian_prod(*3 * [torch.tensor([1.0, -1.0]).double()]):
+        turn = mirror * mirror.prod()
+        torch.testing.assert_close(SMALL.basis.values(points * mirror), values * next(signs))
+        torch.testing.assert_close(SMALL.harmonics(points * turn), harmonics * next(turns))
 
 
 def test_errors_do_not_depend_on_turns_by_180_degrees_or_the_hand():
@@ -66,10 +68,10 @@ def test_errors_do_not_depend_on_turns_by_180_degrees_or_the_hand():
     problems, net = run.held_out(3), run.network(torch.Generator().manual_seed(0))
     with torch.no_grad():
         estimate = net(problems.moments)
-    error = volume_errors(SMALL, estimate, problems)
-    for signs in SMALL.reflections:
-        alike = replace(problems, coefficients=problems.coefficients * signs)
-        torch.testing.assert_close(volume_errors(SMALL, estimate, alike), error)
+    errors = relative_errors(SMALL, estimate, problems)
+    for signs, turn in zip(SMALL.reflections, SMALL.view_turns, strict=True):
+        alike = replace(estimate, coefficients=estimate.coefficients * signs, log_density=estimate.log_density * turn)
+        torch.testing.assert_close(relative_errors(SMALL, alike, problems), errors)
 
 
 def test_the_other_hand_has_the_same_moments():

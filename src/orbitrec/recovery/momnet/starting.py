@@ -3,9 +3,13 @@
 The moments are accumulated as for moment matching and carried from their own radial nodes to the network's.
 """
 
+from dataclasses import replace
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.densities import smoothed
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.moments import Moments
 from orbitrec.inference.plane_moments import radial_interpolation
@@ -35,5 +39,19 @@ def carried_moments(moments: Moments, grid: PolarGrid, setting: Setting, radius:
 
 
 def log_views(estimate: Estimate, setting: Setting, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
-    """Log probabilities of directions, summing to 1, of an estimate that is a batch of one."""
-    return estimate.density(setting.harmonics(directions))[0].clamp(min=1e-12).log()
+    """Log probabilities of directions, summing to 1, of an estimate that is a batch of one.
+
+    The network was trained on the setting's directions alone. Between them its polynomial runs wild, so the density is
+    smoothed from there.
+    """
+    own = estimate.density(setting.harmonics(setting.directions))[0]
+    density = smoothed(setting.directions.to(own), own, directions.to(own))
+    return (density / density.sum()).clamp(min=1e-12).log()
+
+
+def smooth_views(estimate: Estimate, setting: Setting, directions: Float[Tensor, "d 3"]) -> Estimate:
+    """The same estimate, its log density the polynomial nearest to :func:`log_views` on many directions."""
+    harmonics = setting.harmonics(directions).to(estimate.log_density)
+    design = torch.cat([harmonics, harmonics.new_ones(len(directions), 1)], dim=1)
+    fitted = torch.linalg.lstsq(design, log_views(estimate, setting, directions)[:, None]).solution
+    return replace(estimate, log_density=fitted[:-1].mT)
