@@ -22,6 +22,9 @@ from orbitrec.inference.moments import Moments, bounded_spread
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, real_spherical_harmonics
 
+_VIEW_UNIT = 0.1
+"""Of the log density's harmonics: outputs of size 1 would be a single view, from which no gradient leads away."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -171,7 +174,7 @@ class MomNet(nn.Module, ABC):
 
     @abstractmethod
     def answers(self, moments: Moments) -> Float[Tensor, "b proposals outputs"]:
-        """Coefficients over :attr:`scale`, harmonics of the log density and a free parameter of the spread of shifts.
+        """Coefficients over :attr:`scale`, harmonics of the log density in tenths, and a spread of shifts, unbounded.
 
         Args:
             moments: a batch of unit power, in the weights' precision.
@@ -185,7 +188,8 @@ class MomNet(nn.Module, ABC):
         for answer in self.answers(scaled(moments, power)).unbind(1):
             volume, density, shift = answer.split(self.sizes, dim=1)
             spread = bounded_spread(shift[:, 0], self.setting.largest_shift_px)
-            estimates.append(Estimate(volume * self.scale * power.sqrt()[:, None], density, spread))
+            coefficients = volume * self.scale * power.sqrt()[:, None]
+            estimates.append(Estimate(coefficients, _VIEW_UNIT * density, spread))
         return estimates
 
     def forward(self, moments: Moments) -> Estimate:

@@ -9,7 +9,7 @@ from orbitrec.errors import InputError
 from orbitrec.inference.moments import Moments
 from orbitrec.networks.momnet import Setting
 from orbitrec.networks.shipped import load_encoder, load_momnet, load_recipe, write_encoder
-from orbitrec.recovery.momnet.training import MomNetTraining, relative_errors
+from orbitrec.recovery.momnet.training import MomNetTraining, distances
 from orbitrec.recovery.training import Trainer
 
 SMALL = Setting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
@@ -68,10 +68,10 @@ def test_errors_do_not_depend_on_turns_by_180_degrees_or_the_hand():
     problems, net = run.held_out(3), run.network(torch.Generator().manual_seed(0))
     with torch.no_grad():
         estimate = net(problems.moments)
-    errors = relative_errors(SMALL, estimate, problems)
+    errors = distances(SMALL, estimate, problems)
     for signs, turn in zip(SMALL.reflections, SMALL.view_turns, strict=True):
         alike = replace(estimate, coefficients=estimate.coefficients * signs, log_density=estimate.log_density * turn)
-        torch.testing.assert_close(relative_errors(SMALL, alike, problems), errors)
+        torch.testing.assert_close(distances(SMALL, alike, problems), errors)
 
 
 def test_the_other_hand_has_the_same_moments():
