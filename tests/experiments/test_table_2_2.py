@@ -1,29 +1,47 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.experiments.table_2_2 import PRINTED, Matching, Size, Truth, as_json, as_text, table
+from orbitrec.experiments.table_2_2 import PRINTED, Row, Size, Watch, as_json, as_text, steps, table, write_results
+from orbitrec.experiments.two_moments import NAMES, Matching, Truth
 from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import uniform_moments
+from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.mrc import write_map
+from orbitrec.io.runs import new_run
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
-SIZE = Size({"4 Gaussians": 6.0}, 1, 60)
+SIZE = Size({"4 Gaussians": 5.0}, {"4 Gaussians": 6}, 2, 40)
 
 
-def test_four_gaussians_are_matched_to_the_printed_errors_at_a_low_frequency():
-    rows, maps = table([Truth.gaussians()], SIZE)
-    assert [row.method for row in rows] == ["coefficients", "non-negative"]
-    positive = rows[1]
-    assert positive.first_error < 0.02
-    assert positive.second_error < 0.05
-    assert positive.resolution_A < 8.0
-    assert maps["4 Gaussians"].shape == (25, 25, 25)
+def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
+    heard, truths = [], [Truth.gaussians()]
+    watch = Watch(lambda: heard.append(1), Checkpoints(tmp_path / "kept"))
+    rows, pictures = table(truths, SIZE, watch)
+    assert [row.method for row in rows] == ["coefficients", "beads"]
+    assert len(heard) == steps(truths, SIZE)
+    beads = rows[1]
+    assert beads.first_error < 0.01
+    assert beads.second_error < 0.03
+    assert beads.resolution_A < 6.0
     assert as_json(rows, SIZE)["thesis"] == PRINTED
+    assert tuple(PRINTED) == NAMES
     assert as_text(rows).row_count == 3
+    # From what is kept the same table is made, without a match.
+    again, _ = table(truths, SIZE, Watch(checkpoints=watch.checkpoints))
+    assert [timeless(row) for row in again] == [timeless(row) for row in rows]
+    with new_run(tmp_path / "out") as run:
+        write_results(run, SIZE, truths, rows, pictures)
+    names = {"table.json", "table.csv", "4-gaussians.png", "4-gaussians-views.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def timeless(row: Row) -> Row:
+    return replace(row, seconds=0.0)
 
 
 def test_the_basis_holds_the_truth():

@@ -80,6 +80,27 @@ def uniform_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, 
     return Moments(first, weighted.mT @ by_mode.conj(), grid.mode_weights.pow(-2).to(first.real.dtype))
 
 
+def antipodal_moments(templates: Complex[Tensor, "m h k"], density: Float[Tensor, "d"], grid: PolarGrid) -> Moments:
+    """:func:`uniform_moments` from the templates of half of the directions, modes first; the rest are their antipodes.
+
+    ``T[−d, m] = (−1)^m conj T[d, m]``, so what both directions share weighs real parts of the products, and what sets
+    them apart weighs imaginary parts.
+
+    Args:
+        templates: of the first half of the directions.
+        density: probabilities of all directions, direction ``i + d/2`` being minus direction i; they sum to 1.
+        grid: the templates' grid.
+    """
+    half = templates.shape[1]
+    even, odd = (density[:half] + density[half:])[:, None], (density[:half] - density[half:])[:, None]
+    a, b = templates.real, templates.imag
+    cross = (odd * b).mT @ a
+    second = torch.complex((even * a).mT @ a + (even * b).mT @ b, cross - cross.mT)
+    first = torch.complex((even * a[:1]).sum(1), (odd * b[:1]).sum(1))
+    rest = torch.zeros(len(a) - 1, a.shape[2], dtype=first.dtype)
+    return Moments(torch.cat([first, rest]), second, grid.mode_weights.pow(-2).to(a.dtype))
+
+
 def bounded_spread(free: Float[Tensor, "*batch"], largest: float) -> Float[Tensor, "*batch"]:
     """A standard deviation of shifts η in (0, η_max) from a free parameter: ``η_max / (1 + e^{−x})`` (3.8)."""
     return largest * torch.sigmoid(free)

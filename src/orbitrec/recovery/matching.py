@@ -11,7 +11,7 @@ directions, has the same images. The problem is ill-conditioned, so a prior deci
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +61,13 @@ class MomentTarget:
         grid, variance = accumulator.grid, torch.diagonal(accumulator.second, dim1=1, dim2=2)
         variance = variance / torch.diagonal(accumulator.product)
         return cls(accumulator.estimate(), grid, variance, float(accumulator.count), 2 * math.pi / grid.box)
+
+    def below(self, k_max: float, radius: float) -> "MomentTarget":
+        """The same on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.below`)."""
+        grid = self.grid.below(k_max, radius)
+        m, k = slice(grid.max_mode + 1), slice(grid.node_count)
+        kept = Moments(self.moments.first[m, k], self.moments.second[m, k, k], self.moments.weights[m])
+        return replace(self, moments=kept, grid=grid, variance=self.variance[m, k])
 
     @cached_property
     def weight(self) -> Float[Tensor, "m k"]:

@@ -5,43 +5,60 @@ from typing import Annotated
 
 import typer
 
-from orbitrec.cli.reproduce.shared import AsJson, Output, Scale, app, experiment_run, show
+from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, resumable_experiment, show
 
 Maps = Annotated[
     list[Path] | None,
     typer.Option("--map", help="EMD-0409 or EMD-25892 (MRC), its number in the name; may be repeated."),
 ]
 Scales = Annotated[
-    Scale, typer.Option(help="quick: moments to 20, 60 and 3.6 Å, 3 starts; full: to 15, 30 and 2.5 Å, 16 starts.")
+    Scale, typer.Option(help="quick: moments to 20, 40 and 3.6 Å, 8 starts; full: to 15, 20 and 2.2 Å, 16 starts.")
 ]
 
 
 @app.command("table-2.2")
-def table_2_2(maps: Maps = None, scale: Scales = Scale.quick, output: Output = None, as_json: AsJson = False) -> None:
+def table_2_2(
+    maps: Maps = None,
+    scale: Scales = Scale.quick,
+    output: Output = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
     """Volumes from the first two moments: errors of the moments. Four Gaussians, and the maps that are given.
 
     Example:  orbitrec reproduce table-2.2 --map emd_0409.mrc --map emd_25892.mrc -o table-2.2
     """
-    _both(maps or [], scale, output, as_json)
+    _both(maps or [], scale, output, resume, as_json)
 
 
 @app.command("table-2.3")
-def table_2_3(maps: Maps = None, scale: Scales = Scale.quick, output: Output = None, as_json: AsJson = False) -> None:
+def table_2_3(
+    maps: Maps = None,
+    scale: Scales = Scale.quick,
+    output: Output = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
     """Volumes from the first two moments: their resolutions. The same runs, and the same table, as table-2.2.
 
     Example:  orbitrec reproduce table-2.3 --map emd_0409.mrc --map emd_25892.mrc -o table-2.3
     """
-    _both(maps or [], scale, output, as_json)
+    _both(maps or [], scale, output, resume, as_json)
 
 
-def _both(maps: list[Path], scale: Scale, output: Path | None, as_json: bool) -> None:
+def _both(maps: list[Path], scale: Scale, output: Path | None, resume: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
     from orbitrec.experiments import table_2_2 as experiment
+    from orbitrec.experiments.two_moments import Truth
 
     size = experiment.QUICK if scale is Scale.quick else experiment.FULL
-    truths = [*(experiment.Truth.of_map(path) for path in maps), experiment.Truth.gaussians()]
-    with experiment_run(output) as (run, bar):
-        task = bar.add_task("starts", total=len(truths) * (size.starts + 2))
-        found = experiment.table(truths, size, lambda name: bar.advance(task))
+    truths = [*(Truth.of_map(path) for path in maps), Truth.gaussians()]
+    settings = {"experiment": "table-2.2", "maps": [str(path) for path in maps], **asdict(size)}
+    with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
+        task = bar.add_task("steps", total=experiment.steps(truths, size))
+        watch = experiment.Watch(lambda: bar.advance(task), checkpoints)
+        rows, pictures = experiment.table(truths, size, watch)
         if run is not None:
-            experiment.write_results(run, size, truths, found)
-    show(as_json, experiment.as_json(found[0], size), experiment.as_text(found[0]))
+            experiment.write_results(run, size, truths, rows, pictures)
+    show(as_json, experiment.as_json(rows, size), experiment.as_text(rows))
