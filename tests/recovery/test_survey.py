@@ -90,6 +90,7 @@ def test_noise_shows_no_particle(tmp_path: Path) -> None:
     assert not found.diameter_found
     assert found.diameter_A == pytest.approx(DIAMETER_SHARE * N * PIXEL_A)
     assert "do not show where the particle ends" in found.notes()[0]
+    assert found.notes(diameter_given=True) == []
 
 
 def test_the_radius_of_a_uniform_ball() -> None:

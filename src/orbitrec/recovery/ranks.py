@@ -25,7 +25,7 @@ Rows = TypeVar("Rows", Tensor, tuple[Tensor, ...])
 
 SHARDS = 8
 """Into which a pass is cut: as many processes can share it."""
-FEWEST = 25
+FEWEST = 50
 """Images in a shard of a small batch: fewer would make its matrix products slow, however many processes there are."""
 
 

@@ -60,11 +60,12 @@ class Survey:
             return "not clear from the images"
         return "dense is bright" if self.contrast > 0 else "dense is dark"
 
-    def notes(self, inverted: bool | None = None) -> list[str]:
+    def notes(self, inverted: bool | None = None, *, diameter_given: bool = False) -> list[str]:
         """One sentence for everything that was done or could not be told.
 
         Args:
             inverted: whether the map that came of the images says that dense is dark in them, once there is one.
+            diameter_given: whether a person has set the diameter.
         """
         notes = []
         if inverted is not None and abs(self.contrast) >= CLEAR and (self.contrast < 0) != inverted:
@@ -72,7 +73,7 @@ class Survey:
                 f"The images look as if {self.contrast_text()}, the map as if it were the other way round: compare it "
                 "with what you know, and set --invert or --no-invert."
             )
-        if not self.diameter_found:
+        if not (self.diameter_found or diameter_given):
             notes.append(
                 f"The images do not show where the particle ends: a ball of {self.diameter_A:.0f} Å "
                 f"({DIAMETER_SHARE} box) is assumed; set --diameter if you know it."

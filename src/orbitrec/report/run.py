@@ -101,6 +101,7 @@ def write_initial_model(
 
 def _summary(star: Path, stack: ParticleStack, options: Options, result: InitialModel) -> dict[str, object]:
     pixel = stack.pixel_size_A
+    notes = result.survey.notes(result.inverted, diameter_given=options.diameter_A is not None)
     return {
         "orbitrec": __version__,
         "input": str(star),
@@ -109,7 +110,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "pixel_size_A": pixel,
         "dialect": stack.table.dialect,
         "posed": _posed_name(stack),
-        "warnings": [*result.doubts, *result.survey.notes(result.inverted), *_ignored(stack)],
+        "warnings": [*result.doubts, *notes, *_ignored(stack)],
         "ctf": stack.ctf is not None,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
