@@ -40,7 +40,7 @@ PRINTED = {
 
 @dataclass(frozen=True)
 class Size:
-    """How far moments are matched, in Å, from how many starts, with how many beads."""
+    """How far moments are matched, in Å, from how many starts, with how many beads: of the Gaussians the number is told."""
 
     band_A: dict[str, float]
     beads: dict[str, int]
@@ -49,14 +49,14 @@ class Size:
 
 
 QUICK = Size(
-    {"EMD-0409": 20.0, "EMD-25892": 40.0, "4 Gaussians": 3.6},
-    {"EMD-0409": 60, "EMD-25892": 40, "4 Gaussians": 8},
+    {"EMD-0409": 20.0, "EMD-25892": 40.0, "4 Gaussians": 3.0},
+    {"EMD-0409": 60, "EMD-25892": 40, "4 Gaussians": 4},
     8,
     200,
 )
 FULL = Size(
-    {"EMD-0409": 15.0, "EMD-25892": 20.0, "4 Gaussians": 2.2},
-    {"EMD-0409": 60, "EMD-25892": 80, "4 Gaussians": 8},
+    {"EMD-0409": 15.0, "EMD-25892": 20.0, "4 Gaussians": 2.5},
+    {"EMD-0409": 60, "EMD-25892": 80, "4 Gaussians": 4},
     16,
     600,
 )
