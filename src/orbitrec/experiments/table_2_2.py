@@ -40,7 +40,7 @@ PRINTED = {
 
 @dataclass(frozen=True)
 class Size:
-    """How far moments are matched, in Å, from how many starts, with how many beads: of the Gaussians the number is told."""
+    """How far moments are matched, in Å, from how many starts, with how many beads; of Gaussians the number is told."""
 
     band_A: dict[str, float]
     beads: dict[str, int]
