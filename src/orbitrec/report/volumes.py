@@ -54,14 +54,14 @@ def draw_volumes(
     if title:
         figure.suptitle(title, size=TEXT + 2, weight="bold")
     panels = figure.subplots(len(VIEWS), len(maps), squeeze=False)
+    for axes, name in zip(panels[0], fine, strict=True):
+        axes.set_title(name, size=TEXT)
     for line, (view, rotation) in zip(panels, VIEWS.items(), strict=True):
-        for axes, (name, volume), colour in zip(line, fine.items(), cycle(SURFACES), strict=False):
+        for axes, volume, colour in zip(line, fine.values(), cycle(SURFACES), strict=False):
             picture = render_isosurface(volume, surface_level(volume, share), rotation, _PIXELS, to_rgb(colour), width)
             axes.imshow(picture.numpy(), interpolation="antialiased")
             axes.set(xticks=(), yticks=())
             axes.spines[:].set_visible(False)
-            if line is panels[0]:
-                axes.set_title(name, size=TEXT)
             if axes is line[0]:
                 axes.set_ylabel(view, size=TEXT, color="#555555")
     with replacing(path) as temporary:
