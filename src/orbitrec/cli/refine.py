@@ -6,8 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orbitrec.cli.abinitio import settings, shared_run
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.particle_runs import (
+    AsJson,
+    Flip,
+    Output,
+    Resolution,
+    Resume,
+    Seed,
+    ShiftPx,
+    Symmetry,
+    Truth,
+    print_summary,
+    progress,
+    settings,
+    shared_run,
+)
 
 if TYPE_CHECKING:
     from orbitrec.optim.solvers import Solver
@@ -41,28 +55,24 @@ class SolverName(StrEnum):
 def refine(
     particles: Particles,
     initial: Annotated[Path, typer.Option("--init", help="Map to refine (MRC), of any box and voxel size.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
+    output: Output,
     solver: Annotated[SolverName, typer.Option(help="Optimiser of the likelihood.")] = SolverName.em,
     passes: Annotated[float, typer.Option(min=2, help="Its passes over the particles at each resolution.")] = 6,
     batch: Annotated[int, typer.Option(min=1, help="Particles in a batch of the stochastic solvers.")] = 500,
     diameter: Diameter = None,
-    resolution: Annotated[
-        float | None, typer.Option("--resolution", min=0.1, help="Finest resolution in Å of the search for poses.")
-    ] = None,
-    shift_px: Annotated[
-        float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 1,
+    resolution: Resolution = None,
+    shift_px: ShiftPx = None,
+    seed: Seed = 1,
     no_ctf: NoCTF = False,
     invert: Invert = None,
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
-    symmetry: Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")] = "C1",
-    flip: Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")] = False,
-    truth: Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    symmetry: Symmetry = "C1",
+    flip: Flip = False,
+    truth: Truth = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
 ) -> None:
     """Refine a map on two independent halves of a particle stack by their likelihood, and reconstruct both.
 
@@ -73,10 +83,6 @@ def refine(
     Example:  orbitrec refine particles.star --init run/initial_model.mrc -o refined
     """
     given = settings("refine", locals())
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from orbitrec.cli.abinitio import print_summary
     from orbitrec.geometry.symmetry import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
@@ -94,14 +100,8 @@ def refine(
         true_map = None if truth is None else KnownMap.read(truth, stack)
         options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip, group=group)
         refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
-        columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=run is None or not console.is_terminal) as bar:
-            task = bar.add_task("starting", total=1.0)
-            result = compute(
-                stack, start.grid, options, refinement,
-                lambda stage, share: bar.update(task, description=stage, completed=share), checkpoints,
-            )  # fmt: skip
+        with progress(run is not None) as listen:
+            result = compute(stack, start.grid, options, refinement, listen, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
         summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")
