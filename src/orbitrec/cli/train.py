@@ -104,7 +104,7 @@ def momnet(
     """Train MoM-net: from the moments of images to a volume, its views and the spread of shifts.
 
     Problems are drawn as it goes: protein-like volumes, five von Mises–Fisher views, shifts. OUTPUT gets the same files
-    as that of train mra. A quarter of a second a step on one core, the printed encoder three times as much.
+    as that of train mra. A fifth of a second a step of 128 on one core, with the printed encoder three times as much.
 
     Example:  orbitrec train momnet -o momnet
     """
