@@ -66,10 +66,10 @@ class Truth:
         Raises:
             InputError: if the map cannot be read, or its name tells neither 0409 nor 25892.
         """
+        grid, voxel_size_A = read_map(path)
         names = [name for name in NAMES if name.removeprefix("EMD-") in path.stem]
         if not names:
             raise InputError(f"{path}: the table has EMD-0409 and EMD-25892; name the file after one of them")
-        grid, voxel_size_A = read_map(path)
         n = 63
         voxels = VoxelVolume(grid.double()).resampled(n).grid
         solvent = voxels[radial_frequencies(n, 3) > math.pi * 0.9].mean()
