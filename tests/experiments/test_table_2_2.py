@@ -72,4 +72,6 @@ def test_maps_are_told_by_their_names(tmp_path):
     assert truth.voxel_size_A == pytest.approx(2.0 * 64 / 63)
     assert float(truth.voxels.norm()) == pytest.approx(1)
     with pytest.raises(InputError, match="25892"):
-        Truth.of_map(tmp_path / "other.mrc")
+        Truth.of_map(path.rename(tmp_path / "other.mrc"))
+    with pytest.raises(InputError, match="no such file"):
+        Truth.of_map(path)
