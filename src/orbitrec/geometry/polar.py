@@ -167,8 +167,8 @@ class PolarGrid:
         return bessel * (self.mode_weights[m] * self.scale) * turn[:, None]
 
     @cached_property
-    def _quadrant(self) -> dict[torch.dtype, list[Float[Tensor, "q mk"]]]:
-        """For even, then odd modes: matrices from a folded quadrant to real and to imaginary parts, by dtype.
+    def _quadrant(self) -> dict[tuple[torch.dtype, torch.device], list[Float[Tensor, "q mk"]]]:
+        """For even, then odd modes: matrices from a folded quadrant to real and to imaginary parts, by kind of tensor.
 
         ``cos mθ`` is even in y, and in x for even m; ``sin mθ`` is odd in y, and in x for even m. So each part of a
         mode depends on one of the image's four reflection-symmetric parts, which a quadrant holds.
@@ -180,7 +180,7 @@ class PolarGrid:
             modes = [self._circular(x, y, m) for m in range(parity, self.max_mode + 1, 2)]
             block = torch.cat(modes, dim=1) if modes else torch.zeros(len(x), 0, dtype=torch.complex128)
             matrices += [block.real.contiguous(), block.imag.contiguous()]
-        return {torch.float64: matrices}
+        return {(torch.float64, torch.device("cpu")): matrices}
 
     def from_images(self, images: Float[Tensor, "b n n"]) -> Complex[Tensor, "b m k"]:
         """Exact coordinates of images ``(b, y, x)``: matrix products over a quadrant of the pixels.
@@ -190,16 +190,18 @@ class PolarGrid:
         """
         if images.shape[-1] != self.box:
             raise InputError(f"images of {images.shape[-1]} px do not fit a polar grid for {self.box} px")
-        if images.dtype not in self._quadrant:
-            self._quadrant[images.dtype] = [matrix.to(images.dtype) for matrix in self._quadrant[torch.float64]]
+        kind = images.dtype, images.device
+        if kind not in self._quadrant:
+            exact = self._quadrant[torch.float64, torch.device("cpu")]
+            self._quadrant[kind] = [matrix.to(images) for matrix in exact]
         even_x, odd_x = _reflected(images, 2)
         (even_even, even_odd), (odd_even, odd_odd) = _reflected(even_x, 1), _reflected(odd_x, 1)
         # (−i)^m is imaginary for odd m: there the real part is the sine's.
         quadrants = (even_even, odd_odd, even_odd, odd_even)
         coordinates = images.new_empty(len(images), self.max_mode + 1, self.node_count, 2)
         places = [coordinates[:, parity::2, :, part] for parity in (0, 1) for part in (0, 1)]
-        for quadrant, matrix, place in zip(quadrants, self._quadrant[images.dtype], places, strict=True):
-            place.copy_((quadrant.flatten(1) @ matrix.to(images.device)).view(place.shape))
+        for quadrant, matrix, place in zip(quadrants, self._quadrant[kind], places, strict=True):
+            place.copy_((quadrant.flatten(1) @ matrix).view(place.shape))
         return torch.view_as_complex(coordinates)
 
     def noise_gram(self) -> Complex[Tensor, "m k k"]:

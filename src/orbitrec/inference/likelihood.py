@@ -18,6 +18,9 @@ from torch import Tensor
 
 from orbitrec.inference.template_bank import TemplateBank
 
+CACHED, BUSY = 1 << 22, 1 << 28
+"""Bytes of scores held at once: as many as a processor's caches hold, and as many as keep any other device busy."""
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -75,6 +78,11 @@ class Statistics:
     log_likelihood: float
     count: float
 
+    def to(self, device: str) -> "Statistics":
+        """The same on another device."""
+        first, second, occupancy = (each.to(device) for each in (self.first, self.second, self.occupancy))
+        return Statistics(first, second, occupancy, self.log_likelihood, self.count)
+
     def merge(self, other: "Statistics") -> "Statistics":
         """The statistics of both parts."""
         return Statistics(
@@ -103,26 +111,33 @@ class Assignment:
     best: Int[Tensor, "b 3"]
     log_likelihood: Float[Tensor, "b"]
 
+    def to(self, device: str) -> "Assignment":
+        """The same on another device."""
+        return Assignment(*(each.to(device) for each in vars(self).values()))
+
 
 def expectation(
     observed: Observations,
     bank: TemplateBank,
     *,
     candidates: Int[Tensor, "b c"] | None = None,
-    chunk_bytes: int = 1 << 22,
+    chunk_bytes: int | None = None,
 ) -> tuple[Statistics, Assignment]:
     """The E-step: one pass over a batch, never holding more than about ``chunk_bytes`` of scores.
 
     ``candidates`` restricts each observation to its own list of c directions (a narrowed search: every other direction
-    is taken to have no posterior mass); without it all directions are searched.
+    is taken to have no posterior mass); without it all directions are searched. What is found is where observations and
+    templates are.
     """
+    if chunk_bytes is None:
+        chunk_bytes = CACHED if bank.templates.device.type == "cpu" else BUSY
     directions = len(bank) if candidates is None else candidates.shape[1]
     shifts, angles = observed.modes.shape[1], bank.circle.angles
     size = max(1, chunk_bytes // (shifts * directions * angles * bank.log_density.element_size()))
     totals = _Totals.zeros(bank)
     assignments = []
     for start, part in zip(range(0, len(observed), size), observed.chunks(size), strict=True):
-        own = None if candidates is None else candidates[start : start + size]
+        own = None if candidates is None else candidates[start : start + size].to(bank.templates.device)
         score = _scores(part, bank, own)
         best = score.flatten(1).argmax(1)
         p, log_likelihood = posterior(score)
@@ -184,11 +199,22 @@ class _Totals:
             self.occupancy += occupancy.sum(0).mT
             return
         flat = own.reshape(-1)
-        self.first.index_add_(1, flat, (weights.mT @ rows).flatten(1, 2))
-        self.second.index_add_(0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
-        self.occupancy.index_add_(0, flat, occupancy.mT.flatten(0, 1))
+        _add_at(self.first, 1, flat, (weights.mT @ rows).flatten(1, 2))
+        _add_at(self.second, 0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
+        _add_at(self.occupancy, 0, flat, occupancy.mT.flatten(0, 1))
 
     def statistics(self, log_likelihood: float, count: float) -> Statistics:
         m, k = self.bank.templates.shape[1:]
         first = self.bank.whole.unfolded(self.first.unflatten(2, (2, -1)), (m, k))
         return Statistics(first, self.second, self.occupancy, log_likelihood, count)
+
+
+def _add_at(total: Float[Tensor, "..."], dim: int, index: Int[Tensor, "i"], values: Float[Tensor, "..."]) -> None:
+    """``total[index] += values`` along ``dim``, an index repeated or not, in the same order every time.
+
+    A GPU's ``index_add_`` adds in whatever order its threads come; its ``index_put_`` sorts the indices first.
+    """
+    if total.device.type == "cpu":
+        total.index_add_(dim, index, values)
+    else:
+        total.movedim(dim, 0).index_put_((index,), values.movedim(dim, 0), accumulate=True)

@@ -173,11 +173,12 @@ class MomentAccumulator:
     count: Int[Tensor, ""]
 
     @classmethod
-    def empty(cls, grid: PolarGrid) -> "MomentAccumulator":
+    def empty(cls, grid: PolarGrid, device: str = "cpu") -> "MomentAccumulator":
         """No observations yet."""
         k, m = grid.node_count, grid.max_mode + 1
         shapes = [(k,), (m, k, k), (k,), (k, k), (k, k)]
-        return cls(grid, *(torch.zeros(s, dtype=torch.float64) for s in shapes), count=torch.tensor(0))
+        sums = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
+        return cls(grid, *sums, count=torch.zeros((), dtype=torch.long, device=device))
 
     def update(self, modes: Complex[Tensor, "b m k"], ctf: Float[Tensor, "b k"]) -> None:
         """Add a batch of observations and their radial CTFs (ones where there is none).

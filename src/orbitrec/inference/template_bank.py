@@ -36,7 +36,8 @@ class Fold:
 
     @classmethod
     def of(cls, circle: Circle, kept: Bool[Tensor, "m k"], dtype: torch.dtype) -> "Fold":
-        """The fold of the ``kept`` coordinates of a circle's modes, for real ``dtype``."""
+        """The fold of the ``kept`` coordinates of a circle's modes, for real ``dtype`` and where ``kept`` is."""
+        device = kept.device
         residue = circle.modes.cpu() % circle.angles
         order = torch.minimum(residue, circle.angles - residue)
         kept, columns = kept.cpu(), torch.arange(kept.numel()).reshape(kept.shape)
@@ -45,7 +46,7 @@ class Fold:
         index = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in members])
         real = torch.stack([(torch.arange(length) < len(row)).to(dtype) for row in members])
         conjugated = (residue != order)[index // kept.shape[1]]
-        return cls(*(x.to(circle.modes.device) for x in (index, real, torch.where(conjugated, -real, real))))
+        return cls(*(x.to(device) for x in (index, real, torch.where(conjugated, -real, real))))
 
     def rows(self, modes: Complex[Tensor, "... m k"]) -> Float[Tensor, "q ... two r"]:
         """Real rows: real parts, then imaginary parts, of every coordinate of row q."""
@@ -111,17 +112,17 @@ class TemplateBank:
         of their largest powers, hence the variance that unit noise gives them in a score, is below ``(1000 ε)²``.
         """
         dtype = self.templates.real.dtype
-        peak = _power(self._searched.detach()).amax(0)
+        peak = _power(self._searched.detach()).amax(0).cpu()  # a small table: what is kept is decided in one place
         weakest, order = peak.flatten().double().sort()
         dropped = order[weakest.cumsum(0) < (1e3 * torch.finfo(dtype).eps) ** 2]
         kept = torch.ones_like(peak, dtype=torch.bool)
         kept.view(-1)[dropped] = False
-        return Fold.of(self.circle, kept, dtype)
+        return Fold.of(self.circle, kept.to(self.templates.device), dtype)
 
     @cached_property
     def whole(self) -> Fold:
         """The fold of all coordinates."""
-        kept = torch.ones(self.templates.shape[1:], dtype=torch.bool)
+        kept = torch.ones(self.templates.shape[1:], dtype=torch.bool, device=self.templates.device)
         return Fold.of(self.circle, kept, self.templates.real.dtype)
 
     @property

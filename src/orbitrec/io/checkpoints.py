@@ -41,13 +41,13 @@ class Checkpoints:
     def save(self, name: str, record: Record) -> dict[str, object]:
         """Keep a record in place of the last one of that ``name``, and return it as it will be loaded.
 
-        Tensors come back contiguous and aligned anew, since sums round by how memory is laid out: going on with what is
-        returned gives the same numbers as going on from the file.
+        Tensors come back on the CPU, contiguous and aligned anew, since sums round by how memory is laid out: going on
+        with what is returned gives the same numbers as going on from the file.
 
         Raises:
             WriteError: if the disk is full.
         """
-        tensors = {key: value.contiguous().clone() for key, value in record.items() if isinstance(value, Tensor)}
+        tensors = {key: value.cpu().contiguous().clone() for key, value in record.items() if isinstance(value, Tensor)}
         rest = json.dumps({key: value for key, value in record.items() if key not in tensors})
         path = self.file(name)
         if path is not None:

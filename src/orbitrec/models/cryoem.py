@@ -63,6 +63,7 @@ class PolarProjector:
         directions: (d, 3) unit viewing directions in antipodal pairs, direction ``i + d/2`` being minus direction i, as
             :func:`orbitrec.geometry.quadrature.spherical_design` orders them.
         dtype: real dtype of the work, float32 or float64.
+        device: where templates are made. Coefficients, some thousand numbers, stay with the CPU.
 
     The frame of −d is that of d with its y axis reversed, so the opposite template is the mirror image,
     ``T[−d, m] = (−1)^m conj T[d, m]``, and only half of C is made and applied.
@@ -75,6 +76,7 @@ class PolarProjector:
     grid: PolarGrid
     directions: Float[Tensor, "d 3"]
     dtype: torch.dtype = torch.float32
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         half = len(self.directions) // 2
@@ -106,18 +108,20 @@ class PolarProjector:
             for parity in (0, 1):
                 block = modes[:, parity::2][:, :, columns[parity]].reshape(-1, len(columns[parity]))
                 blocks[parity].append(torch.stack([block.real, block.imag]).to(self.dtype))
-        return [(torch.cat(blocks[q], dim=1), columns[q], slice(q, None, 2)) for q in (0, 1)]
+        return [
+            (torch.cat(blocks[q], dim=1).to(self.device), columns[q].to(self.device), slice(q, None, 2)) for q in (0, 1)
+        ]
 
     @cached_property
     def _mirror_sign(self) -> Float[Tensor, "m one"]:
-        return (1 - 2 * (torch.arange(self.grid.max_mode + 1) % 2)).to(self.dtype)[:, None]
+        return (1 - 2 * (torch.arange(self.grid.max_mode + 1) % 2)).to(self.device, self.dtype)[:, None]
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``T = C w``."""
         half, K = len(self.directions) // 2, self.grid.node_count
-        shells = self.basis.angular_sum(self.radial, w)
+        shells = self.basis.angular_sum(self.radial, w).to(self.device)
         complex_dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        out = torch.empty(2 * half, self.grid.max_mode + 1, K, dtype=complex_dtype)
+        out = torch.empty(2 * half, self.grid.max_mode + 1, K, dtype=complex_dtype, device=self.device)
         for matrix, columns, modes in self._angular:
             out[:half, modes] = torch.complex(*(matrix @ shells[columns])).reshape(half, -1, K)
         out[half:] = self._mirror_sign * out[:half].conj()
@@ -131,16 +135,16 @@ class PolarProjector:
         for matrix, columns, modes in self._angular:
             part = folded[:, modes].reshape(-1, K)
             shells[columns] = matrix[0].mT @ part.real + matrix[1].mT @ part.imag
-        return (self.radial * shells[self.basis.lm]).sum(1)
+        return (self.radial * shells.cpu()[self.basis.lm]).sum(1)
 
     def normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
         """``C* W C w`` with W diagonal over directions and nodes: the Hessian of the EM quadratic."""
-        return self.adjoint(self.templates(w) * weight[:, None, :])
+        return self.adjoint(self.templates(w) * weight[:, None, :].to(self.device))
 
     def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
         """The matrix ``C* W C`` of :meth:`normal`, for bases of a hundred functions or so."""
         lm, count = self.basis.lm, (self.basis.degree + 1) ** 2
-        shells = (weight.mT @ self._angular_power).reshape(-1, count, count)
+        shells = (weight.to(self.device).mT @ self._angular_power).reshape(-1, count, count).cpu()
         return torch.einsum("ik,jk,kij->ij", self.radial, self.radial, shells[:, lm[:, None], lm])
 
     @cached_property
@@ -148,7 +152,8 @@ class PolarProjector:
         """``C_m[d, lm] (−i)^l c_m`` dense, for the few degrees of a small basis: ``T = Σ_lm angular · A_lm(k) s_k``."""
         half = len(self.directions) // 2
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        out = torch.zeros(2 * half, self.grid.max_mode + 1, (self.basis.degree + 1) ** 2, dtype=kind)
+        harmonics = (self.basis.degree + 1) ** 2
+        out = torch.zeros(2 * half, self.grid.max_mode + 1, harmonics, dtype=kind, device=self.device)
         for matrix, columns, modes in self._angular:
             values = torch.complex(*matrix).reshape(half, -1, len(columns))
             out[:half, modes] = out[:half, modes].index_copy(2, columns, values)
@@ -164,4 +169,4 @@ class PolarProjector:
 
         The mean of |Y_lm|² over great circles is ``1/4π``; the circle's mean is what modes carry (Parseval).
         """
-        return (self.radial.square() * weight.to(self.dtype)).sum(1) / (4 * math.pi)
+        return (self.radial.square() * weight.to(self.radial)).sum(1) / (4 * math.pi)

@@ -73,9 +73,11 @@ class CTFParameters:
         coefficients = torch.stack(rows, dim=1).to(basis)
         return (coefficients @ basis.reshape(len(rows), -1)).sin_().neg_().reshape(len(self), *x.shape)
 
-    def on_grid(self, n: int, pixel_size_A: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "N n n"]:
+    def on_grid(
+        self, n: int, pixel_size_A: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> Float[Tensor, "N n n"]:
         """CTF on the centred n × n DFT grid, axes (y, x)."""
-        k = frequencies(n, dtype)
+        k = frequencies(n, dtype).to(device)
         y, x = torch.meshgrid(k, k, indexing="ij")
         return self.evaluate(torch.stack([x, y], dim=-1), pixel_size_A)
 

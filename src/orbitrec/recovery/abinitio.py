@@ -174,8 +174,8 @@ def best_start(
     generator = journal.generator
     order = torch.randperm(len(data), generator=generator)
     held, pool = order.tensor_split([schedule.held_out_of(len(data))])
-    low = SearchLevel.at(data.grid, radius, schedule.start_bandwidth)
-    high = SearchLevel.at(data.grid, radius, schedule.select_bandwidth)
+    low = SearchLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
+    high = SearchLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
     power = data.filter_power(pool).mean(0)
 
     def begun() -> dict[str, object]:
@@ -235,8 +235,8 @@ class _Marching:
         return {**own, **vars(self.climb.model), **vars(self.climb.statistics), **vars(self.particles)}
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> "_Marching":
-        climb = _Climb(restored(Model, record), restored(Statistics, record))
+    def of(cls, record: dict[str, Any], device: str) -> "_Marching":
+        climb = _Climb(restored(Model, record), restored(Statistics, record).to(device))
         particles = restored(ParticleState, record)
         return cls(record["sweeps"], climb, particles, record["rotations"], record["shifts_px"])
 
@@ -257,12 +257,12 @@ def march(
         raise ValueError("the march needs at least one bandwidth and one sweep")
     state, saved = _Marching(0, _Climb(model), particles), journal.load("march")
     if saved is not None:
-        state = _Marching.of(saved)
-        level = SearchLevel.at(data.grid, radius, bandwidths[state.sweeps - 1], level.basis.group)
+        state = _Marching.of(saved, data.device)
+        level = SearchLevel.at(data.grid, radius, bandwidths[state.sweeps - 1], level.basis.group, data.device)
     for bandwidth in bandwidths[state.sweeps :]:
         climbing, particles = state.climb, state.particles
         if bandwidth != level.bandwidth:
-            finer = SearchLevel.at(data.grid, radius, bandwidth, level.basis.group)
+            finer = SearchLevel.at(data.grid, radius, bandwidth, level.basis.group, data.device)
             if particles.directions is not None:
                 particles.directions = particles.directions @ finer.directional_kernel(level).mT
             level, climbing = finer, _Climb(level.carried(climbing.model, finer))
@@ -272,7 +272,7 @@ def march(
             candidates=schedule.candidates, batch=schedule.batch,
         )  # fmt: skip
         swept = _Marching(state.sweeps + 1, climbing, particles, *poses)
-        state = _Marching.of(journal.save("march", swept.record()))
+        state = _Marching.of(journal.save("march", swept.record()), data.device)
     assert state.rotations is not None
     assert state.shifts_px is not None
     return AbInitio(level, state.climb.model, state.particles, state.rotations, state.shifts_px)

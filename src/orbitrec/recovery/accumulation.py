@@ -25,6 +25,7 @@ def accumulate_moments(
     *,
     chunk: int = 512,
     progress: Progress = lambda count: None,
+    device: str = "cpu",
 ) -> MomentAccumulator:
     """Moments of a stack's whitened images, read once and in order; memory does not grow with the stack.
 
@@ -37,6 +38,7 @@ def accumulate_moments(
         radius_A: of a ball that holds the particle and its shifts.
         chunk: images held at a time.
         progress: called with the number of images done.
+        device: where images are transformed and multiplied; what is returned is on the CPU.
 
     Raises:
         InputError: if the resolution is beyond Nyquist or too coarse for the radius, or if an image is bad.
@@ -52,23 +54,24 @@ def accumulate_moments(
     scale = small / n
     grid = PolarGrid.for_radius(small, k_max / scale, radius_A / pixel * scale)
     noise = estimated_noise(stack)
-    frequency = radial_frequencies(n)
+    frequency = radial_frequencies(n).to(device)
     nodes = grid.nodes * scale
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
     filters = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial(nodes, pixel)
 
     def sums(chunks: tuple[Tensor, ...]) -> list[Tensor]:
-        total = MomentAccumulator.empty(grid)
+        total = MomentAccumulator.empty(grid, device)
         for rows in chunks:
-            transform = centred_fft(stack.images(rows)) * noise.at_rows(rows, frequency).rsqrt().to(torch.float32)
+            whitening = noise.at_rows(rows, frequency).rsqrt().to(torch.float32)
+            transform = centred_fft(stack.images(rows).to(device)) * whitening
             images = centred_ifft(fourier_crop(_unmultiplied(stack, rows, transform), small)).real
             ctfs = filters[index[rows]] * noise.at_rows(rows, nodes).rsqrt()
-            total.update(grid.from_images(images), ctfs.to(torch.float32))
+            total.update(grid.from_images(images), ctfs.to(images))
             progress(len(rows))
         return list(total.sums().values())
 
     parts = shards(torch.arange(len(stack)).split(chunk))
-    return MomentAccumulator(grid, *summed(parts, sums))
+    return MomentAccumulator(grid, *(total.cpu() for total in summed(parts, sums)))
 
 
 def _unmultiplied(stack: ParticleStack, rows: Int[Tensor, "b"], transform: Complex[Tensor, "b n n"]) -> Tensor:
@@ -81,4 +84,4 @@ def _unmultiplied(stack: ParticleStack, rows: Int[Tensor, "b"], transform: Compl
         return transform
     ctf = stack.ctf.select(rows).on_grid(stack.n, stack.pixel_size_A)
     divisor = torch.where(ctf < 0, -1.0, 1.0) * ctf.abs().clamp(min=LEAST_CTF)
-    return transform / torch.where(stack.premultiplied[rows, None, None], divisor, 1.0)
+    return transform / torch.where(stack.premultiplied[rows, None, None], divisor, 1.0).to(transform.device)

@@ -61,13 +61,14 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
     grid = data.grid.below(k_max, reach + 1)
     step = 0.8 / k_max
     shifts = shift_grid(reach, step)
-    kernel = _mode_zero_after_shift(grid, shifts).to(torch.float32).flatten(1, 2)
-    correlation = torch.empty(len(data), len(shifts), grid.node_count)
+    kernel = _mode_zero_after_shift(grid, shifts).to(data.device, torch.float32).flatten(1, 2)
+    correlation = torch.empty(len(data), len(shifts), grid.node_count, device=data.device)
     for rows in torch.arange(len(data)).split(chunk):
-        modes = torch.view_as_real(data.modes[rows, : grid.max_mode + 1, : grid.node_count])
+        modes = torch.view_as_real(data.seen(rows, grid)[0])
         flat = modes.permute(2, 0, 3, 1).flatten(2)  # (k, b, 2m)
         correlation[rows] = torch.matmul(flat, kernel.permute(2, 1, 0)).permute(1, 2, 0)
-    power = data.filters[data.filter_index, : grid.node_count]
+    power = data.filters[data.filter_index, : grid.node_count].to(data.device)
+    shifts = shifts.to(data.device)
     square = shifts.square().sum(1)
     profile = correlation[:, int(square.argmin())].sum(0) / power.sum(0)
     # A point of the lattice stands for its cell: well-centred particles would drive the width to zero, and 0/0.
@@ -81,7 +82,7 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
         variance = max(float((p.double() @ square).mean() / 2), cell)
     centres = p.double() @ shifts
     residual = max(float((p.double() @ square - centres.square().sum(1)).mean() / 2), cell)
-    return Centring(centres, variance**0.5, residual**0.5, profile)
+    return Centring(centres.cpu(), variance**0.5, residual**0.5, profile.cpu())
 
 
 def centre_marching(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:

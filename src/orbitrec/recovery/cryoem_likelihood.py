@@ -78,7 +78,8 @@ class CryoEMLikelihood:
 
     def bank(self, w: Float[Tensor, "p"]) -> TemplateBank:
         """Templates and prior as the E-step wants them."""
-        return TemplateBank(self.templates(w), self.log_density, self.circle, self.projector.antipodal)
+        templates = self.templates(w)
+        return TemplateBank(templates, self.log_density.to(templates.device), self.circle, self.projector.antipodal)
 
     def value(self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None) -> float:
         """Mean value of the terms in ``index``."""
@@ -100,7 +101,7 @@ class CryoEMLikelihood:
         """Mean value; ``C* first`` and ``second``, flat, for each image."""
         found = self.statistics(w, index)
         right = self.projector.adjoint(found.first).double()
-        mean = torch.cat([right, found.second.double().flatten()]) / found.count
+        mean = torch.cat([right, found.second.double().flatten().to(right.device)]) / found.count
         return self._prior(w) - found.log_likelihood / found.count, mean
 
     def maximisation(

@@ -103,7 +103,10 @@ def rebuilt_map(
 
     def rebuilt(half: int) -> dict[str, object]:
         rows, progress = (halves == half).nonzero().flatten(), journal.reader("reconstructing", REBUILD)
-        return {"map": half_map(stack, noise, rows, poses.rotations, poses.shifts_px, group=group, progress=progress)}
+        found = half_map(
+            stack, noise, rows, poses.rotations, poses.shifts_px, group=group, progress=progress, device=options.device
+        )
+        return {"map": found}
 
     first, second = (journal.step(f"half map {half}", lambda half=half: rebuilt(half))["map"] for half in (1, 2))
     found = combined((first, second), stack.n, options.radius_px(stack), journal.generator)

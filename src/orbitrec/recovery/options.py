@@ -37,6 +37,8 @@ class Options:
     """Give the map of the other hand, with its poses."""
     group: PointGroup = NO_SYMMETRY
     """Of the particle, where it is known."""
+    device: str = "cpu"
+    """Where images are compared with templates: ``cpu``, ``cuda:0`` …"""
 
     def completed(self, found: Survey) -> "Options":
         """With the diameter that was found where none is given."""

@@ -65,7 +65,8 @@ def initial_model(
 
     finest = max(schedule.march)
     k_max = finest / radius
-    data = prepare(stack, k_max, radius + 3, progress=journal.reader("reading particles", READ))
+    reading = journal.reader("reading particles", READ)
+    data = prepare(stack, k_max, radius + 3, progress=reading, device=options.device)
     journal.lap("read")
     centring = centred(data, radius, finest, shift_px, journal)
     journal.lap("centre")

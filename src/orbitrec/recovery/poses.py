@@ -27,10 +27,11 @@ OVERSAMPLING = 3
 class SliceInterpolator:
     """``v̂`` and ``∇v̂`` anywhere below ``k_max`` by trilinear interpolation of oversampled grids.
 
-    Works in a lattice of its own, whose Nyquist frequency is 1.25 k_max, so cost does not depend on the stack's box.
+    Works in a lattice of its own, whose Nyquist frequency is 1.25 k_max, so cost does not depend on the stack's box; on
+    ``device``, where the points must be.
     """
 
-    def __init__(self, volume: SphericalBesselVolume) -> None:
+    def __init__(self, volume: SphericalBesselVolume, device: str = "cpu") -> None:
         basis = volume.basis
         self._pixel = 0.8 * math.pi / basis.k_max  # lattice spacing in pixels of the stack
         scaled = replace(basis, radius=basis.radius / self._pixel, k_max=basis.k_max * self._pixel)
@@ -52,7 +53,8 @@ class SliceInterpolator:
         low, count = self._size // 2 - self._half, 2 * self._half + 1
         for dim in axes:
             spectrum = spectrum.narrow(dim, low, count)
-        self._grid = torch.view_as_real(spectrum.contiguous()).permute(0, 4, 1, 2, 3).flatten(0, 1)[None].contiguous()
+        grid = torch.view_as_real(spectrum.contiguous()).permute(0, 4, 1, 2, 3).flatten(0, 1)[None].contiguous()
+        self._grid = grid.to(device)
 
     def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Complex[Tensor, "b p"], Complex[Tensor, "b p 3"]]:
         """Transform and gradient at frequency vectors (xyz, radians per pixel of the stack)."""
@@ -88,13 +90,13 @@ def refine_poses(
 
     A step that does not raise a particle's likelihood is not taken, and its damping grows tenfold.
     """
-    interpolate = SliceInterpolator(volume)
+    interpolate = SliceInterpolator(volume, data.device)
     found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(len(data)))
     for rows in share(torch.arange(len(data)).split(chunk)):
         problem = _PoseProblem.of(data, grid, interpolate, rows)
-        climbed = problem.climb(rotations[rows], shifts_px[rows], steps)
+        climbed = problem.climb(rotations[rows].to(data.device), shifts_px[rows].to(data.device), steps)
         for whole, part in zip(vars(found).values(), vars(climbed).values(), strict=True):
-            whole[rows] = part
+            whole[rows] = part.cpu()
         progress(len(rows))
     fill_in(found.rotations, found.shifts_px, found.log_likelihood)
     return found
@@ -113,15 +115,16 @@ class _PoseProblem:
         cls, data: ParticleModes, grid: PolarGrid, interpolate: SliceInterpolator, rows: Int[Tensor, "b"]
     ) -> "_PoseProblem":
         half = grid.circle_points // 2  # the other half of the circle is the conjugate
-        circle = grid.to_circle(data.modes[rows, : grid.max_mode + 1, : grid.node_count])[:, :half]
-        weight = (2 * grid.scale.square() / grid.circle_points).to(torch.float32).expand(half, -1)
-        power = data.filter_power(rows)[:, None, : grid.node_count].expand(-1, half, -1)
-        points = grid.points[:half].reshape(-1, 2).to(torch.float32)
+        modes, power = data.seen(rows, grid)
+        circle = grid.to_circle(modes)[:, :half]
+        weight = (2 * grid.scale.square() / grid.circle_points).to(power).expand(half, -1)
+        power = power[:, None].expand(-1, half, -1)
+        points = grid.points[:half].reshape(-1, 2).to(power)
         return cls(interpolate, points, circle.flatten(1), weight.reshape(-1), power.flatten(1))
 
     def climb(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> Poses:
         value, gradient, hessian = self.linearised(rotations, shifts)
-        damping = torch.full((len(value),), 1e-2)
+        damping = torch.full_like(value, 1e-2)
         for _ in range(steps):
             diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
             damped = hessian + torch.diag_embed(diagonal * damping[:, None] + 1e-6)

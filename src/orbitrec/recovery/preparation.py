@@ -31,7 +31,8 @@ class ParticleModes:
     """All particles in filtered circular modes, in memory.
 
     ``modes``: (N, m, k) complex64; ``filters``: (u, k) distinct h², one for each CTF and noise, and ``filter_index``:
-    (N,) which one a particle has; ``grid``: their polar grid, in pixels of the original box.
+    (N,) which one a particle has; ``grid``: their polar grid, in pixels of the original box; ``device``: where the work
+    on them is done. They are with the CPU, whose memory holds more, and what is looked at is brought there.
     """
 
     grid: PolarGrid
@@ -40,9 +41,15 @@ class ParticleModes:
     filter_index: Int[Tensor, "N"]
     noise: Noise
     pixel_size_A: float
+    device: str = "cpu"
 
     def __len__(self) -> int:
         return len(self.modes)
+
+    def seen(self, rows: Int[Tensor, "b"], grid: PolarGrid) -> tuple[Complex[Tensor, "b m k"], Float[Tensor, "b k"]]:
+        """Modes and h² of the particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), brought to the device."""
+        modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
+        return modes.to(self.device), self.filter_power(rows)[:, : grid.node_count].to(self.device)
 
     def filter_power(self, rows: Int[Tensor, "b"]) -> Float[Tensor, "b k"]:
         """h² of the particles ``rows``."""
@@ -56,17 +63,17 @@ class ParticleModes:
         shifts: Float[Tensor, "s 2"],
         log_shift: Float[Tensor, "s"],
     ) -> Observations:
-        """Particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), moved back by their centre and every shift.
+        """Particles ``rows`` on a smaller grid, moved back by their centre and every shift.
 
         ``centres`` and ``shifts`` are displacements (x, y) of the content in pixels.
         """
-        modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
-        circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(torch.float32))
+        modes, power = self.seen(rows, grid)
+        circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(power))
         if len(shifts) > 1 or bool(shifts.any()):
-            moved = grid.from_circle(circle[:, None] * grid.shift_phases(-shifts.to(torch.float32)))
+            moved = grid.from_circle(circle[:, None] * grid.shift_phases(-shifts.to(power)))
         else:
             moved = grid.from_circle(circle)[:, None]
-        return Observations(moved, self.filter_power(rows)[:, : grid.node_count], log_shift.to(torch.float32))
+        return Observations(moved, power, log_shift.to(power))
 
 
 def prepare(
@@ -76,6 +83,7 @@ def prepare(
     *,
     chunk: int | None = None,
     progress: Progress = lambda count: None,
+    device: str = "cpu",
 ) -> ParticleModes:
     """Read a stack once and put it on a polar grid up to ``k_max`` (radians per pixel).
 
@@ -85,6 +93,7 @@ def prepare(
         radius: pixels within which content is kept: the particle's radius plus the largest shift.
         chunk: images held at a time; as many as make two million pixels if left out.
         progress: called with the number of images done.
+        device: where images are transformed, and where the work on their modes is to be done.
 
     Raises:
         InputError: for NaN or constant images, or when noise cannot be estimated.
@@ -92,7 +101,7 @@ def prepare(
     n, pixel = stack.n, stack.pixel_size_A
     chunk = chunk or max(1, PIXELS_AT_ONCE // n**2)
     noise = estimated_noise(stack)
-    frequency = radial_frequencies(n)
+    frequency = radial_frequencies(n).to(device)
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
     small = min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))  # Nyquist of the cut images is 1.2 k_max
     grid = PolarGrid.for_radius(n, k_max, radius)
@@ -101,17 +110,17 @@ def prepare(
     # One micrograph's particles share a CTF: its images are evaluated for the chunk's distinct rows only.
     for start in range(0, len(stack), chunk):
         rows = torch.arange(start, min(start + chunk, len(stack)))
-        transform = centred_fft(stack.images(rows)) / noise.at_rows(rows, frequency).to(torch.float32)
+        transform = centred_fft(stack.images(rows).to(device)) / noise.at_rows(rows, frequency).to(torch.float32)
         if ctf is not None:
             distinct, local = index[rows].unique(return_inverse=True)
-            values = ctf.select(distinct).on_grid(n, pixel)[local]
+            values = ctf.select(distinct).on_grid(n, pixel, device=device)[local]
             values[stack.premultiplied[rows]] = 1.0
             transform *= values
         images = centred_ifft(fourier_crop(transform, small)).real
         part = working.from_images(images)
         if not bool(part.abs().sum().isfinite()):
             raise InputError("the images give values that are not finite; check the CTF columns and the pixel size")
-        modes[rows] = part
+        modes[rows] = part.cpu()
         progress(len(rows))
     nodes = grid.nodes
     power = torch.ones(1, len(nodes), dtype=torch.float64) if ctf is None else ctf.radial_square(nodes, pixel)
@@ -119,7 +128,7 @@ def prepare(
     pairs, filter_index = torch.unique(torch.stack([index, group], dim=1), dim=0, return_inverse=True)
     first = torch.empty(len(pairs), dtype=torch.long).scatter_(0, filter_index, torch.arange(len(stack)))
     filters = (power[pairs[:, 0]] / noise.at_rows(first, nodes)).to(torch.float32)
-    return ParticleModes(grid, modes, filters, filter_index, noise, pixel)
+    return ParticleModes(grid, modes, filters, filter_index, noise, pixel, device)
 
 
 def estimated_noise(stack: ParticleStack) -> Noise:

@@ -39,12 +39,22 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def own_device(name: str) -> str:
+    """The device of this process where ``name`` is asked for: of ``cuda`` the GPU of its number on the machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
+
+
+def backend(device: str) -> str:
+    """What carries tensors between processes that work on ``device``; what is on the CPU always goes by gloo."""
+    return "gloo" if torch.device(device).type == "cpu" else "cpu:gloo,cuda:nccl"
+
+
 @contextmanager
-def joined() -> Iterator[None]:
-    """The other processes, where ``torchrun`` has started some: by gloo, for the work is done by processors.
+def joined(device: str = "cpu") -> Iterator[None]:
+    """The other processes, where ``torchrun`` has started some, each working on its own ``device``.
 
     Raises:
-        InputError: if there are more of them than shards.
+        InputError: if there are more of them than shards, or several are to share one GPU.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
@@ -55,7 +65,10 @@ def joined() -> Iterator[None]:
             f"{processes} processes are more than the {SHARDS} that can share the work; start fewer and give each "
             "more threads (OMP_NUM_THREADS)"
         )
-    dist.init_process_group("gloo")
+    own = torch.device(device)
+    if own.type != "cpu" and device != own_device("cuda"):
+        raise InputError(f"{processes} processes cannot share {device}; give --device cuda, and each takes its own GPU")
+    dist.init_process_group(backend(device), device_id=None if own.type == "cpu" else own)
     yield
     # Not after an error, which the others do not know of: torchrun ends them.
     dist.barrier()
@@ -83,7 +96,8 @@ def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Te
         own = [each.contiguous() for each in sums(turn[rank()])] if rank() < len(turn) else []
         like = own or total
         if begun == 0 and len(turn) < count():  # a process without a part has not seen its shape
-            like = from_first(lambda own=own: own)
+            told = from_first(lambda own=own: [(each.shape, each.dtype, each.device.type) for each in own])
+            like = [torch.empty(shape, dtype=dtype, device=own_device(kind)) for shape, dtype, kind in told]
         for by in range(len(turn)):
             part = own if by == rank() else [torch.empty_like(each) for each in like]
             if count() > 1:

@@ -78,6 +78,7 @@ def half_map(
     group: Float[Tensor, "g 3 3"] | None = None,
     chunk: int | None = None,
     progress: Progress = lambda count: None,
+    device: str = "cpu",
 ) -> Float[Tensor, "m m m"]:
     """The map of the particles ``rows``, on the stack's box or, where that is larger, on :data:`LARGEST_BOX` voxels.
 
@@ -92,6 +93,7 @@ def half_map(
         group: rotations of the map's point group; every particle is entered at each of its equivalent poses.
         chunk: images held at a time; as many as make two million pixels if left out.
         progress: called with the number of images done.
+        device: where the equations are solved; they are added up on the CPU, by finufft.
     """
     n = min(stack.n, LARGEST_BOX)
 
@@ -105,7 +107,7 @@ def half_map(
         return [normal.right, normal.kernel]
 
     chunks = rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2))
-    return _NormalEquations(*summed(shards(chunks), sums)).solve()
+    return _NormalEquations(*summed(shards(chunks), sums)).solve(device)
 
 
 def combined(
@@ -212,16 +214,16 @@ class _NormalEquations:
         self.right += _type1(where, filtered.reshape(-1), m)
         self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), 2 * m)
 
-    def solve(self, iterations: int = 20) -> Float[Tensor, "n n n"]:
+    def solve(self, device: str = "cpu", iterations: int = 20) -> Float[Tensor, "n n n"]:
         """Minimiser of the ridge-regularised quadratic; real, because conjugate halves were folded."""
         n = len(self.right)
         axes = (-3, -2, -1)
-        transfer = torch.fft.fftn(torch.fft.ifftshift(self.kernel.real, dim=axes))
+        transfer = torch.fft.fftn(torch.fft.ifftshift(self.kernel.real.to(device), dim=axes))
         ridge = RIDGE * float(self.kernel.real[n, n, n])
 
         def apply(v: Tensor) -> Tensor:
-            spectrum = torch.fft.rfftn(v, s=(2 * n,) * 3) * transfer[..., : n + 1]
-            return torch.fft.irfftn(spectrum, s=(2 * n,) * 3)[:n, :n, :n] + ridge * v
+            spectrum = torch.fft.rfftn(v.to(device), s=(2 * n,) * 3) * transfer[..., : n + 1]
+            return torch.fft.irfftn(spectrum, s=(2 * n,) * 3)[:n, :n, :n].to(v.device) + ridge * v
 
         return solve_symmetric(apply, self.right.real.contiguous(), iterations=iterations)
 

@@ -89,12 +89,13 @@ def refine(
         torch.Generator().manual_seed(options.seed), (READ + POSE + REBUILD + SWEEP * rounds) * len(stack), listen,
         checkpoints or Checkpoints(),
     )  # fmt: skip
-    data = prepare(stack, max(bandwidths) / radius, radius + 3, progress=journal.reader("reading particles", READ))
+    reading = journal.reader("reading particles", READ)
+    data = prepare(stack, max(bandwidths) / radius, radius + 3, progress=reading, device=options.device)
     journal.lap("read")
     particles = _centred(stack, data, radius, options, journal)
     journal.lap("centre")
 
-    level = SearchLevel.at(data.grid, radius, bandwidths[0])
+    level = SearchLevel.at(data.grid, radius, bandwidths[0], device=data.device)
     start = _scaled(data, level, _fitted(level, initial), particles.centres)
     level, start, symmetry = symmetrised(level, start, options.group, data, particles.centres)
     found, poses = [], []
@@ -212,10 +213,11 @@ class _HalfSet:
         saved = self.journal.load(self.name)
         if saved is not None:
             state = _State.of(saved)
-            level = SearchLevel.at(self.data.grid, radius, plan[state.done - 1][0], level.basis.group)
+            present = plan[state.done - 1][0]
+            level = SearchLevel.at(self.data.grid, radius, present, level.basis.group, self.data.device)
         for bandwidth, step in plan[state.done :]:
             if bandwidth != level.bandwidth:
-                finer = SearchLevel.at(self.data.grid, radius, bandwidth, level.basis.group)
+                finer = SearchLevel.at(self.data.grid, radius, bandwidth, level.basis.group, self.data.device)
                 directions = state.particles.directions
                 if directions is not None:
                     directions = directions @ finer.directional_kernel(level).mT

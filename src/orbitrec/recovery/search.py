@@ -51,14 +51,18 @@ class SearchLevel:
 
     @classmethod
     def at(
-        cls, grid: PolarGrid, radius: float, bandwidth: float, group: PointGroup = NO_SYMMETRY
-    ) -> "SearchLevel":  # fmt: skip
-        """The level of ``bandwidth`` for a particle of ``radius`` pixels and some symmetry, on a prefix of ``grid``."""
+        cls, grid: PolarGrid, radius: float, bandwidth: float, group: PointGroup = NO_SYMMETRY, device: str = "cpu"
+    ) -> "SearchLevel":
+        """The level of ``bandwidth`` for a particle of ``radius`` pixels and some symmetry, on a prefix of ``grid``.
+
+        Its templates, and what is compared with them, are on ``device``; its models are on the CPU.
+        """
         part = grid.below(bandwidth / radius, radius)
         basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
         degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
         angles = 2 * math.ceil(1.2 * bandwidth)
-        return cls(bandwidth, PolarProjector(basis, part, spherical_design(degree)), polar_circle(part, angles))
+        projector = PolarProjector(basis, part, spherical_design(degree), device=device)
+        return cls(bandwidth, projector, polar_circle(part, angles))
 
     @property
     def basis(self) -> SphericalBesselBasis:
@@ -90,7 +94,8 @@ class SearchLevel:
         """The model's templates and density of views as the E-step wants them; in-plane angles are uniform."""
         log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
         templates = self.projector.templates(model.coefficients)
-        return TemplateBank(templates, log_density.contiguous(), self.circle, antipodal=True)
+        log_density = log_density.contiguous().to(templates.device)
+        return TemplateBank(templates, log_density, self.circle, antipodal=True)
 
     def expectation(
         self, model: Model, observed: Observations, candidates: Int[Tensor, "b c"] | None = None
@@ -113,7 +118,7 @@ class SearchLevel:
             diagonal=diagonal,
             iterations=8,
         )
-        views = statistics.occupancy.sum(1)
+        views = statistics.occupancy.sum(1).cpu()
         views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
         return Model(w, views.log())
 
@@ -137,7 +142,7 @@ class SearchLevel:
         """
         w = torch.randn(len(self.basis), generator=generator, dtype=torch.float64)
         w = (w * torch.exp(-2 * (self.basis.frequency * self.basis.radius / 6).square())).to(self.projector.dtype)
-        power = self.projector.templates(w).abs().square().sum(1).mean(0)
+        power = self.projector.templates(w).abs().square().sum(1).mean(0).cpu()
         drawn = (power * filter_power[: self.grid.node_count]).sum()
         return Model(w * (energy / drawn).sqrt(), self.uniform_views())
 

@@ -67,7 +67,7 @@ def moment_starts(stack: ParticleStack, level: SearchLevel, count: int, generato
         return []
     pixel, n, k_max = stack.pixel_size_A, stack.n, level.basis.k_max
     resolution_A = min(2 * math.pi * pixel / (FREQUENCY_SHARE * k_max), n * pixel)
-    moments = accumulate_moments(stack, resolution_A, n * pixel / 2)
+    moments = accumulate_moments(stack, resolution_A, n * pixel / 2, device=level.projector.device)
     shrink = moments.grid.box / n  # they count lengths in larger pixels
     radius = BALL_SHARE * moments.grid.box
     basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
@@ -91,7 +91,7 @@ def momnet_start(stack: ParticleStack, level: SearchLevel) -> Start:
     net, pixel, n = load_momnet(), stack.pixel_size_A, stack.n
     radius = level.basis.radius
     k_max = net.setting.grid_for(n, radius).k_max
-    moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2)
+    moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2, device=level.projector.device)
     shrink = moments.grid.box / n  # they count lengths in larger pixels
     target = carried_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
     with torch.no_grad():
@@ -114,7 +114,8 @@ def fitted_coefficients(level: SearchLevel, volume: Volume) -> Float[Tensor, "p"
     """Coefficients of any volume in the level's own basis, by least squares on templates."""
     projector = level.projector
     templates = polar_templates(volume, level.grid, level.directions)
-    right = projector.adjoint(templates.to(torch.complex64 if projector.dtype == torch.float32 else torch.complex128))
-    weight = torch.ones(len(level.directions), level.grid.node_count, dtype=projector.dtype)
+    kind = torch.complex64 if projector.dtype == torch.float32 else torch.complex128
+    right = projector.adjoint(templates.to(projector.device, kind))
+    weight = torch.ones(len(level.directions), level.grid.node_count, dtype=projector.dtype, device=projector.device)
     ridge = 1e-3 * projector.uniform_diagonal(weight.sum(0))
     return solve_symmetric(lambda w: projector.normal(w, weight) + ridge * w, right, iterations=50)

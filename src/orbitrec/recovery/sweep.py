@@ -144,7 +144,7 @@ def sweep(
             observed = data.observations(part, level.grid, centres, shifts, log_shift)
             narrowed = own if own.shape[1] < len(level.directions) else None
             statistics, assigned = expectation(observed, bank, candidates=narrowed)
-            found.record(part, assigned, level, own, centres[:, None] + shifts)
+            found.record(part, assigned.to("cpu"), level, own, centres[:, None] + shifts)
             parts.append(statistics)
         return reduce(Statistics.merge, parts)
 

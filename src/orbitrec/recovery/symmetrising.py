@@ -46,7 +46,7 @@ def symmetrised(
     density, spacing = level.density(model)
     axes = find_axes(density, group)
     turned = Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(density)
-    symmetric = SearchLevel.at(level.grid, level.basis.radius, level.bandwidth, group)
+    symmetric = SearchLevel.at(level.grid, level.basis.radius, level.bandwidth, group, data.device)
     fitted = Model(_fitted(symmetric, turned, spacing), symmetric.uniform_views())
     # Turned back, it is seen from where the model was and needs no other centres.
     back = axes.rotation.mT
