@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from orbitrec.cli.devices import Device, usable
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.cli.particle_runs import (
     AsJson,
@@ -52,6 +53,7 @@ def abinitio(
     symmetry: Symmetry = "C1",
     flip: Flip = False,
     truth: Truth = None,
+    device: Device = "cpu",
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,16 +81,17 @@ def abinitio(
     matched = kind.at_most(matched)
     if matched + starts == 0:
         raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
-    group = PointGroup.named(symmetry)
-    with shared_run(output, given, resume) as (run, checkpoints):
+    group, where = PointGroup.named(symmetry), usable(device)
+    with shared_run(output, given, resume, where) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         true_map = None if truth is None else KnownMap.read(truth, stack)
         schedule = replace(Schedule(), matched=matched, starts=starts)
         options = Options(
-            diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip, group=group
-        )
+            diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip, group=group,
+            device=where,
+        )  # fmt: skip
         with progress(run is not None) as listen:
             result = initial_model(stack, options, listen, checkpoints)
         if run is None:  # one of several processes, of which the first writes

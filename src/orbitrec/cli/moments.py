@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from orbitrec.cli.devices import Device, usable
 from orbitrec.cli.inputs import Datadir, NoCTF, Particles, Passthrough, PixelSize
 
 
@@ -39,6 +40,7 @@ def stack(
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
+    device: Device = "cpu",
 ) -> None:
     """Moments of one stack: also `orbitrec moments PARTICLES.star -o M.safetensors`."""
     from rich.console import Console
@@ -48,6 +50,7 @@ def stack(
     from orbitrec.io.particles import ParticleStack
     from orbitrec.recovery.accumulation import accumulate_moments
 
+    where = usable(device)
     data = ParticleStack.open(
         particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
     )
@@ -56,8 +59,9 @@ def stack(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=len(data))
         found = accumulate_moments(
-            data, resolution or 6 * pixel, (diameter or data.n * pixel) / 2, progress=lambda n: bar.advance(task, n)
-        )
+            data, resolution or 6 * pixel, (diameter or data.n * pixel) / 2,
+            progress=lambda n: bar.advance(task, n), device=where,
+        )  # fmt: skip
     write_moments(output, found, pixel * data.n / found.grid.box)
     typer.echo(
         f"moments of {len(data)} particles, {found.grid.max_mode + 1} modes × {found.grid.node_count}²: {output}"

@@ -28,14 +28,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.
 
 @contextmanager
 def shared_run(
-    output: Path, given: dict[str, object], resume: bool
+    output: Path, given: dict[str, object], resume: bool, device: str
 ) -> "Iterator[tuple[RunFolder | None, Checkpoints]]":
-    """The run's folder and records for the first of the processes that torchrun started; the others have none."""
+    """The run's folder and records for the first of the processes that torchrun started; the others have none.
+
+    ``device``: that of this process.
+    """
     from orbitrec.io.checkpoints import Checkpoints
     from orbitrec.io.runs import resumable_run
     from orbitrec.recovery.ranks import joined, rank
 
-    with joined():
+    with joined(device):
         if rank() > 0:
             yield None, Checkpoints()
         else:
@@ -57,12 +60,15 @@ def progress(shown: bool) -> Iterator[Callable[[str, float], None]]:
 
 
 def settings(command: str, given: dict[str, object]) -> dict[str, object]:
-    """All that decides the result of a command on particles: what was ``given`` to it, and the table's content."""
+    """All that decides the result of a command on particles: what was ``given`` to it, and the table's content.
+
+    Where it computes decides the result to rounding only, as threads do: a run may go on on another device.
+    """
     from hashlib import sha256
 
     from orbitrec import __version__
 
-    kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth")}
+    kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth", "device")}
     table = kept["particles"]
     digest = sha256(table.read_bytes()).hexdigest() if isinstance(table, Path) and table.is_file() else None
     return {"command": command, "version": __version__, **kept, "content of particles": digest}

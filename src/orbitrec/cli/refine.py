@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.devices import Device, usable
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.cli.particle_runs import (
     AsJson,
@@ -71,6 +72,7 @@ def refine(
     symmetry: Symmetry = "C1",
     flip: Flip = False,
     truth: Truth = None,
+    device: Device = "cpu",
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
@@ -91,14 +93,16 @@ def refine(
     from orbitrec.recovery.refinement import refine as compute
     from orbitrec.report.run import KnownMap, write_initial_model
 
-    group = PointGroup.named(symmetry)
-    with shared_run(output, given, resume) as (run, checkpoints):
+    group, where = PointGroup.named(symmetry), usable(device)
+    with shared_run(output, given, resume, where) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        options = Options(diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip, group=group)
+        options = Options(
+            diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip, group=group, device=where
+        )
         refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
         with progress(run is not None) as listen:
             result = compute(stack, start.grid, options, refinement, listen, checkpoints)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orbitrec.errors import InputError
+from orbitrec.cli.devices import Device, usable
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
@@ -57,7 +57,7 @@ def mra(
     batch: Annotated[int, typer.Option(help="New problems in each step.")] = 256,
     rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1 …")] = "cpu",
+    device: Device = "cpu",
     half: Annotated[bool, typer.Option("--half", help="Write the weights in half precision.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUTPUT, by its own options, --device and --half.")
@@ -76,7 +76,7 @@ def mra(
     from orbitrec.recovery.supervised import Training
     from orbitrec.recovery.training import Trainer
 
-    checked = _device(device)
+    checked = usable(device, "float32")
     if resume:
         _run(RunFolder(output), Trainer.resumed(output / "checkpoint.safetensors", Training.from_dict, checked), half)
         return
@@ -130,16 +130,6 @@ def momnet(
     )
     with new_run(output) as run:
         _run(run, Trainer(training), half=False)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} cannot be used here; choose another, cpu is always there") from error
-    return name
 
 
 def _run(run: "RunFolder", trainer: "Trainer", half: bool) -> None:

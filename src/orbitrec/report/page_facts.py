@@ -47,7 +47,7 @@ def assumed_facts(summary: Mapping[str, Any]) -> Facts:
         "shifts": f"found to spread by {summary['shift_spread_px'] * summary['pixel_size_A']:.1f} Å in x and in y",
         "half-sets": summary.get("half_sets_from", "every other particle"),
         "noise": "its spectrum taken from the corners of the images",
-        "seed": f"{summary['seed']}; with {summary['threads']} thread(s) on this machine it gives this map again",
+        "seed": f"{summary['seed']}; {_again(summary)} this map again",
     }
 
 
@@ -91,6 +91,14 @@ def file_facts(run: RunFiles) -> Facts:
         "views.csv": "their directions",
     }
     return {name: what for name, what in known.items() if (run.folder / name).exists()}
+
+
+def _again(summary: Mapping[str, Any]) -> str:
+    """Where the same seed gives the same map; runs of earlier versions were all on the CPU."""
+    device = summary.get("device", "cpu")
+    if device == "cpu":
+        return f"with {summary['threads']} thread(s) on this machine it gives"
+    return f"on {device} of this machine it should give"
 
 
 def _symmetry(summary: Mapping[str, Any]) -> str:

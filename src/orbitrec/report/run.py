@@ -114,6 +114,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "ctf": stack.ctf is not None,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
+        "device": options.device,
         "diameter_A": 2 * result.radius_px * pixel,
         "search_resolution_A": result.search_resolution_A,
         "half_sets": "independent" if result.independent else "of one reference: an upper bound",
