@@ -32,7 +32,7 @@ FILES = [
     "report.html", "summary.json", "summary.png", "views.csv", "views.mrcs",
 ]  # fmt: skip
 KEYS = {
-    "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "diameter_A",
+    "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "device", "diameter_A",
     "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "hand", "start_log_likelihoods",
     "start_kinds", "chosen_start", "start_agreements", "half_sets", "half_sets_from", "half_maps_unmasked_fsc0143_A",
     "seconds", "peak_memory_GiB", "dialect", "posed", "warnings", "contrast_of_images", "symmetry", "symmetry_score",

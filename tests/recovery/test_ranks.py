@@ -19,8 +19,8 @@ from orbitrec.cli.main import run
 from orbitrec.recovery import abinitio, reconstruction
 
 short = abinitio.Schedule(
-    matched=1, starts=1, start_bandwidth=6.0, start_steps=4, settle_steps=1, settle_batch=100, select_bandwidth=8.0,
-    select_steps=2, march=(8.0,), sweeps=1,
+    matched=1, starts=1, start_bandwidth=6.0, start_steps=4, settle_steps=1, settle_batch=60, select_bandwidth=8.0,
+    select_steps=2, march=(8.0,), sweeps=1,  # 60 images are one part, which leaves one process without
 )
 abinitio.Schedule = lambda: short
 reconstruction.PIXELS_AT_ONCE = 100 * 24**2  # so that there is something to share
@@ -72,6 +72,16 @@ def test_more_processes_than_shards_are_refused(monkeypatch):
         pass
 
 
+def test_each_process_has_a_gpu_of_its_own_and_tensors_go_by_what_their_device_knows(monkeypatch):
+    assert [ranks.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
+    assert [ranks.backend(device) for device in ("cpu", "cuda:1")] == ["gloo", "cpu:gloo,cuda:nccl"]
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [ranks.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:3", "cuda:1"]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match=r"4 processes cannot share cuda:1; give "), ranks.joined("cuda:1"):
+        pass
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks") / "data"
@@ -89,15 +99,23 @@ def _files(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("command", ["abinitio", "refine"])
-def test_two_processes_make_the_files_of_one(command, data, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "device"),
+    [
+        ("abinitio", "cpu"),
+        ("refine", "cpu"),
+        pytest.param("abinitio", "cuda", marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")),
+    ],
+)
+def test_two_processes_make_the_files_of_one(command, device, data, tmp_path):
     (tmp_path / "short.py").write_text(PROGRAM)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     files = []
-    for name, starter in (("one", [sys.executable]), ("two", launch)):
+    usual = [] if device == "cpu" else ["--device", device]  # the CPU needs no saying
+    for name, starter, where in (("one", [sys.executable], usual), ("two", launch, ["--device", device])):
         arguments = [*starter, tmp_path / "short.py", command, "particles.star", "-o", tmp_path / name]
         done = subprocess.run(
-            [*arguments, *OPTIONS[command]], cwd=data, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [*arguments, *OPTIONS[command], *where], cwd=data, env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -27,6 +27,7 @@ from orbitrec.io.mrc import read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
 from orbitrec.report.page import write_report
+from orbitrec.report.page_facts import assumed_facts
 from orbitrec.report.run_files import RunFiles, write_views
 
 WARNING = 'views <bundle> in "one" cap'
@@ -150,6 +151,14 @@ def test_the_page_holds_everything(run):
         "2 – became the map",
     ):
         assert words in page.text
+
+
+def test_the_page_says_where_the_same_seed_gives_the_map_again(simulated):
+    given = summary(simulated[0])
+    assert assumed_facts(given)["seed"] == "1; with 1 thread(s) on this machine it gives this map again"
+    assert assumed_facts({**given, "device": "cpu"}) == assumed_facts(given)
+    there = assumed_facts({**given, "device": "cuda:0"})["seed"]
+    assert there == "1; on cuda:0 of this machine it should give this map again"
 
 
 def test_the_viewer_is_given_the_map(run):

@@ -1,0 +1,101 @@
+"""A second device where there is no GPU: one that computes on the CPU and does not say so."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+PRETENDED = "meta"  # of torch's devices the one that every build lets tensors name
+aten = torch.ops.aten
+CROSSING = (aten._to_copy.default, aten.copy_.default)
+INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+RESOLVED = {aten._conj.default: aten.conj_physical.default, aten._neg_view.default: aten.neg.default}
+"""Signs that wait to be multiplied in are not known to a tensor that is wrapped."""
+
+
+class Elsewhere(Tensor):
+    """A tensor on the pretended device; ``held``: its numbers."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor):
+        like = {"dtype": held.dtype, "device": PRETENDED, "storage_offset": held.storage_offset()}
+        return Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), **like)
+
+    def __init__(self, held: Tensor):
+        self.held = held
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise RuntimeError(f"{function} of a tensor on a device that is no longer there")
+
+
+class PretendedDevice(TorchDispatchMode):
+    """While it lasts, tensors may be on :data:`PRETENDED`, with numbers, and are refused what a GPU's are refused.
+
+    An operation must have all its tensors on one device, but for copies, indices on the CPU and tensors without axes;
+    and nothing goes past the operations, as ``numpy`` does. What it cannot show is how a GPU rounds and how fast it is.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        there = [each for each in tensors if isinstance(each, Elsewhere)]
+        asked = kwargs.get("device")
+        if asked is not None:
+            kwargs["device"] = torch.device("cpu")
+        if not there:
+            found = function(*args, **kwargs)
+            return found if asked is None or torch.device(asked).type == "cpu" else tree_map(_wrapped, found)
+        if function not in CROSSING:
+            self._check(function, args, tensors)
+        known = {id(each.held): each for each in there}  # in-place operations return what they were given
+        found = RESOLVED.get(function, function)(*tree_map(_held, args), **tree_map(_held, kwargs))
+        if (asked is not None and torch.device(asked).type == "cpu") or (
+            function is aten.copy_.default and not isinstance(args[0], Elsewhere)
+        ):
+            return args[0] if function is aten.copy_.default else found
+        return tree_map(lambda each: known.get(id(each)) if id(each) in known else _wrapped(each), found)
+
+    @staticmethod
+    def _check(function, args, tensors):
+        if function in INDEXING and isinstance(args[0], Elsewhere):
+            tensors = [args[0], *args[2:3]]
+        stray = [tuple(x.shape) for x in tensors if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.ndim]
+        if stray:
+            raise RuntimeError(f"{function}: all tensors must be on the same device, those of shape {stray} are not")
+
+
+def _held(each: object) -> object:
+    return each.held if isinstance(each, Elsewhere) else each
+
+
+def _wrapped(each: object) -> object:
+    return Elsewhere(each) if isinstance(each, Tensor) else each
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a device that is not the CPU, on any machine."""
+    made = torch.tensor  # goes past the operations
+
+    def tensor(data, *, device=None, **options):
+        return made(data, **options).to(device or "cpu")
+
+    monkeypatch.setattr(torch, "tensor", tensor)
+    with PretendedDevice():
+        yield PRETENDED
+
+
+@pytest.fixture(params=["pretended", "cuda:0"])
+def elsewhere(request: pytest.FixtureRequest) -> str:
+    """The pretended device, and the first GPU where there is one."""
+    if request.param == "pretended":
+        return request.getfixturevalue("pretended")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    return request.param
