@@ -34,7 +34,7 @@ from orbitrec.volumes.voxel import VoxelVolume
 N, PIXEL_A, COUNT, RADIUS = 28, 3.0, 120, 9.0
 SCHEDULE = Schedule(
     matched=0, starts=2, start_bandwidth=6.0, start_steps=2, settle_steps=1, select_bandwidth=8.0, select_steps=1,
-    march=(8.0, 10.0), sweeps=1, candidates=16,
+    march=(8.0, 10.0), sweeps=2, candidates=16,
 )  # fmt: skip
 
 

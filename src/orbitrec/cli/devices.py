@@ -1,5 +1,6 @@
 """Where a command computes: its option, and whether there is such a device."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ def usable(name: str, precision: str = "float64") -> str:
     """The device that this process has where ``name`` is asked for, tried with one number of that ``precision``.
 
     Raises:
-        InputError: if it cannot be used.
+        InputError: if it cannot be used, or processes of torchrun would have to share a GPU.
     """
     import torch
 
@@ -23,6 +24,12 @@ def usable(name: str, precision: str = "float64") -> str:
     try:
         torch.zeros(1, dtype=getattr(torch, precision), device=own).item()
     except (RuntimeError, AssertionError, TypeError) as error:
-        here = "" if own in (name, f"{name}:0") else f", which is {own} for this process,"
-        raise InputError(f"--device {name}{here} cannot be used here; choose another, cpu is always there") from error
+        raise InputError(f"--device {name} cannot be used here; choose another, cpu is always there") from error
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    # Found by each process, since only the first says what is wrong.
+    if own.startswith("cuda") and processes > (gpus if name == "cuda" else 1):
+        raise InputError(
+            f"{processes} processes on a machine of {gpus} GPUs cannot share --device {name}; give --device cuda, and "
+            "start no more processes than GPUs"
+        )
     return own

@@ -54,7 +54,7 @@ def joined(device: str = "cpu") -> Iterator[None]:
     """The other processes, where ``torchrun`` has started some, each working on its own ``device``.
 
     Raises:
-        InputError: if there are more of them than shards, or several are to share one GPU.
+        InputError: if there are more of them than shards.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
@@ -66,8 +66,6 @@ def joined(device: str = "cpu") -> Iterator[None]:
             "more threads (OMP_NUM_THREADS)"
         )
     own = torch.device(device)
-    if own.type != "cpu" and device != own_device("cuda"):
-        raise InputError(f"{processes} processes cannot share {device}; give --device cuda, and each takes its own GPU")
     dist.init_process_group(backend(device), device_id=None if own.type == "cpu" else own)
     yield
     # Not after an error, which the others do not know of: torchrun ends them.
