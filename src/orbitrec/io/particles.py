@@ -37,7 +37,7 @@ class ImageGrid:
     box: int
     pixel_size_A: float
     kind: Int[np.ndarray, "N"]
-    matrices: tuple[Float[Tensor, "box n"] | None, ...]
+    matrices: tuple[Float[Tensor, "box _"] | None, ...]
 
     @classmethod
     def common(cls, boxes: Int[np.ndarray, "N"], pixel_sizes_A: Float[np.ndarray, "N"]) -> "ImageGrid":
