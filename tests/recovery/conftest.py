@@ -37,8 +37,9 @@ class Elsewhere(Tensor):
 class PretendedDevice(TorchDispatchMode):
     """While it lasts, tensors may be on :data:`PRETENDED`, with numbers, and are refused what a GPU's are refused.
 
-    An operation must have all its tensors on one device, but for copies, indices on the CPU and tensors without axes;
-    and nothing goes past the operations, as ``numpy`` does. What it cannot show is how a GPU rounds and how fast it is.
+    An operation must have all its tensors on one device, but for copies, indices on the CPU, and tensors without axes
+    where it goes element by element; and nothing goes past the operations, as ``numpy`` does. It cannot show how
+    a GPU rounds and how fast it is.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -63,9 +64,12 @@ class PretendedDevice(TorchDispatchMode):
 
     @staticmethod
     def _check(function, args, tensors):
-        if function in INDEXING and isinstance(args[0], Elsewhere):
+        indexing = function in INDEXING and isinstance(args[0], Elsewhere)
+        if indexing:
             tensors = [args[0], *args[2:3]]
-        stray = [tuple(x.shape) for x in tensors if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.ndim]
+        here = [x for x in tensors if isinstance(x, Tensor) and not isinstance(x, Elsewhere)]
+        numbers = (indexing or torch.Tag.pointwise in function.tags) and isinstance(tensors[0], Elsewhere)
+        stray = [tuple(x.shape) for x in here if x.ndim or not numbers]
         if stray:
             raise RuntimeError(f"{function}: all tensors must be on the same device, those of shape {stray} are not")
 

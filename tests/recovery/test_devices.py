@@ -10,6 +10,7 @@ from torch import Tensor
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
 from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.inference import likelihood
+from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import new_run
 from orbitrec.io.simulation import write_simulation
@@ -83,7 +84,8 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses(pretended):
     assert here.tolist() == [4, 5, 6, 3, 4, 5]
     index = torch.tensor([1])
     for mixed in (
-        lambda: here + there, lambda: here[there.long()], lambda: here.index_put_((index,), there[:1]),
+        lambda: here + there, lambda: torch.stack([here[0], there[0]]), lambda: here[0].add_(there[0]),
+        lambda: here[there.long()], lambda: here.index_put_((index,), there[:1]),
         lambda: there.index_add_(0, index, there[:1]),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="same device"):
@@ -154,9 +156,25 @@ def cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "BUSY", likelihood.CACHED)
 
 
-def test_the_main_job_elsewhere_is_that_on_the_cpu(pretended, cached, stack):
-    options = Options(50.0, schedule=SCHEDULE)
-    assert same(initial_model(stack, replace(options, device=pretended)), initial_model(stack, options))
+@pytest.fixture(scope="module")
+def expected(stack: ParticleStack) -> InitialModel:
+    return initial_model(stack, Options(50.0, schedule=SCHEDULE))
+
+
+def test_the_main_job_elsewhere_is_that_on_the_cpu(pretended, cached, stack, expected):
+    assert same(initial_model(stack, Options(50.0, schedule=SCHEDULE, device=pretended)), expected)
+
+
+def test_a_run_begun_elsewhere_goes_on_on_the_cpu(pretended, cached, stack, expected, tmp_path):
+    def interrupt(stage: str, share: float) -> None:
+        if stage == "march to bandwidth 10":
+            raise KeyboardInterrupt
+
+    options, kept = Options(50.0, schedule=SCHEDULE), Checkpoints(tmp_path / "records")
+    with pytest.raises(KeyboardInterrupt):
+        initial_model(stack, replace(options, device=pretended), interrupt, kept)
+    assert kept.load("march") is not None
+    assert same(initial_model(stack, options, checkpoints=kept), expected)
 
 
 def test_refinement_with_a_symmetry_elsewhere_is_that_on_the_cpu(pretended, cached, stack, folder):
@@ -179,9 +197,8 @@ def test_momnet_starts_elsewhere_as_on_the_cpu(pretended, stack):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_gives_the_same_map_twice_and_nearly_that_of_the_cpu(stack):
-    options = Options(50.0, schedule=SCHEDULE)
-    one, two, here = (initial_model(stack, replace(options, device=device)) for device in ("cuda:0", "cuda:0", "cpu"))
+def test_a_gpu_gives_the_same_map_twice_and_nearly_that_of_the_cpu(stack, expected):
+    one, two = (initial_model(stack, Options(50.0, schedule=SCHEDULE, device="cuda:0")) for _ in range(2))
     assert same(one, two)
-    volumes = torch.stack([each.reconstruction.volume.flatten() for each in (one, here)])
+    volumes = torch.stack([each.reconstruction.volume.flatten() for each in (one, expected)])
     assert float(torch.corrcoef(volumes)[0, 1]) > 0.8
