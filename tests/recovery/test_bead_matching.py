@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,7 +15,8 @@ from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import Moments, uniform_moments
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.recovery.matching import MomentTarget
-from orbitrec.recovery.volume_matching.beads import BeadMatching, BeadStage, Settings, match_beads
+from orbitrec.recovery.volume_matching.bead_search import CHANGES, Change, match_beads, searched, split, start, steps
+from orbitrec.recovery.volume_matching.beads import BeadMatching, BeadStage, Settings
 from orbitrec.recovery.volume_matching.lbfgs import minimise
 from orbitrec.volumes.gaussians import GaussianMixture
 
@@ -24,7 +26,7 @@ ATOMS = GaussianMixture(
     torch.full((4,), 1.5, dtype=torch.float64),
     torch.tensor([3.0, 4.5, 2.5, 4.0], dtype=torch.float64),
 )
-SETTINGS = Settings(beads=8, starts=3, finalists=1, first_bandwidth=4.0, iterations=40)
+SETTINGS = Settings(beads=12, starts=6, finalists=2, tries=3, searched=(6.0, 8.0), first_bandwidth=4.0, iterations=40)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -39,6 +41,11 @@ def problem(settings: Settings) -> BeadMatching:
     return BeadMatching(MomentTarget.exact(moments, grid), REACH, RADIUS, settings)
 
 
+def stage_of(settings: Settings, number: int = -1) -> BeadStage:
+    matching = problem(settings)
+    return BeadStage.of(matching, matching.bandwidths()[number])
+
+
 def test_minimise_finds_the_minimum_of_a_quadratic():
     target = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
     x, value = minimise(lambda y: (y - target).square().sum() + 5, torch.zeros(3, dtype=torch.float64), 50)
@@ -47,10 +54,11 @@ def test_minimise_finds_the_minimum_of_a_quadratic():
 
 
 def test_exact_moments_give_the_volume():
-    matching, heard = problem(SETTINGS), []
+    # Of a bandwidth of 7 two moments hold a dozen numbers, so the number of beads has to be told.
+    matching, heard = problem(replace(SETTINGS, beads=4)), []
     best = match_beads(matching, seeded(1), lambda name, compute: heard.append(name) or compute())
-    assert len(heard) == len(set(heard)) == matching.steps()
-    moments = BeadStage.of(matching, matching.bandwidths()[-1], 1.0).moments(best.variables)
+    assert len(heard) == len(set(heard)) == steps(matching)
+    moments = BeadStage.of(matching, matching.bandwidths()[-1]).moments(best.variables)
     first, second = relative_errors(matching.target.moments, moments)
     assert float(first) < 0.005
     assert float(second) < 0.02
@@ -61,11 +69,13 @@ def test_exact_moments_give_the_volume():
 
 
 def test_moments_are_those_of_the_volume_and_its_views():
-    matching = problem(SETTINGS)
-    solution = matching.start(seeded(2))
-    solution.variables[-len(matching.background) :] = torch.randn(len(matching.background), generator=seeded(3))
-    bandwidth = matching.bandwidths()[-1]
-    stage, directions = BeadStage.of(matching, bandwidth, 1.0), spherical_design(2 * int(bandwidth) + 7)
+    stage = stage_of(SETTINGS)
+    matching, x = stage.problem, start(stage, seeded(2))
+    parts = matching.parts(x)
+    parts.background[:] = torch.randn(len(parts.background), generator=seeded(3))
+    parts.ripples[:] = torch.randn(len(parts.ripples), generator=seeded(4))
+    solution = stage.matched(parts.joined())
+    directions = spherical_design(2 * int(stage.bandwidth) + 7)
     templates = polar_templates(matching.volume(solution), stage.target.grid, directions)
     density = matching.view_density(solution, directions)
     assert float(density.sum()) == pytest.approx(1)
@@ -76,9 +86,8 @@ def test_moments_are_those_of_the_volume_and_its_views():
 
 
 def test_gradients_are_differences():
-    matching = problem(SETTINGS)
-    stage = BeadStage.of(matching, 4.0, 1e4)
-    x = matching.start(seeded(4)).variables
+    stage = stage_of(SETTINGS, 0)
+    x = start(stage, seeded(4))
     x = x + 0.1 * torch.randn(len(x), generator=seeded(5))
     direction = torch.randn(len(x), generator=seeded(6))
     (gradient,) = torch.autograd.grad(stage.loss(x.requires_grad_()), x)
@@ -88,24 +97,59 @@ def test_gradients_are_differences():
 
 def test_turning_volume_and_views_together_changes_nothing():
     # Even views stay even: only the beads have to be turned.
-    matching = problem(SETTINGS)
-    stage = BeadStage.of(matching, matching.bandwidths()[-1], 1.0)
-    x = matching.start(seeded(7)).variables
-    count = SETTINGS.beads
-    x[4 * count + 2 :] = 0
-    turned, size = x.clone(), float(stage.moments(x).second_norm())
-    rotation = random_rotations(1, seeded(8))[0].float()
-    turned[: 3 * count] = (x[: 3 * count].reshape(-1, 3) @ rotation.T).flatten()
-    difference = stage.moments(turned) - stage.moments(x)
-    assert float(difference.second_norm()) < 1e-3 * size
-    mirrored = x.clone()
-    mirrored[: 3 * count] *= -1
+    stage = stage_of(SETTINGS)
+    x = start(stage, seeded(7))
+    parts = stage.problem.parts(x)
+    parts.views.zero_()
+    turned, mirrored = x.clone(), x.clone()
+    size = float(stage.moments(x).second_norm())
+    stage.problem.parts(turned).centers[:] = parts.centers @ random_rotations(1, seeded(8))[0].float().T
+    assert float((stage.moments(turned) - stage.moments(x)).second_norm()) < 1e-3 * size
+    stage.problem.parts(mirrored).centers.neg_()
     assert float((stage.moments(mirrored) - stage.moments(x)).second_norm()) < 1e-5 * size
 
 
-def test_bandwidths_grow_to_the_targets():
-    found = problem(SETTINGS).bandwidths()
+def test_bandwidths_and_beads_grow_to_the_targets():
+    matching = problem(SETTINGS)
+    found = matching.bandwidths()
     assert found[0] == 4.0
     assert found[-1] == pytest.approx(REACH * K_MAX)
-    assert all(b / a < 1.5**1.5 + 1e-9 for a, b in pairwise(found))
-    assert math.isinf(problem(SETTINGS).start(seeded(9)).loss)
+    assert all(b / a < SETTINGS.growth**1.5 + 1e-9 for a, b in pairwise(found))
+    counts = [matching.beads(bandwidth) for bandwidth in found]
+    assert counts == sorted(counts)
+    assert counts[0] == 8
+    assert counts[-1] == SETTINGS.beads
+    told = problem(Settings(beads=4, first_bandwidth=4.0))
+    assert {told.beads(bandwidth) for bandwidth in told.bandwidths()} == {4}
+
+
+def test_split_beads_are_the_same_molecule():
+    coarse, fine = stage_of(SETTINGS, 0), stage_of(SETTINGS)
+    x = coarse.matched(start(coarse, seeded(9))).variables
+    before, after = (fine.problem.parts(each) for each in (x, split(fine, x, seeded(10))))
+    assert len(after.centers) == SETTINGS.beads > len(before.centers)
+    old, new = (fine.problem.molecule(parts) for parts in (before, after))
+    assert float(new.weights.sum()) == pytest.approx(float(old.weights.sum()), rel=1e-5)
+    assert torch.allclose(new.weights @ new.centers, old.weights @ old.centers, rtol=1e-4, atol=1e-3)
+    assert torch.equal(split(coarse, x, seeded(10)), x)
+
+
+def test_a_search_never_loses_what_was_found():
+    stage = stage_of(SETTINGS)
+    found = stage.matched(start(stage, seeded(11)))
+    better = searched(stage, found, 12)
+    assert better.loss <= found.loss
+    assert torch.equal(better.variables, searched(stage, found, 12).variables)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_change_something_and_leave_the_solution_alone(change: Change):
+    stage = stage_of(SETTINGS)
+    x = start(stage, seeded(13))
+    kept = x.clone()
+    changed = change(stage.problem.parts(x), seeded(14)).joined()
+    assert torch.equal(x, kept)
+    assert changed.isfinite().all()
+    assert len(changed) == len(x)
+    assert not torch.equal(changed, x)
+    assert math.isfinite(float(stage.loss(changed)))

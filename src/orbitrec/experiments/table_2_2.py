@@ -2,7 +2,7 @@
 
 The problem is that of :mod:`orbitrec.experiments.two_moments`. Methods: "coefficients" matches spherical-Bessel
 coefficients under a Gaussian prior from random starts, the classical method of moments; "beads" is
-:mod:`orbitrec.recovery.volume_matching.beads`.
+:mod:`orbitrec.recovery.volume_matching.bead_search`.
 """
 
 import time
@@ -24,7 +24,9 @@ from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import match_moments
-from orbitrec.recovery.volume_matching.beads import BeadMatching, BeadStage, Settings, Solution, match_beads
+from orbitrec.recovery.volume_matching.bead_search import match_beads
+from orbitrec.recovery.volume_matching.bead_search import steps as search_steps
+from orbitrec.recovery.volume_matching.beads import BeadMatching, BeadStage, Settings, Solution
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.base import Volume
@@ -40,24 +42,30 @@ PRINTED = {
 
 @dataclass(frozen=True)
 class Size:
-    """How far moments are matched, in Å, from how many starts, with how many beads; of Gaussians the number is told."""
+    """How far moments are matched, in Å, with how many beads, and how much is searched.
+
+    Of Gaussians the number is told. ``starts`` and ``tries`` are those of the beads (:class:`Settings`).
+    """
 
     band_A: dict[str, float]
     beads: dict[str, int]
     starts: int
+    tries: dict[str, int]
     baseline_iterations: int
 
 
 QUICK = Size(
     {"EMD-0409": 20.0, "EMD-25892": 40.0, "4 Gaussians": 3.0},
-    {"EMD-0409": 60, "EMD-25892": 40, "4 Gaussians": 4},
-    8,
+    {"EMD-0409": 35, "EMD-25892": 40, "4 Gaussians": 4},
+    48,
+    {"EMD-0409": 12, "EMD-25892": 4, "4 Gaussians": 10},
     200,
 )
 FULL = Size(
-    {"EMD-0409": 15.0, "EMD-25892": 20.0, "4 Gaussians": 2.5},
-    {"EMD-0409": 60, "EMD-25892": 80, "4 Gaussians": 4},
-    16,
+    {"EMD-0409": 15.0, "EMD-25892": 18.0, "4 Gaussians": 2.5},
+    {"EMD-0409": 45, "EMD-25892": 180, "4 Gaussians": 4},
+    96,
+    {"EMD-0409": 60, "EMD-25892": 10, "4 Gaussians": 10},
     600,
 )
 
@@ -123,13 +131,14 @@ def bead_problem(matching: Matching, size: Size) -> BeadMatching:
     target, moments = matching.target, matching.target.moments
     single = Moments(moments.first.to(torch.complex64), moments.second.to(torch.complex64), moments.weights.float())
     target = replace(target, moments=single, variance=target.variance.float())
-    settings = Settings(beads=size.beads[matching.truth.name], starts=size.starts)
+    name = matching.truth.name
+    settings = Settings(beads=size.beads[name], starts=size.starts, tries=size.tries[name])
     return BeadMatching(target, matching.truth.reach, matching.truth.radius, settings)
 
 
 def steps(truths: Sequence[Truth], size: Size) -> int:
     """How many steps the table has."""
-    return sum(bead_problem(Matching(truth, size.band_A[truth.name]), size).steps() + 1 for truth in truths)
+    return sum(search_steps(bead_problem(Matching(truth, size.band_A[truth.name]), size)) + 1 for truth in truths)
 
 
 def bead_solution(matching: Matching, size: Size, watch: Watch) -> Found:
@@ -137,9 +146,9 @@ def bead_solution(matching: Matching, size: Size, watch: Watch) -> Found:
     problem, name = bead_problem(matching, size), matching.truth.name
     generator = torch.Generator().manual_seed(matching.seed)
     best = match_beads(problem, generator, lambda step, compute: watch.step(f"{name} {step}", compute))
-    moments = BeadStage.of(problem, problem.bandwidths()[-1], 1.0).moments(best.variables)
+    moments = BeadStage.of(problem, problem.bandwidths()[-1]).moments(best.variables)
     views = problem.view_density(best, matching.directions)
-    return Found(problem.volume(best), len(best.variables) - len(problem.beads(best.variables).views), views, moments)
+    return Found(problem.volume(best), len(best.variables) - len(problem.parts(best.variables).views), views, moments)
 
 
 def classical_solution(matching: Matching, size: Size) -> Found:
