@@ -15,7 +15,7 @@ from orbitrec.io.runs import new_run
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
-SIZE = Size({"4 Gaussians": 5.0}, {"4 Gaussians": 6}, 4, {"4 Gaussians": 1}, 40)
+SIZE = Size({"4 Gaussians": 5.0}, {"4 Gaussians": 6}, 4, {"4 Gaussians": 1}, {"4 Gaussians": 5.0}, 40)
 
 
 def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):

@@ -47,19 +47,20 @@ def correlation(coefficients: torch.Tensor) -> float:
 
 
 def test_exact_moments_give_the_volume_the_shift_and_uneven_views():
-    target = MomentTarget.exact(exact_moments(), GRID, 1e5)
-    generator = torch.Generator().manual_seed(3)
+    # Trusted so much that the prior does not pull the shift.
+    target = MomentTarget.exact(exact_moments(), GRID, 1e7)
+    generator = torch.Generator().manual_seed(0)
     best, other = match_moments(target, BASIS, DIRECTIONS, generator=generator, starts=2)
     assert best.loss <= other.loss < 1e-3
-    assert best.shift_px == pytest.approx(SHIFT_PX, abs=0.3)
+    assert best.shift_px == pytest.approx(SHIFT_PX, abs=0.15)
     assert float(best.log_density.logsumexp(0)) == pytest.approx(0)
     density = VIEWS.density(DIRECTIONS)
     assert float(best.log_density.exp().std() / (density / density.sum()).std()) == pytest.approx(1, abs=0.5)
     found = correlation(best.coefficients)
-    assert found > 0.8
+    assert found > 0.85
     # What the spectrum alone gives: the same size of coefficients, at random.
     random = best.coefficients * torch.randn(len(BASIS), generator=generator, dtype=torch.float64).sign()
-    assert correlation(random) < found - 0.1
+    assert correlation(random) < found - 0.2
 
 
 def test_moments_of_noisy_shifted_particles_give_the_volume():
