@@ -67,8 +67,8 @@ QUICK = Size(
 FULL = Size(
     {"EMD-0409": 15.0, "EMD-25892": 18.0, "4 Gaussians": 2.5},
     {"EMD-0409": 45, "EMD-25892": 180, "4 Gaussians": 4},
-    96,
-    {"EMD-0409": 60, "EMD-25892": 10, "4 Gaussians": 10},
+    64,
+    {"EMD-0409": 25, "EMD-25892": 10, "4 Gaussians": 10},
     {"EMD-0409": 15.0, "EMD-25892": 40.0, "4 Gaussians": 2.5},
     600,
 )
