@@ -12,7 +12,7 @@ Maps = Annotated[
     typer.Option("--map", help="EMD-0409 or EMD-25892 (MRC), its number in the name; may be repeated."),
 ]
 Scales = Annotated[
-    Scale, typer.Option(help="quick: moments to 20, 40 and 3 Å, 8 starts; full: to 15, 20 and 2.5 Å, 16 starts.")
+    Scale, typer.Option(help="quick: moments to 20, 40 and 3 Å, 48 starts; full: to 15, 18 and 2.5 Å, 64 starts.")
 ]
 
 
