@@ -112,10 +112,13 @@ def split(stage: BeadStage, variables: Float[Tensor, "x"], generator: torch.Gene
     centers = centers.index_add(0, heaviest, apart)
     lighter = math.log(2) / stage.problem.settings.weight_scale
     weights = parts.weights.index_add(0, heaviest, torch.full((len(heaviest),), -lighter))
+    weights = torch.cat([weights, weights[heaviest]])
+    mean = weights.mean()  # to the amplitude, which is free: the prior asks for weights that are alike
     more = replace(
         parts,
         centers=torch.cat([centers, centers[heaviest] - 2 * apart]),
-        weights=torch.cat([weights, weights[heaviest]]),
+        weights=weights - mean,
+        amplitude=parts.amplitude + stage.problem.settings.weight_scale * mean,
     )
     return more.joined()
 
