@@ -12,6 +12,7 @@ from orbitrec.geometry.fourier import (
     fourier_crop,
     fourier_pad,
     frequencies,
+    frequency_vectors,
     radial_frequencies,
 )
 
@@ -135,3 +136,17 @@ def test_crop_to_an_impossible_size(size: int) -> None:
 def test_pad_to_a_smaller_size() -> None:
     with pytest.raises(InputError, match="at least 8"):
         fourier_pad(torch.zeros(8, 8), 7)
+
+
+@pytest.mark.parametrize("n", [7, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_wave_of_a_frequency_vector_is_one_point_of_the_transform(n: int, dtype: torch.dtype):
+    # e^{ik·x} with x in xyz order on a (z, y, x) grid: axes in another order would put it elsewhere.
+    vectors = frequency_vectors(n, dtype)
+    assert vectors.dtype == dtype
+    k = vectors[1, 2, 5]
+    x = positions(n, dtype)
+    phase = k[2] * x[:, None, None] + k[1] * x[:, None] + k[0] * x
+    spectrum = centred_fft(torch.polar(torch.ones_like(phase), phase), 3)
+    assert spectrum.abs().flatten().argmax() == (1 * n + 2) * n + 5
+    assert torch.allclose(vectors.norm(dim=-1), radial_frequencies(n, 3, dtype))

@@ -1,12 +1,22 @@
-"""A second device where there is no GPU: one that computes on the CPU and does not say so."""
+"""Particles of a phantom, and a second device where there is no GPU: it computes on the CPU and does not say so."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from orbitrec.io.runs import new_run
+from orbitrec.io.simulation import write_simulation
+from orbitrec.models.ctf import CTFParameters
+from orbitrec.models.simulate import ParticleSimulation, random_poses
+from orbitrec.volumes.phantoms import protein_phantom
+from orbitrec.volumes.voxel import VoxelVolume
+
+PIXEL_A = 3.0
 
 PRETENDED = "meta"  # of torch's devices the one that every build lets tensors name
 aten = torch.ops.aten
@@ -103,3 +113,21 @@ def elsewhere(request: pytest.FixtureRequest) -> str:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def phantom_particles() -> Callable[[Path, int, int, float], Path]:
+    """particles.star, truth.star and truth.mrc of a phantom at five defoci: of (folder, box, particles, SNR)."""
+
+    def made(path: Path, n: int, count: int, snr: float) -> Path:
+        generator = torch.Generator().manual_seed(1)
+        grid = protein_phantom(40, 0.27 * n, torch.Generator().manual_seed(5)).to_grid(n).float()
+        one = torch.ones(count, dtype=torch.float64)
+        defocus = 2000 + 1000.0 * (torch.arange(count) % 5).double()
+        ctf = CTFParameters(defocus + 150, defocus - 150, 40 * one, 300 * one, 2 * one, 0.1 * one, 0 * one)
+        poses = random_poses(count, generator, shift_px=1.0)
+        with new_run(path) as run:
+            write_simulation(run, ParticleSimulation(VoxelVolume(grid), n, PIXEL_A, *poses, ctf), snr, generator)
+        return path
+
+    return made

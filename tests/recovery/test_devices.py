@@ -1,5 +1,6 @@
 """Work on another device than the CPU: a GPU where there is one, and everywhere one that is only pretended."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,6 @@ from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.inference import likelihood
 from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.runs import new_run
-from orbitrec.io.simulation import write_simulation
-from orbitrec.models.ctf import CTFParameters
-from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.optim.solvers import sem_vr
 from orbitrec.recovery.abinitio import Schedule
 from orbitrec.recovery.accumulation import accumulate_moments
@@ -30,7 +27,6 @@ from orbitrec.recovery.refinement import Refinement, refine
 from orbitrec.recovery.search import SearchLevel
 from orbitrec.recovery.starts import StartKind, momnet_start
 from orbitrec.volumes.phantoms import protein_phantom
-from orbitrec.volumes.voxel import VoxelVolume
 
 N, PIXEL_A, COUNT, RADIUS = 28, 3.0, 120, 9.0
 SCHEDULE = Schedule(
@@ -40,18 +36,8 @@ SCHEDULE = Schedule(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """particles.star and truth.mrc of a phantom at five defoci."""
-    generator = torch.Generator().manual_seed(1)
-    grid = protein_phantom(40, 0.27 * N, torch.Generator().manual_seed(5)).to_grid(N).float()
-    one = torch.ones(COUNT, dtype=torch.float64)
-    defocus = 2000 + 1000.0 * (torch.arange(COUNT) % 5).double()
-    ctf = CTFParameters(defocus + 150, defocus - 150, 40 * one, 300 * one, 2 * one, 0.1 * one, 0 * one)
-    poses = random_poses(COUNT, generator, shift_px=1.0)
-    path = tmp_path_factory.mktemp("devices") / "stack"
-    with new_run(path) as run:
-        write_simulation(run, ParticleSimulation(VoxelVolume(grid), N, PIXEL_A, *poses, ctf), 1.0, generator)
-    return path
+def folder(tmp_path_factory: pytest.TempPathFactory, phantom_particles: Callable[..., Path]) -> Path:
+    return phantom_particles(tmp_path_factory.mktemp("devices") / "stack", N, COUNT, 1.0)
 
 
 @pytest.fixture(scope="module")

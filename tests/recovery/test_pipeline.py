@@ -1,6 +1,7 @@
 """The main job from Python on a small phantom: quality, seeds, contrast, options and progress."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,15 +16,9 @@ from orbitrec.geometry.rotations import geodesic_distance
 from orbitrec.io.mrc import StackWriter, read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.relion_tables import particle_tables
-from orbitrec.io.runs import new_run
-from orbitrec.io.simulation import write_simulation
 from orbitrec.io.star import write_star
-from orbitrec.models.ctf import CTFParameters
-from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.recovery.abinitio import Schedule
 from orbitrec.recovery.pipeline import InitialModel, Options, initial_model
-from orbitrec.volumes.phantoms import protein_phantom
-from orbitrec.volumes.voxel import VoxelVolume
 
 N, PIXEL_A, COUNT, SNR = 32, 3.0, 500, 1.0
 SCHEDULE = Schedule(
@@ -34,18 +29,8 @@ SHORT = replace(SCHEDULE, start_steps=10, settle_steps=1, select_steps=2, march=
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """particles.star, truth.star and truth.mrc of a phantom at five defoci."""
-    generator = torch.Generator().manual_seed(1)
-    grid = protein_phantom(40, 0.27 * N, torch.Generator().manual_seed(5)).to_grid(N).float()
-    one = torch.ones(COUNT, dtype=torch.float64)
-    defocus = 2000 + 1000.0 * (torch.arange(COUNT) % 5).double()
-    ctf = CTFParameters(defocus + 150, defocus - 150, 40 * one, 300 * one, 2 * one, 0.1 * one, 0 * one)
-    poses = random_poses(COUNT, generator, shift_px=1.0)
-    path = tmp_path_factory.mktemp("pipeline") / "stack"
-    with new_run(path) as run:
-        write_simulation(run, ParticleSimulation(VoxelVolume(grid), N, PIXEL_A, *poses, ctf), SNR, generator)
-    return path
+def folder(tmp_path_factory: pytest.TempPathFactory, phantom_particles: Callable[..., Path]) -> Path:
+    return phantom_particles(tmp_path_factory.mktemp("pipeline") / "stack", N, COUNT, SNR)
 
 
 @pytest.fixture(scope="module")

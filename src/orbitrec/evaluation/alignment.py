@@ -19,7 +19,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.rigid_fit import Candidates, RigidFit
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequency_vectors, radial_frequencies
 from orbitrec.geometry.rotations import quaternion_to_matrix
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -130,8 +130,7 @@ def _moved(
     """The map ``v(A⁻¹(x − s)) / |det A|`` on n³ voxels: its transform is ``e^{-ik·s} v̂(Aᵀk)``."""
     matrix, shift_px = matrix.to(volume.dtype), shift_px.to(volume.dtype)
     background = volume.median()
-    k = frequencies(n, volume.dtype)
-    points = torch.stack(torch.meshgrid(k, k, k, indexing="ij")[::-1], dim=-1)
+    points = frequency_vectors(n, volume.dtype)
     turned = points @ matrix
     inside = (turned.abs() <= math.pi * (1 + 1e-6)).all(-1)
     phase = -points[inside] @ shift_px

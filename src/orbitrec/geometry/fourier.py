@@ -25,6 +25,12 @@ def radial_frequencies(n: int, ndim: int = 2, dtype: torch.dtype = torch.float64
     return torch.stack(axes).square().sum(0).sqrt()
 
 
+def frequency_vectors(n: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n n n 3"]:
+    """Frequency vectors (x, y, z) at the points (z, y, x) of the centred ``n``³ DFT grid, radians per pixel."""
+    k = frequencies(n, dtype)
+    return torch.stack(torch.meshgrid(k, k, k, indexing="ij")[::-1], dim=-1)
+
+
 def _last(ndim: int) -> tuple[int, ...]:
     return tuple(range(-ndim, 0))
 

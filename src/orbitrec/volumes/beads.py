@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from orbitrec.geometry.fourier import centred_ifft, frequencies
-
-_PAIRS_AT_ONCE = 2**22  # frequency × bead pairs held in memory
+from orbitrec.geometry.fourier import centred_ifft, frequency_vectors
+from orbitrec.volumes.gaussians import GaussianMixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +30,13 @@ class FormFactor:
 
     def __call__(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """At the frequencies k, radians per pixel."""
+        return torch.exp(-(k * self.width.to(k)).square() / 2) * self.rippling(k)
+
+    def rippling(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What is not the Gaussian's."""
         orders = torch.arange(1, len(self.ripples) + 1, dtype=k.dtype)
         cosines = torch.cos(math.pi / self.k_max * k.clamp(max=self.k_max)[..., None] * orders)
-        return torch.exp(cosines @ self.ripples.to(k) - (k * self.width.to(k)).square() / 2)
+        return torch.exp(cosines @ self.ripples.to(k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +49,9 @@ class BeadVolume:
 
     def fourier(self, points: Float[Tensor, "... 3"]) -> Complex[Tensor, "..."]:
         """``v̂(k)`` at frequency vectors in radians per pixel, exact; dtype follows ``points``."""
-        flat = points.reshape(-1, 3)
-        centers, weights = self.centers.to(points), self.weights.to(points)
-        parts = flat.split(max(1, _PAIRS_AT_ONCE // len(weights)))
-        sums = torch.cat([torch.polar(weights.expand(len(part), -1), -part @ centers.T).sum(-1) for part in parts])
-        return (sums * self.form(flat.norm(dim=-1))).reshape(points.shape[:-1])
+        gaussians = GaussianMixture(self.centers, self.form.width.expand(len(self.weights)), self.weights)
+        return gaussians.fourier(points) * self.form.rippling(points.norm(dim=-1))
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density on an n³ grid in (z, y, x) order, of the frequencies that the grid has."""
-        k = frequencies(n)
-        z, y, x = torch.meshgrid(k, k, k, indexing="ij")
-        return centred_ifft(self.fourier(torch.stack([x, y, z], dim=-1)), 3).real / n**1.5
+        return centred_ifft(self.fourier(frequency_vectors(n)), 3).real / n**1.5
