@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from orbitrec.cli.main import app
 from orbitrec.evaluation.alignment import align
 from orbitrec.experiments import figure_3_7, table_3_1, table_3_2
 from orbitrec.geometry.quadrature import spherical_design
@@ -103,6 +105,16 @@ def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, mo
     files = {file.name for file in (tmp_path / "run").iterdir()}
     assert files == {"table.json", "table.csv", "volumes-2-px.png", "views-2-px.png"}
     assert table_3_2.as_text(found, TINY).row_count == 2
+
+
+def test_table_3_2_takes_the_steps_of_fouriernet_that_it_is_told(path, monkeypatch):
+    monkeypatch.setattr(table_3_2, "PRINTED", {})
+    command = ["reproduce", "table-3.2", "--map", str(path), "--json"]
+    for told, steps in (([], 10), (["--scale", "full"], 300), (["--scale", "full", "--refining", "4"], 4)):
+        result = CliRunner().invoke(app, [*command, *told])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["size"]["refining"] == steps
+    assert CliRunner().invoke(app, [*command, "--refining", "-1"]).exit_code == 2
 
 
 def test_figure_3_7_has_four_runs_whose_losses_fall(path, tmp_path, monkeypatch):

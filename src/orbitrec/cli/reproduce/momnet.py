@@ -1,6 +1,6 @@
 """Chapter 3's experiments: MoM-net."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +52,9 @@ def table_3_2(
     scale: Annotated[
         Scale, typer.Option(help="quick: moments to a third of Nyquist; full: to half of it.")
     ] = Scale.quick,
+    refining: Annotated[
+        int | None, typer.Option(min=0, help="Steps of FourierNet; by default quick has 10 and full 300, a day's work.")
+    ] = None,
     output: Output = None,
     resume: Resume = False,
     as_json: AsJson = False,
@@ -63,6 +66,8 @@ def table_3_2(
     from orbitrec.experiments import table_3_2 as experiment
 
     size = experiment.QUICK if scale is Scale.quick else experiment.Size()
+    if refining is not None:
+        size = replace(size, refining=refining)
     settings = {"map": str(path), **asdict(size)}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         task = bar.add_task("rows", total=2 * len(experiment.PRINTED))

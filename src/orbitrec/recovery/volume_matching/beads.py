@@ -222,7 +222,8 @@ class BeadStage:
         templates = templates * molecule.form(grid.nodes.to(variables))
         shells = self.problem.background.angular_sum(self.radial, self.problem.coefficients(parts))
         smooth = self.background @ shells.to(templates.dtype)
-        templates = torch.cat([templates[: len(smooth)] + smooth, templates[len(smooth) :]])
+        low, high = templates.split([len(smooth), len(templates) - len(smooth)])
+        templates = torch.cat([low + smooth, high])
         return antipodal_moments(templates, (self.harmonics @ parts.views).softmax(0), grid)
 
     def loss(self, variables: Float[Tensor, "x"]) -> Float[Tensor, ""]:
