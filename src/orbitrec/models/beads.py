@@ -64,7 +64,7 @@ class BeadProjector:
         seen = torch.einsum("dij,ai->jda", self._frames, centers)
         x, y = seen / seen.square().sum(0).clamp(min=1).sqrt()
         count, modes = self._bessel.shape[1], self.grid.max_mode + 1
-        cosines, sines = _even_turns(x, y, modes // 2 + 1)
+        cosines, sines = _even_turns(x, y, (modes + 1) // 2)
         radial = _chebyshev(2 * (x.square() + y.square()) - 1, count) * weights
         # Modes 2j are (−1)^j e^{−2ijθ} times the first third, modes 2j + 1 that times −i (x − iy), the others.
         spread = torch.cat([radial, radial * x[:, None], radial * y[:, None]], dim=1).mT
