@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.experiments.table_2_2 import PRINTED, Row, Size, Watch, as_json, as_text, steps, table, write_results
+from orbitrec.experiments.table_2_2 import (
+    PRINTED,
+    Plan,
+    Row,
+    Size,
+    Watch,
+    as_json,
+    as_text,
+    steps,
+    table,
+    write_results,
+)
 from orbitrec.experiments.two_moments import NAMES, Matching, Truth
 from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import uniform_moments
@@ -13,24 +24,38 @@ from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.mrc import write_map
 from orbitrec.io.runs import new_run
 from orbitrec.models.cryoem import PolarProjector
+from orbitrec.recovery.volume_matching.beads import Settings
+from orbitrec.recovery.volume_matching.neural_ensemble import NeuralSettings
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
-SIZE = Size({"4 Gaussians": 5.0}, {"4 Gaussians": 6}, 4, {"4 Gaussians": 1}, {"4 Gaussians": 5.0}, 40)
+SIZE = Size(
+    {
+        "4 Gaussians": Plan(
+            5.0,
+            Settings(beads=6, starts=4, tries=1, kept=2),
+            5.0,
+            NeuralSettings(members=2, steps=120, rate=1e-3, width=24),
+        )
+    },
+    40,
+)
 
 
 def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
     heard, truths = [], [Truth.gaussians()]
     watch = Watch(lambda: heard.append(1), Checkpoints(tmp_path / "kept"))
     rows, pictures = table(truths, SIZE, watch)
-    assert [row.method for row in rows] == ["coefficients", "beads"]
+    assert [row.method for row in rows] == ["coefficients", "FourierNet", "beads"]
     assert len(heard) == steps(truths, SIZE)
-    beads = rows[1]
+    networks, beads = rows[1:]
+    assert networks.first_error < 0.1
+    assert networks.second_error < 0.2
     assert beads.first_error < 0.01
     assert beads.second_error < 0.03
     assert beads.resolution_A < 6.0
     assert as_json(rows, SIZE)["thesis"] == PRINTED
     assert tuple(PRINTED) == NAMES
-    assert as_text(rows).row_count == 3
+    assert as_text(rows).row_count == 4
     # From what is kept the same table is made, without a match.
     again, _ = table(truths, SIZE, Watch(checkpoints=watch.checkpoints))
     assert [timeless(row) for row in again] == [timeless(row) for row in rows]

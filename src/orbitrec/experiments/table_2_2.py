@@ -1,13 +1,15 @@
 """Tables 2.2 and 2.3: volumes from the first two moments of 5·10⁶ particles, with views and volume unknown.
 
 The problem is that of :mod:`orbitrec.experiments.two_moments`. Methods: "coefficients" matches spherical-Bessel
-coefficients under a Gaussian prior from random starts, the classical method of moments; "beads" is
-:mod:`orbitrec.recovery.volume_matching.bead_search`.
+coefficients under a Gaussian prior from a random start, the classical method of moments; "FourierNet" matches networks
+as the thesis does, on shells, and takes their mean (:mod:`orbitrec.recovery.volume_matching.neural_ensemble`); "beads"
+is :mod:`orbitrec.recovery.volume_matching.bead_search`.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,14 +25,17 @@ from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.recovery.matching import match_moments
+from orbitrec.recovery.matching import MomentTarget, match_moments
 from orbitrec.recovery.volume_matching.bead_search import match_beads
 from orbitrec.recovery.volume_matching.bead_search import steps as search_steps
-from orbitrec.recovery.volume_matching.beads import BeadMatching, BeadStage, Settings, Solution
+from orbitrec.recovery.volume_matching.beads import BeadMatching, Settings, Solution
+from orbitrec.recovery.volume_matching.consensus import Consensus
+from orbitrec.recovery.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings, Refined
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
+from orbitrec.volumes.voxel import VoxelVolume
 
 PRINTED = {
     "EMD-0409": (0.003, 0.013, 16.86),
@@ -41,35 +46,46 @@ PRINTED = {
 
 
 @dataclass(frozen=True)
-class Size:
-    """How far moments are matched, in Å, with how many beads, and how much is searched.
+class Plan:
+    """How a volume is looked for.
 
-    Of Gaussians the number is told. ``starts`` and ``tries`` are those of the beads (:class:`Settings`). The classical
-    method, whose unknowns grow with the cube of the band, has its own.
+    Attributes:
+        band_A: the beads' moments are matched to here, Å.
+        beads: how they are matched; of Gaussians the number is told.
+        smooth_band_A: the other methods' moments are matched to here. Their unknowns grow with the band's cube.
+        networks: how they are matched.
     """
 
-    band_A: dict[str, float]
-    beads: dict[str, int]
-    starts: int
-    tries: dict[str, int]
-    baseline_band_A: dict[str, float]
-    baseline_iterations: int
+    band_A: float
+    beads: Settings
+    smooth_band_A: float
+    networks: NeuralSettings
+
+
+@dataclass(frozen=True)
+class Size:
+    """Plans by the volumes' names, and the most iterations of the classical method."""
+
+    plans: dict[str, Plan]
+    iterations: int
 
 
 QUICK = Size(
-    {"EMD-0409": 20.0, "EMD-25892": 40.0, "4 Gaussians": 3.0},
-    {"EMD-0409": 35, "EMD-25892": 40, "4 Gaussians": 4},
-    48,
-    {"EMD-0409": 12, "EMD-25892": 4, "4 Gaussians": 10},
-    {"EMD-0409": 20.0, "EMD-25892": 40.0, "4 Gaussians": 3.0},
+    {
+        "EMD-0409": Plan(20.0, Settings(beads=35, starts=48, tries=8), 20.0, NeuralSettings(members=4)),
+        "EMD-25892": Plan(40.0, Settings(beads=40, starts=48, tries=4), 60.0, NeuralSettings(members=2)),
+        "4 Gaussians": Plan(3.0, Settings(beads=4, starts=48, tries=6), 3.0, NeuralSettings(members=4)),
+    },
     200,
 )
 FULL = Size(
-    {"EMD-0409": 15.0, "EMD-25892": 18.0, "4 Gaussians": 2.5},
-    {"EMD-0409": 45, "EMD-25892": 180, "4 Gaussians": 4},
-    64,
-    {"EMD-0409": 25, "EMD-25892": 2, "4 Gaussians": 10},
-    {"EMD-0409": 15.0, "EMD-25892": 40.0, "4 Gaussians": 2.5},
+    {
+        "EMD-0409": Plan(15.0, Settings(beads=45, tries=8), 15.0, NeuralSettings(members=8)),
+        "EMD-25892": Plan(
+            20.0, Settings(beads=200, kept=6, tries=2, last_rounds=2, late_trust=1e5), 60.0, NeuralSettings(members=4)
+        ),
+        "4 Gaussians": Plan(2.5, Settings(beads=4, tries=4), 2.5, NeuralSettings(members=4)),
+    },
     600,
 )
 
@@ -102,11 +118,17 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """The beads' map, aligned, and views in the truth's frame: directions and probabilities."""
+    """A method's map, aligned, and its views in the truth's frame: directions and probabilities."""
 
     aligned: Float[Tensor, "n n n"]
     directions: Float[Tensor, "d 3"]
     views: Float[Tensor, "d"]
+
+
+Pictures = dict[str, dict[str, Picture]]
+"""By the truth's name and the method's."""
+
+Answer = TypeVar("Answer", Solution, Member)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,49 +138,84 @@ class Watch:
     listen: Callable[[], None] = lambda: None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
-    def step(self, name: str, compute: Callable[[], Solution]) -> Solution:
+    def step(self, kind: type[Answer], name: str, compute: Callable[[], Answer]) -> Answer:
         """What was kept under ``name``, else what ``compute`` returns."""
         record = self.checkpoints.load(name) or self.checkpoints.save(name, vars(compute()))
         self.listen()
-        variables, loss = record["variables"], record["loss"]
-        assert isinstance(variables, Tensor)
-        assert isinstance(loss, float)
-        return Solution(variables, loss)
+        return kind(**record)  # pyright: ignore[reportArgumentType], the record of one of that kind
 
 
 ALONE = Watch()
 """Nobody listens, and nothing is kept."""
 
 
-def bead_problem(matching: Matching, size: Size) -> BeadMatching:
-    """The moments in single precision, to be matched by beads."""
-    target, moments = matching.target, matching.target.moments
-    single = Moments(moments.first.to(torch.complex64), moments.second.to(torch.complex64), moments.weights.float())
-    target = replace(target, moments=single, variance=target.variance.float())
-    name = matching.truth.name
-    settings = Settings(beads=size.beads[name], starts=size.starts, tries=size.tries[name])
-    return BeadMatching(target, matching.truth.reach, matching.truth.radius, settings)
+def single(target: MomentTarget) -> MomentTarget:
+    """The same in single precision."""
+    first, second, weights = target.moments.first, target.moments.second, target.moments.weights
+    moments = Moments(first.to(torch.complex64), second.to(torch.complex64), weights.float())
+    return replace(target, moments=moments, variance=target.variance.float())
+
+
+def bead_problem(matching: Matching, settings: Settings) -> BeadMatching:
+    """The moments, to be matched by beads."""
+    return BeadMatching(single(matching.target), matching.truth.reach, matching.truth.radius, settings)
 
 
 def steps(truths: Sequence[Truth], size: Size) -> int:
     """How many steps the table has."""
-    return sum(search_steps(bead_problem(Matching(truth, size.band_A[truth.name]), size)) + 1 for truth in truths)
+    plans = [(truth, size.plans[truth.name]) for truth in truths]
+    searches = [search_steps(bead_problem(Matching(truth, plan.band_A), plan.beads)) for truth, plan in plans]
+    return sum(searches) + sum(1 + plan.networks.members for _, plan in plans)
 
 
-def bead_solution(matching: Matching, size: Size, watch: Watch) -> Found:
-    """What beads find."""
-    problem, name = bead_problem(matching, size), matching.truth.name
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """A solution in beads, to be averaged."""
+
+    problem: BeadMatching
+    solution: Solution
+    voxels: Float[Tensor, "n n n"]
+
+    @property
+    def loss(self) -> float:
+        """What ranks it."""
+        return self.solution.loss
+
+    def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
+        """Probabilities of directions."""
+        return self.problem.view_density(self.solution, directions)
+
+
+def bead_solution(matching: Matching, settings: Settings, watch: Watch) -> Found:
+    """What beads find in the mean."""
+    problem, truth = bead_problem(matching, settings), matching.truth
     generator = torch.Generator().manual_seed(matching.seed)
-    best = match_beads(problem, generator, lambda step, compute: watch.step(f"{name} {step}", compute))
-    moments = BeadStage.of(problem, problem.bandwidths()[-1]).moments(best.variables)
-    views = problem.view_density(best, matching.directions)
-    return Found(problem.volume(best), len(best.variables) - len(problem.parts(best.variables).views), views, moments)
+    best = match_beads(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
+    molecules = [Molecule(problem, one, problem.volume(one).to_grid(len(truth.voxels))) for one in best]
+    return _found(
+        matching, Consensus.of(molecules), 4 * settings.beads + 2 + settings.ripples + len(problem.background)
+    )
 
 
-def classical_solution(matching: Matching, size: Size) -> Found:
+def neural_solution(matching: Matching, settings: NeuralSettings, watch: Watch) -> Found:
+    """What networks find in the mean, and another on top of that."""
+    projector, name = PolarProjector(matching.basis, matching.grid, matching.directions), matching.truth.name
+    problem = NeuralEnsemble(single(matching.target), projector, matching.truth.reach, settings)
+    generator = torch.Generator().manual_seed(matching.seed)
+    members = problem.members(generator, lambda step, compute: watch.step(Member, f"{name} {step}", compute))
+    return _found(matching, problem.refined(Consensus.of(members), generator), problem.unknowns)
+
+
+def _found(matching: Matching, answer: Consensus | Refined, unknowns: int) -> Found:
+    volume, views = VoxelVolume(answer.voxels), answer.view_density(matching.directions)
+    moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
+    return Found(volume, unknowns, views, moments)
+
+
+def classical_solution(matching: Matching, iterations: int) -> Found:
     """What the classical method finds."""
     generator = torch.Generator().manual_seed(matching.seed)
-    options = {"starts": 1, "shift_px": 0.0, "iterations": size.baseline_iterations, "generator": generator}
+    options = {"starts": 1, "shift_px": 0.0, "iterations": iterations, "generator": generator}
     best = match_moments(matching.target, matching.basis, matching.directions, **options)[0]
     projector = PolarProjector(matching.basis, matching.grid, matching.directions, torch.float64)
     views = best.log_density.exp()
@@ -166,18 +223,25 @@ def classical_solution(matching: Matching, size: Size) -> Found:
     return Found(SphericalBesselVolume(matching.basis, best.coefficients), len(matching.basis), views, moments)
 
 
-def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[list[Row], dict[str, Picture]]:
-    """Both methods on every truth, and what beads found by the truth's name."""
+def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[list[Row], Pictures]:
+    """Every method on every truth, and what the last two found."""
     rows, pictures = [], {}
     for truth in truths:
-        name, begin = truth.name, time.perf_counter()
-        matching = Matching(truth, size.baseline_band_A[name])
-        row, _ = _judged(matching, classical_solution(matching, size))
+        plan = size.plans[truth.name]
+        smooth, sparse = Matching(truth, plan.smooth_band_A), Matching(truth, plan.band_A)
+        begin = time.perf_counter()
+        row, _ = _judged(smooth, classical_solution(smooth, size.iterations))
         rows.append(replace(row, method="coefficients", starts=1, seconds=time.perf_counter() - begin))
         watch.listen()
-        begin, matching = time.perf_counter(), Matching(truth, size.band_A[name])
-        row, pictures[name] = _judged(matching, bead_solution(matching, size, watch))
-        rows.append(replace(row, method="beads", starts=size.starts, seconds=time.perf_counter() - begin))
+        begin = time.perf_counter()
+        row, neural = _judged(smooth, neural_solution(smooth, plan.networks, watch))
+        rows.append(
+            replace(row, method="FourierNet", starts=plan.networks.members, seconds=time.perf_counter() - begin)
+        )
+        begin = time.perf_counter()
+        row, beads = _judged(sparse, bead_solution(sparse, plan.beads, watch))
+        rows.append(replace(row, method="beads", starts=plan.beads.starts, seconds=time.perf_counter() - begin))
+        pictures[truth.name] = {"FourierNet": neural, "beads": beads}
     return rows, pictures
 
 
@@ -192,19 +256,17 @@ def _judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
     return row, Picture(aligned, alignment.turned(matching.directions), found.views)
 
 
-def write_results(
-    run: RunFolder, size: Size, truths: Sequence[Truth], rows: Sequence[Row], pictures: Mapping[str, Picture]
-) -> None:
-    """table.json, table.csv, and for each volume the truth beside the map, and the true views beside the estimate."""
+def write_results(run: RunFolder, size: Size, truths: Sequence[Truth], rows: Sequence[Row], pictures: Pictures) -> None:
+    """table.json, table.csv, and for each volume the truth beside the maps, and the true views beside the estimates."""
     write_json(run.file("table.json"), as_json(rows, size))
     write_csv(run.file("table.csv"), [asdict(row) for row in rows])
     for truth in truths:
-        name, picture = truth.name.lower().replace(" ", "-"), pictures[truth.name]
-        maps = {"truth": truth.voxels, "from two moments": picture.aligned}
+        name, found = truth.name.lower().replace(" ", "-"), pictures[truth.name]
+        maps = {"truth": truth.voxels} | {method: picture.aligned for method, picture in found.items()}
         draw_volumes(run.file(f"{name}.png"), maps, f"{truth.name} (Figures 2.8–2.10)")
-        matching = Matching(truth, size.band_A[truth.name])
-        true = matching.views.density(matching.directions)
-        views = {"truth": (matching.directions, true), "from two moments": (picture.directions, picture.views)}
+        matching = Matching(truth, size.plans[truth.name].smooth_band_A)
+        views = {"truth": (matching.directions, matching.views.density(matching.directions))}
+        views |= {method: (picture.directions, picture.views) for method, picture in found.items()}
         draw_sphere(run.file(f"{name}-views.png"), views, f"{truth.name}: density of views")
 
 

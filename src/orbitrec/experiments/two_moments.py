@@ -29,6 +29,7 @@ from orbitrec.inference.moments import uniform_moments
 from orbitrec.io.mrc import read_map
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.recovery.matching import MomentTarget
+from orbitrec.volumes.base import Volume
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 from orbitrec.volumes.voxel import VoxelVolume
@@ -123,8 +124,11 @@ class Matching:
     @cached_property
     def true_templates(self) -> Complex[Tensor, "d m k"]:
         """Exact projections along the design's directions."""
-        volume, parts = VoxelVolume(self.truth.compact), spherical_design(_TRUE_DESIGN).split(256)
-        return torch.cat([polar_templates(volume, self.grid, part) for part in parts])
+        return self.templates(VoxelVolume(self.truth.compact), spherical_design(_TRUE_DESIGN))
+
+    def templates(self, volume: Volume, directions: Float[Tensor, "d 3"]) -> Complex[Tensor, "d m k"]:
+        """Exact projections of any volume."""
+        return torch.cat([polar_templates(volume, self.grid, part) for part in directions.split(256)])
 
     @cached_property
     def true_density(self) -> Float[Tensor, "d"]:

@@ -118,14 +118,25 @@ class PolarProjector:
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``T = C w``."""
-        half, K = len(self.directions) // 2, self.grid.node_count
-        shells = self.basis.angular_sum(self.radial, w).to(self.device)
-        complex_dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        out = torch.empty(2 * half, self.grid.max_mode + 1, K, dtype=complex_dtype, device=self.device)
-        for matrix, columns, modes in self._angular:
-            out[:half, modes] = torch.complex(*(matrix @ shells[columns])).reshape(half, -1, K)
+        half = len(self.directions) // 2
+        out = self._empty(2 * half)
+        self._turn(self.basis.angular_sum(self.radial, w).to(self.device), out[:half])
         out[half:] = self._mirror_sign * out[:half].conj()
         return out
+
+    def half_templates(self, shells: Float[Tensor, "lm k"]) -> Complex[Tensor, "h m k"]:
+        """Templates of the first half of the directions from a volume's harmonics ``s_k A_lm(k)``, differentiable."""
+        out = self._empty(len(self.directions) // 2)
+        self._turn(shells, out)
+        return out
+
+    def _empty(self, count: int) -> Complex[Tensor, "c m k"]:
+        kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
+        return torch.empty(count, self.grid.max_mode + 1, self.grid.node_count, dtype=kind, device=self.device)
+
+    def _turn(self, shells: Float[Tensor, "lm k"], out: Complex[Tensor, "h m k"]) -> None:
+        for matrix, columns, modes in self._angular:
+            out[:, modes] = torch.complex(*(matrix @ shells[columns])).reshape(len(out), -1, out.shape[2])
 
     def adjoint(self, x: Complex[Tensor, "d m k"]) -> Float[Tensor, "p"]:
         """``C* x`` for the real inner product ``Re Σ conj(T) x``."""

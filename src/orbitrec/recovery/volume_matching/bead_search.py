@@ -17,9 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.recovery.volume_matching.beads import BeadMatching, BeadStage, Solution, Variables
+from orbitrec.recovery.volume_matching.side_by_side import side_by_side
 
 Step = Callable[[str, Callable[[], Solution]], Solution]
-"""Called with the name of a step and what computes it; returns the result, or what was kept of it."""
+"""Called with the name of a step and what computes it; returns the result, or what was kept of it.
+
+Steps of a stage are called from several threads at once.
+"""
 
 Compute = Callable[[BeadStage, Solution, int], Solution]
 """What is done with a solution at a stage, given a seed."""
@@ -29,8 +33,8 @@ Change = Callable[[Variables, torch.Generator], Variables]
 
 def match_beads(
     problem: BeadMatching, generator: torch.Generator, step: Step = lambda name, compute: compute()
-) -> Solution:
-    """The best solution found, at the full bandwidth.
+) -> list[Solution]:
+    """The best solutions found, at the full bandwidth, by increasing loss.
 
     Args:
         problem: what to match.
@@ -44,10 +48,11 @@ def match_beads(
 
     def each(found: dict[int, Solution], what: str, number: int, compute: Compute) -> dict[int, Solution]:
         """The solutions after a step at a stage, each with its own random numbers."""
-        return {
-            name: step(f"stage {number} {what} {name}", partial(compute, stages[number], one, seeds[number][name]))
+        jobs = [
+            partial(step, f"stage {number} {what} {name}", partial(compute, stages[number], one, seeds[number][name]))
             for name, one in found.items()
-        }
+        ]
+        return dict(zip(found, side_by_side(jobs), strict=True))
 
     for number, bandwidth in enumerate(bandwidths):
         found = each(found, "start", number, _matched)
@@ -55,22 +60,24 @@ def match_beads(
         found = {name: found[name] for name in names[: _left(problem, bandwidth, len(found))]}
         if _is_searched(problem, bandwidth):
             found = each(found, "search", number, searched)
-    best = min(found.values(), key=lambda solution: solution.loss)
-    return step("last", lambda: stages[-1].matched(best.variables, 4))
+    last = sorted(found, key=lambda name: found[name].loss)[: problem.settings.kept]
+    found = each({name: found[name] for name in last}, "last", len(stages) - 1, _matched_long)
+    return sorted(found.values(), key=lambda solution: solution.loss)
 
 
 def steps(problem: BeadMatching) -> int:
     """How many steps :func:`match_beads` takes."""
-    total, left = 1, problem.settings.starts
+    total, left = 0, problem.settings.starts
     for bandwidth in problem.bandwidths():
         total, left = total + left, _left(problem, bandwidth, left)
         total += left * _is_searched(problem, bandwidth)
-    return total
+    return total + min(left, problem.settings.kept)
 
 
 def _left(problem: BeadMatching, bandwidth: float, count: int) -> int:
     """How many of so many solutions stay after the stage of a bandwidth."""
-    fewest = problem.settings.finalists if bandwidth <= problem.settings.searched[1] else 1
+    settings = problem.settings
+    fewest = settings.finalists if bandwidth <= settings.searched[1] else settings.kept
     return min(count, max(fewest, count // 2))
 
 
@@ -81,6 +88,10 @@ def _is_searched(problem: BeadMatching, bandwidth: float) -> bool:
 
 def _matched(stage: BeadStage, solution: Solution, seed: int) -> Solution:
     return stage.matched(split(stage, solution.variables, torch.Generator().manual_seed(seed)))
+
+
+def _matched_long(stage: BeadStage, solution: Solution, seed: int) -> Solution:
+    return stage.matched(solution.variables, stage.problem.settings.last_rounds)
 
 
 def start(stage: BeadStage, generator: torch.Generator) -> Float[Tensor, "x"]:

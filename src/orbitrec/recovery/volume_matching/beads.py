@@ -23,8 +23,9 @@ from orbitrec.models.beads import BeadProjector
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import MomentTarget, prior_scale
 from orbitrec.recovery.volume_matching.lbfgs import minimise
+from orbitrec.recovery.volume_matching.views import view_harmonics
 from orbitrec.volumes.beads import BeadVolume, FormFactor
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.summed import SummedVolume
 
 _LARGEST_DESIGN = 63
@@ -39,14 +40,17 @@ class Settings:
         beads: their number at the full bandwidth B; a part of the band has (bandwidth / B)^(4/3) of them, between a
             rod's power 1 and a ball's 3, and at least eight.
         starts: random starts; after each stage half of them stay,
-        finalists: but so many of them at least, until the search is over.
+        finalists: but so many of them at least until the search is over,
+        kept: and so many after it.
         tries: changes that are tried of each solution at each stage that is searched.
         searched: smallest and largest bandwidth of such stages. Below, every descent finds the lump; above, what has
             been found goes on by itself, and a descent takes minutes.
         first_bandwidth: reach times frequency at the first stage.
         growth: of the bandwidth, from a stage to the next.
-        iterations: of L-BFGS for each match, and four times as many at the end.
-        trust: number of clean images that moments are trusted like.
+        iterations: of L-BFGS for each match;
+        last_rounds: and so many times as many at the end.
+        trust: number of clean images that moments are trusted like while there is a search,
+        late_trust: and above its bandwidths, where there are many beads.
         density_degree: largest degree of the log density of views.
         density_scale: standard deviation of each of its harmonics in the prior.
         weight_scale: that of the logarithms of the beads' weights.
@@ -58,12 +62,15 @@ class Settings:
     beads: int = 60
     starts: int = 64
     finalists: int = 8
+    kept: int = 4
     tries: int = 20
     searched: tuple[float, float] = (8.0, 18.0)
     first_bandwidth: float = 4.5
     growth: float = 1.4
     iterations: int = 80
+    last_rounds: int = 4
     trust: float = 1e4
+    late_trust: float = 1e4
     density_degree: int = 6
     density_scale: float = 0.3
     weight_scale: float = 0.5
@@ -178,7 +185,7 @@ class BeadMatching:
 
     def view_density(self, solution: Solution, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        harmonics = _harmonics(directions, self.settings.density_degree)
+        harmonics = view_harmonics(directions, self.settings.density_degree)
         views = self.parts(solution.variables.double()).views
         return (harmonics @ views * self.settings.density_scale).softmax(0)
 
@@ -200,7 +207,8 @@ class BeadStage:
         """The stage of a ``bandwidth``."""
         settings = problem.settings
         k_max = min(problem.target.grid.k_max, bandwidth / problem.reach)
-        target = replace(problem.target.below(k_max, problem.radius), count=settings.trust)
+        trust = settings.trust if bandwidth <= settings.searched[1] else settings.late_trust
+        target = replace(problem.target.below(k_max, problem.radius), count=trust)
         directions = spherical_design(min(_LARGEST_DESIGN, 2 * int(bandwidth) + 7))
         smooth = PolarProjector(problem.background, target.grid, directions)
         half = directions[: len(directions) // 2]
@@ -211,7 +219,7 @@ class BeadStage:
             BeadProjector(target.grid, half, 1.5 * problem.reach),
             smooth.angular[: len(half), : settings.background_degree + 1].transpose(0, 1),
             smooth.radial,
-            _harmonics(directions, settings.density_degree).float() * settings.density_scale,
+            view_harmonics(directions, settings.density_degree).float() * settings.density_scale,
         )
 
     def moments(self, variables: Float[Tensor, "x"]) -> Moments:
@@ -235,8 +243,3 @@ class BeadStage:
     def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:
         """After ``rounds`` times the iterations that are set."""
         return Solution(*minimise(self.loss, variables, rounds * self.problem.settings.iterations))
-
-
-def _harmonics(directions: Float[Tensor, "d 3"], degree: int) -> Float[Tensor, "d b"]:
-    """Real harmonics above the constant one, of mean square 1 (float64)."""
-    return real_spherical_harmonics(directions, degree)[:, 1:] * (4 * math.pi) ** 0.5

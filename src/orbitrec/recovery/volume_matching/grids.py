@@ -1,10 +1,12 @@
-"""Moments of any volume on the two grids: as the thesis prints them (2.8), and on the polar grid.
+"""Moments of any volume on three grids: as the thesis prints them (2.8), on the polar grid, and on shells.
 
-Both take a volume known by its transform, so that each costs so many evaluations of it: n² for every rotation of the
+All take a volume known by its transform, so that each costs so many evaluations of it: n² for every rotation of the
 Cartesian quadrature, ``n² · 12 · 100`` in 2.4.2. On the polar grid in-plane angles are phases, a direction and its
-opposite are mirror images, and half a circle of a real image's transform gives the other half.
+opposite are mirror images, and half a circle of a real image's transform gives the other half. On shells no evaluation
+is for one direction only: a shell's harmonics turn into the circles of all of them.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +17,11 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import frequencies
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.inference.moments import Moments, full_moments, uniform_moments
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.inference.moments import Moments, antipodal_moments, full_moments, uniform_moments
 from orbitrec.models.cartesian import NO_CIRCLE
-from orbitrec.models.cryoem import equators
+from orbitrec.models.cryoem import PolarProjector, equators
+from orbitrec.volumes.spherical_bessel import harmonic_phases, real_spherical_harmonics
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,5 +93,54 @@ class PolarMomentGrid:
         return uniform_moments(self.templates(values), density, self.grid)
 
 
-MomentGrid = CartesianMomentGrid | PolarMomentGrid
+@dataclass(frozen=True, eq=False)
+class ShellMomentGrid:
+    """Half a shell at each radial node, and its harmonics turned to every direction; moments are one block a mode.
+
+    A density in a ball of radius R has harmonics up to degree kR and a little more at frequency k. So (kR)²/4 points a
+    node do for all directions together; of what a volume has outside the ball only those degrees are seen.
+
+    Args:
+        projector: turns harmonics; its basis tells the ball and the largest degree.
+
+    Raises:
+        InputError: if there is no spherical design for that degree.
+    """
+
+    projector: PolarProjector
+
+    @cached_property
+    def _shells(self) -> list[tuple[Float[Tensor, "p 3"], Float[Tensor, "lm p"], Float[Tensor, "lm p"]]]:
+        """For each node points, and what takes the transform's real and imaginary parts there to ``s_k A_lm(k)``."""
+        grid, basis, shells = self.projector.grid, self.projector.basis, []
+        for k, scale in zip(grid.nodes.tolist(), grid.scale.tolist(), strict=True):
+            degree = min(basis.degree, math.ceil(k * basis.radius) + 4)
+            design = spherical_design(2 * degree + 1)
+            half = design[: len(design) // 2]
+            # A_lm = i^l ∫ Y_lm v̂; the opposite point has the conjugate, so Re v̂ for even l and i Im v̂ for odd.
+            harmonics = real_spherical_harmonics(half, degree) * (4 * math.pi * scale / len(half))
+            turned = (harmonics * harmonic_phases(degree).conj()).mT.to(self.projector.dtype.to_complex())
+            shells.append((half * k, turned.real, -turned.imag))
+        return shells
+
+    @cached_property
+    def points(self) -> Float[Tensor, "p 3"]:
+        """A node's half shell after the other."""
+        return torch.cat([points for points, _, _ in self._shells])
+
+    def templates(self, values: Complex[Tensor, "p"]) -> Complex[Tensor, "h m k"]:
+        """Polar templates of the first half of the projector's directions."""
+        shells, count = [], (self.projector.basis.degree + 1) ** 2
+        parts = values.split([len(points) for points, _, _ in self._shells])
+        for part, (_, even, odd) in zip(parts, self._shells, strict=True):
+            harmonics = even @ part.real + odd @ part.imag
+            shells.append(torch.nn.functional.pad(harmonics, (0, count - len(harmonics))))
+        return self.projector.half_templates(torch.stack(shells, dim=1))
+
+    def moments(self, values: Complex[Tensor, "p"], density: Float[Tensor, "d"]) -> Moments:
+        """One block for each mode."""
+        return antipodal_moments(self.templates(values).transpose(0, 1).contiguous(), density, self.projector.grid)
+
+
+MomentGrid = CartesianMomentGrid | PolarMomentGrid | ShellMomentGrid
 """Where a volume's transform is asked for, at ``points``, and what ``moments`` its values there make."""

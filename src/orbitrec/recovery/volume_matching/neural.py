@@ -2,7 +2,8 @@
 
 What is kept between the two passes over the quadrature is the transform's values and not the network's layers: first
 the values are computed, then the loss and its gradient in the values, and then, a part at a time, what they pull back
-to the network. So the memory is that of the moments, at the price of evaluating the volume twice.
+to the network. So the memory is that of the moments, at the price of evaluating the volume twice where the quadrature
+has more than one part.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,6 +48,10 @@ class NeuralMatching:
     def backward(self) -> float:
         """The loss; its gradient is added to the parameters' ``.grad``."""
         parts = self._parts()
+        if len(parts) == 1:
+            loss = self.loss(self.grid.moments(self.volume.fourier(parts[0]), self.density().softmax(0)))
+            loss.backward()
+            return float(loss.detach())
         with torch.no_grad():
             values = torch.cat([self.volume.fourier(part) for part in parts])
         values.requires_grad_()
