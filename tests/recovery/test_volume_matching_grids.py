@@ -1,4 +1,4 @@
-"""The polar and the Cartesian form of the same matching problem."""
+"""The polar and the Cartesian form of the same matching problem, and the polar one on shells."""
 
 import math
 
@@ -9,20 +9,22 @@ from torch import nn
 from orbitrec.errors import InputError
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
-from orbitrec.inference.losses import kam_loss, moment_loss
+from orbitrec.inference.losses import kam_loss, moment_loss, relative_errors
 from orbitrec.inference.moments import (
     Moments,
     bounded_spread,
     shifted_cartesian_moments,
     shifted_uniform_moments,
+    uniform_moments,
 )
-from orbitrec.models.cryoem import polar_templates
+from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.networks.moment_encoders import CartesianMomentEncoder
 from orbitrec.recovery.volume_matching import neural
-from orbitrec.recovery.volume_matching.grids import CartesianMomentGrid, PolarMomentGrid
+from orbitrec.recovery.volume_matching.grids import CartesianMomentGrid, PolarMomentGrid, ShellMomentGrid
 from orbitrec.recovery.volume_matching.neural import NeuralMatching, match_neural, recon_loss
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.gaussians import GaussianMixture
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 N, DEGREE, ANGLES, SHIFT_PX = 19, 3, 20, 0.6
 DIRECTIONS = spherical_design(DEGREE)
@@ -95,6 +97,46 @@ def test_half_circles_of_every_other_direction_give_all_templates():
     volume = atoms(TRUE_CENTERS, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     found = POLAR.templates(volume.fourier(POLAR.points))
     assert torch.allclose(found, polar_templates(volume, POLAR.grid, DIRECTIONS), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shells_give_the_moments_of_circles_with_a_fraction_of_the_points(dtype):
+    # Gaussians 1.4 px wide within 4 px of the centre are nothing, to rounding, outside of 12 px.
+    grid = PolarGrid.for_radius(24, 2.0, 9.0)
+    directions, volume = spherical_design(31), atoms(TRUE_CENTERS, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    basis = SphericalBesselBasis(12.0, 2.0 + math.pi / 12)
+    shells = ShellMomentGrid(PolarProjector(basis, grid, directions, dtype))
+    values = volume.fourier(shells.points).to(dtype.to_complex())
+    exact, tolerance = polar_templates(volume, grid, directions), 1e-4 if dtype == torch.float64 else 2e-4
+    assert float((shells.templates(values) - exact[: len(exact) // 2]).norm() / exact.norm()) < tolerance
+    density = torch.randn(len(directions), generator=seeded(4), dtype=torch.float64).mul(0.5).softmax(0)
+    found, expected = shells.moments(values, density.to(dtype)), uniform_moments(exact, density, grid)
+    assert all(float(error) < tolerance for error in relative_errors(expected, found))
+    assert len(shells.points) < 0.1 * len(PolarMomentGrid(grid, directions).points)
+
+
+def test_gradients_on_shells_are_those_on_circles():
+    grid = PolarGrid.for_radius(24, 1.5, 9.0)
+    directions = spherical_design(21)
+    basis = SphericalBesselBasis(12.0, 1.5 + math.pi / 12)
+    shells = ShellMomentGrid(PolarProjector(basis, grid, directions, torch.float64))
+    circles, density = PolarMomentGrid(grid, directions), torch.full((len(directions),), 1.0 / len(directions)).double()
+    target = circles.moments(atoms(TRUE_CENTERS, torch.ones(3).double()).fourier(circles.points), density)
+    found = []
+    for one in (shells, circles):
+        centers = (TRUE_CENTERS * 0.8).requires_grad_()
+        values = atoms(centers, torch.tensor([1.0, 1.2, 0.8], dtype=torch.float64)).fourier(one.points)
+        loss = kam_loss(target, one.moments(values, density))
+        found.append((float(loss.detach()), torch.autograd.grad(loss, centers)[0]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    assert float((found[0][1] - found[1][1]).norm() / found[1][1].norm()) < 1e-3
+
+
+def test_shells_of_too_high_a_degree_are_refused():
+    grid = PolarGrid.for_radius(64, 3.0, 24.0)
+    shells = ShellMomentGrid(PolarProjector(SphericalBesselBasis(24.0, 3.1), grid, DIRECTIONS))
+    with pytest.raises(InputError, match="no spherical design"):
+        shells.points  # noqa: B018
 
 
 def test_unpaired_directions_are_refused():
