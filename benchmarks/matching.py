@@ -1,10 +1,11 @@
-"""The same matching problem on both grids: network evaluations, seconds per iteration, memory.
+"""The same matching problem on three grids: network evaluations, seconds per iteration, memory.
 
     OMP_NUM_THREADS=1 python benchmarks/matching.py [--box 15] [--width 128]
 
 One step of Adam on loss (2.17) with a FourierNet and free views, 100 directions as in section 2.4.2: on the Cartesian
-K₂ grid with 12 in-plane angles, as printed, and on the polar grid, where in-plane angles are phases. Each grid has a
-process of its own; memory is what its largest size grows by. Seconds are of the processor.
+K₂ grid with 12 in-plane angles, as printed; on the polar grid, where in-plane angles are phases; and on shells, whose
+harmonics turn into the circles of every direction. Each grid has a process of its own; memory is what its largest size
+grows by. Seconds are of the processor.
 """
 
 import argparse
@@ -19,12 +20,15 @@ from torch import nn
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
 from orbitrec.inference.losses import kam_loss
-from orbitrec.recovery.volume_matching.grids import CartesianMomentGrid, MomentGrid, PolarMomentGrid
+from orbitrec.models.cryoem import PolarProjector
+from orbitrec.recovery.volume_matching.grids import CartesianMomentGrid, MomentGrid, PolarMomentGrid, ShellMomentGrid
 from orbitrec.recovery.volume_matching.neural import NeuralMatching, match_neural, recon_loss
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.gaussians import GaussianMixture
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 DESIGN, ANGLES = 13, 12
+KINDS = ("shells", "polar", "cartesian")
 
 
 def truth(box: int) -> GaussianMixture:
@@ -37,7 +41,11 @@ def truth(box: int) -> GaussianMixture:
 def grid_of(kind: str, box: int) -> MomentGrid:
     if kind == "cartesian":
         return CartesianMomentGrid(box, design_circle_rule(DESIGN, ANGLES).reshape(-1, 3, 3))
-    return PolarMomentGrid(PolarGrid.for_radius(box, math.pi, 0.36 * box), spherical_design(DESIGN))
+    radius, directions = 0.36 * box, spherical_design(DESIGN)
+    grid = PolarGrid.for_radius(box, math.pi, radius)
+    if kind == "polar":
+        return PolarMomentGrid(grid, directions)
+    return ShellMomentGrid(PolarProjector(SphericalBesselBasis(radius, math.pi + math.pi / radius), grid, directions))
 
 
 def peak_MiB() -> float:
@@ -68,7 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("--iterations", type=int, default=1)
     arguments = parser.parse_args()
     context, rows = multiprocessing.get_context("spawn"), {}
-    for kind in ("polar", "cartesian"):
+    for kind in KINDS:
         answers = context.SimpleQueue()
         work = (kind, arguments.box, arguments.width, arguments.iterations, answers)
         process = context.Process(target=measure, args=work)
@@ -77,5 +85,6 @@ if __name__ == "__main__":
         process.join()
     print(f"{arguments.box} px, FourierNet of width {arguments.width}, {DESIGN}-design, {ANGLES} angles")
     names = ("network evaluations", "CPU s per iteration", "memory, MiB", "Kam loss after it")
-    for name, polar, cartesian in zip(names, *rows.values(), strict=True):
-        print(f"  {name:22s} polar {polar:12.4g}   Cartesian {cartesian:12.4g}   {cartesian / polar:8.1f}×")
+    print(" " * 24 + "".join(f"{kind:>24s}" for kind in KINDS))
+    for name, *values in zip(names, *rows.values(), strict=True):
+        print(f"  {name:22s}" + "".join(f"{value:14.4g} ({value / values[1]:6.2f}×)" for value in values))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
+from orbitrec.experiments.neural_truth import PRINTED_ERRORS, Fit, neural_truth
 from orbitrec.experiments.table_2_2 import (
     PRINTED,
     Plan,
@@ -53,16 +54,28 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
     assert beads.first_error < 0.01
     assert beads.second_error < 0.03
     assert beads.resolution_A < 6.0
-    assert as_json(rows, SIZE)["thesis"] == PRINTED
+    assert as_json(rows, SIZE, {})["thesis"] == PRINTED
     assert tuple(PRINTED) == NAMES
-    assert as_text(rows).row_count == 4
+    assert as_text(rows, {}).row_count == 4
+    assert as_text(rows, {"4 Gaussians": 0.01}).row_count == 5
     # From what is kept the same table is made, without a match.
     again, _ = table(truths, SIZE, Watch(checkpoints=watch.checkpoints))
     assert [timeless(row) for row in again] == [timeless(row) for row in rows]
     with new_run(tmp_path / "out") as run:
-        write_results(run, SIZE, truths, rows, pictures)
+        write_results(run, SIZE, truths, rows, pictures, {})
     names = {"table.json", "table.csv", "4-gaussians.png", "4-gaussians-views.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_a_network_is_taken_for_the_truth_and_its_distance_is_told():
+    truth = Truth.gaussians()
+    found, error = neural_truth(truth, Fit(steps=120, points=1024, rate=1e-3, width=24))
+    assert error < 0.2
+    assert float(found.compact.norm()) == pytest.approx(1)
+    assert torch.equal(found.voxels, found.compact)
+    # Both have norm 1, and a distance of ε between two of norm about 1 leaves a correlation of about 1 − ε²/2.
+    assert float((found.compact * truth.compact).sum()) == pytest.approx(1 - error**2 / 2, abs=error**2 / 4 + 1e-4)
+    assert set(PRINTED_ERRORS) == set(NAMES)
 
 
 def timeless(row: Row) -> Row:

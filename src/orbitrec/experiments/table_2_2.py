@@ -7,7 +7,7 @@ is :mod:`orbitrec.recovery.volume_matching.bead_search`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.experiments.neural_truth import PRINTED_ERRORS
 from orbitrec.experiments.two_moments import Matching, Truth
 from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import Moments, uniform_moments
@@ -256,9 +257,16 @@ def _judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
     return row, Picture(aligned, alignment.turned(matching.directions), found.views)
 
 
-def write_results(run: RunFolder, size: Size, truths: Sequence[Truth], rows: Sequence[Row], pictures: Pictures) -> None:
+def write_results(
+    run: RunFolder,
+    size: Size,
+    truths: Sequence[Truth],
+    rows: Sequence[Row],
+    pictures: Pictures,
+    fits: Mapping[str, float],
+) -> None:
     """table.json, table.csv, and for each volume the truth beside the maps, and the true views beside the estimates."""
-    write_json(run.file("table.json"), as_json(rows, size))
+    write_json(run.file("table.json"), as_json(rows, size, fits))
     write_csv(run.file("table.csv"), [asdict(row) for row in rows])
     for truth in truths:
         name, found = truth.name.lower().replace(" ", "-"), pictures[truth.name]
@@ -270,13 +278,14 @@ def write_results(run: RunFolder, size: Size, truths: Sequence[Truth], rows: Seq
         draw_sphere(run.file(f"{name}-views.png"), views, f"{truth.name}: density of views")
 
 
-def as_json(rows: Sequence[Row], size: Size) -> dict[str, object]:
-    """The rows and the printed figures."""
-    return {"tables": ["2.2", "2.3"], "size": asdict(size), "rows": [asdict(row) for row in rows], "thesis": PRINTED}
+def as_json(rows: Sequence[Row], size: Size, fits: Mapping[str, float]) -> dict[str, object]:
+    """The rows and the printed figures; ``fits`` are errors of neural truths, by their names, if they were taken."""
+    results = {"size": asdict(size), "neural truths": dict(fits), "rows": [asdict(row) for row in rows]}
+    return {"tables": ["2.2", "2.3"], **results, "thesis": PRINTED, "thesis's neural truths": PRINTED_ERRORS}
 
 
-def as_text(rows: Sequence[Row]) -> Table:
-    """The rows, the printed ones among them."""
+def as_text(rows: Sequence[Row], fits: Mapping[str, float]) -> Table:
+    """The same as a table."""
     shown = Table(title="Tables 2.2 and 2.3: volumes from two moments of 5·10⁶ particles, σ = 0.5")
     for heading in ("volume", "method"):
         shown.add_column(heading)
@@ -285,6 +294,8 @@ def as_text(rows: Sequence[Row]) -> Table:
     for name, (first, second, resolution) in PRINTED.items():
         mine = [row for row in rows if row.volume == name]
         if mine:
+            if name in fits:
+                shown.add_row(name, f"a network's, {fits[name]:.3f} from the map (printed: {PRINTED_ERRORS[name]:.3f})")
             shown.add_row(name, "as printed", "", "", "", f"{first:.3f}", f"{second:.3f}", f"{resolution:.2f}", "", "")
         for row in mine:
             shown.add_row(

@@ -12,7 +12,10 @@ Maps = Annotated[
     typer.Option("--map", help="EMD-0409 or EMD-25892 (MRC), its number in the name; may be repeated."),
 ]
 Scales = Annotated[
-    Scale, typer.Option(help="quick: moments to 20, 40 and 3 Å, 48 starts; full: to 15, 18 and 2.5 Å, 64 starts.")
+    Scale, typer.Option(help="quick: moments to 20, 40 and 3 Å, 48 starts; full: to 15, 20 and 2.5 Å, 64 starts.")
+]
+Neural = Annotated[
+    bool, typer.Option("--neural-truth", help="Take for the truths FourierNets fitted to them, as the thesis does.")
 ]
 
 
@@ -20,6 +23,7 @@ Scales = Annotated[
 def table_2_2(
     maps: Maps = None,
     scale: Scales = Scale.quick,
+    neural_truth: Neural = False,
     output: Output = None,
     resume: Resume = False,
     as_json: AsJson = False,
@@ -28,13 +32,14 @@ def table_2_2(
 
     Example:  orbitrec reproduce table-2.2 --map emd_0409.mrc --map emd_25892.mrc -o table-2.2
     """
-    _both(maps or [], scale, output, resume, as_json)
+    _both(maps or [], scale, neural_truth, output, resume, as_json)
 
 
 @app.command("table-2.3")
 def table_2_3(
     maps: Maps = None,
     scale: Scales = Scale.quick,
+    neural_truth: Neural = False,
     output: Output = None,
     resume: Resume = False,
     as_json: AsJson = False,
@@ -43,22 +48,29 @@ def table_2_3(
 
     Example:  orbitrec reproduce table-2.3 --map emd_0409.mrc --map emd_25892.mrc -o table-2.3
     """
-    _both(maps or [], scale, output, resume, as_json)
+    _both(maps or [], scale, neural_truth, output, resume, as_json)
 
 
-def _both(maps: list[Path], scale: Scale, output: Path | None, resume: bool, as_json: bool) -> None:
+def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, resume: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from orbitrec.experiments import table_2_2 as experiment
+    from orbitrec.experiments.neural_truth import neural_truth
     from orbitrec.experiments.two_moments import Truth
 
     size = experiment.QUICK if scale is Scale.quick else experiment.FULL
     truths = [*(Truth.of_map(path) for path in maps), Truth.gaussians()]
-    settings = {"experiment": "table-2.2", "maps": [str(path) for path in maps], **asdict(size)}
+    settings = {"experiment": "table-2.2", "maps": [str(path) for path in maps], "neural": neural, **asdict(size)}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
+        fits: dict[str, float] = {}
+        if neural:
+            fitting = bar.add_task("neural truths", total=len(truths))
+            for i, truth in enumerate(truths):
+                truths[i], fits[truth.name] = neural_truth(truth)
+                bar.advance(fitting)
         task = bar.add_task("steps", total=experiment.steps(truths, size))
         watch = experiment.Watch(lambda: bar.advance(task), checkpoints)
         rows, pictures = experiment.table(truths, size, watch)
         if run is not None:
-            experiment.write_results(run, size, truths, rows, pictures)
-    show(as_json, experiment.as_json(rows, size), experiment.as_text(rows))
+            experiment.write_results(run, size, truths, rows, pictures, fits)
+    show(as_json, experiment.as_json(rows, size, fits), experiment.as_text(rows, fits))
