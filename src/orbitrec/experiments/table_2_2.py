@@ -1,14 +1,16 @@
 """Tables 2.2 and 2.3: volumes from the first two moments of 5·10⁶ particles, with views and volume unknown.
 
 The problem is that of :mod:`orbitrec.experiments.two_moments`. Methods: "coefficients" matches spherical-Bessel
-coefficients under a Gaussian prior from a random start, the classical method of moments; "FourierNet" matches networks
-as the thesis does, on shells, and takes their mean (:mod:`orbitrec.recovery.volume_matching.neural_ensemble`); "beads"
-is :mod:`orbitrec.recovery.volume_matching.bead_search`.
+coefficients under a Gaussian prior from a random start, the classical method of moments; "FourierNets" matches networks
+as the thesis does, on shells, takes their mean, and refines that by another network on top
+(:mod:`orbitrec.recovery.volume_matching.neural_ensemble`); "beads" has the best solution of
+:mod:`orbitrec.recovery.volume_matching.bead_search` and the mean of those that were kept.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -29,7 +31,7 @@ from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import MomentTarget, match_moments
 from orbitrec.recovery.volume_matching.bead_search import match_beads
 from orbitrec.recovery.volume_matching.bead_search import steps as search_steps
-from orbitrec.recovery.volume_matching.beads import BeadMatching, Settings, Solution
+from orbitrec.recovery.volume_matching.beads import BeadMatching, Molecule, Settings, Solution
 from orbitrec.recovery.volume_matching.consensus import Consensus
 from orbitrec.recovery.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings, Refined
 from orbitrec.report.sphere import draw_sphere
@@ -169,42 +171,26 @@ def steps(truths: Sequence[Truth], size: Size) -> int:
     return sum(searches) + sum(1 + plan.networks.members for _, plan in plans)
 
 
-@dataclass(frozen=True, eq=False)
-class Molecule:
-    """A solution in beads, to be averaged."""
-
-    problem: BeadMatching
-    solution: Solution
-    voxels: Float[Tensor, "n n n"]
-
-    @property
-    def loss(self) -> float:
-        """What ranks it."""
-        return self.solution.loss
-
-    def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
-        """Probabilities of directions."""
-        return self.problem.view_density(self.solution, directions)
-
-
-def bead_solution(matching: Matching, settings: Settings, watch: Watch) -> Found:
-    """What beads find in the mean."""
+def bead_solutions(matching: Matching, settings: Settings, watch: Watch) -> dict[str, Found]:
+    """What beads find: the best, and the mean."""
     problem, truth = bead_problem(matching, settings), matching.truth
     generator = torch.Generator().manual_seed(matching.seed)
     best = match_beads(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
-    molecules = [Molecule(problem, one, problem.volume(one).to_grid(len(truth.voxels))) for one in best]
-    return _found(
-        matching, Consensus.of(molecules), 4 * settings.beads + 2 + settings.ripples + len(problem.background)
-    )
+    molecules = [Molecule.of(problem, one) for one in best]
+    unknowns = 4 * settings.beads + 2 + settings.ripples + len(problem.background)
+    answers = {"beads, best": Consensus.of(molecules[:1]), "beads, mean": Consensus.of(molecules)}
+    return {method: _found(matching, answer, unknowns) for method, answer in answers.items()}
 
 
-def neural_solution(matching: Matching, settings: NeuralSettings, watch: Watch) -> Found:
+def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch) -> dict[str, Found]:
     """What networks find in the mean, and another on top of that."""
     projector, name = PolarProjector(matching.basis, matching.grid, matching.directions), matching.truth.name
     problem = NeuralEnsemble(single(matching.target), projector, matching.truth.reach, settings)
     generator = torch.Generator().manual_seed(matching.seed)
     members = problem.members(generator, lambda step, compute: watch.step(Member, f"{name} {step}", compute))
-    return _found(matching, problem.refined(Consensus.of(members), generator), problem.unknowns)
+    mean = Consensus.of(members)
+    answers = {"FourierNets, mean": mean, "FourierNets, refined": problem.refined(mean, generator)}
+    return {method: _found(matching, answer, problem.unknowns) for method, answer in answers.items()}
 
 
 def _found(matching: Matching, answer: Consensus | Refined, unknowns: int) -> Found:
@@ -213,7 +199,7 @@ def _found(matching: Matching, answer: Consensus | Refined, unknowns: int) -> Fo
     return Found(volume, unknowns, views, moments)
 
 
-def classical_solution(matching: Matching, iterations: int) -> Found:
+def classical_solutions(matching: Matching, iterations: int) -> dict[str, Found]:
     """What the classical method finds."""
     generator = torch.Generator().manual_seed(matching.seed)
     options = {"starts": 1, "shift_px": 0.0, "iterations": iterations, "generator": generator}
@@ -221,28 +207,32 @@ def classical_solution(matching: Matching, iterations: int) -> Found:
     projector = PolarProjector(matching.basis, matching.grid, matching.directions, torch.float64)
     views = best.log_density.exp()
     moments = uniform_moments(projector.templates(best.coefficients), views, matching.grid)
-    return Found(SphericalBesselVolume(matching.basis, best.coefficients), len(matching.basis), views, moments)
+    volume = SphericalBesselVolume(matching.basis, best.coefficients)
+    return {"coefficients": Found(volume, len(matching.basis), views, moments)}
 
 
 def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[list[Row], Pictures]:
-    """Every method on every truth, and what the last two found."""
+    """Every method on every truth, and the means that were found."""
     rows, pictures = [], {}
     for truth in truths:
-        plan = size.plans[truth.name]
+        plan, shown = size.plans[truth.name], {}
         smooth, sparse = Matching(truth, plan.smooth_band_A), Matching(truth, plan.band_A)
-        begin = time.perf_counter()
-        row, _ = _judged(smooth, classical_solution(smooth, size.iterations))
-        rows.append(replace(row, method="coefficients", starts=1, seconds=time.perf_counter() - begin))
-        watch.listen()
-        begin = time.perf_counter()
-        row, neural = _judged(smooth, neural_solution(smooth, plan.networks, watch))
-        rows.append(
-            replace(row, method="FourierNet", starts=plan.networks.members, seconds=time.perf_counter() - begin)
+        methods = (
+            (1, smooth, partial(classical_solutions, smooth, size.iterations)),
+            (plan.networks.members, smooth, partial(neural_solutions, smooth, plan.networks, watch)),
+            (plan.beads.starts, sparse, partial(bead_solutions, sparse, plan.beads, watch)),
         )
-        begin = time.perf_counter()
-        row, beads = _judged(sparse, bead_solution(sparse, plan.beads, watch))
-        rows.append(replace(row, method="beads", starts=plan.beads.starts, seconds=time.perf_counter() - begin))
-        pictures[truth.name] = {"FourierNet": neural, "beads": beads}
+        for starts, matching, solve in methods:
+            begin = time.perf_counter()
+            found = solve()
+            seconds = time.perf_counter() - begin
+            for method, one in found.items():
+                row, picture = _judged(matching, one)
+                rows.append(replace(row, method=method, starts=starts, seconds=seconds))
+                if method.endswith("mean"):
+                    shown[method] = picture
+        watch.listen()
+        pictures[truth.name] = shown
     return rows, pictures
 
 

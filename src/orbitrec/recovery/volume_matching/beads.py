@@ -191,6 +191,29 @@ class BeadMatching:
 
 
 @dataclass(frozen=True, eq=False)
+class Molecule:
+    """A solution on voxels, to be averaged (:mod:`orbitrec.recovery.volume_matching.consensus`)."""
+
+    problem: BeadMatching
+    solution: Solution
+    voxels: Float[Tensor, "n n n"]
+
+    @property
+    def loss(self) -> float:
+        """What ranks it."""
+        return self.solution.loss
+
+    @classmethod
+    def of(cls, problem: BeadMatching, solution: Solution) -> "Molecule":
+        """On the voxels of the images' box."""
+        return cls(problem, solution, problem.volume(solution).to_grid(problem.target.grid.box))
+
+    def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
+        """Probabilities of directions."""
+        return self.problem.view_density(self.solution, directions)
+
+
+@dataclass(frozen=True, eq=False)
 class BeadStage:
     """The problem up to one bandwidth."""
 
