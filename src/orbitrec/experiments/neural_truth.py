@@ -1,6 +1,6 @@
 """The thesis's "neural ground truth" (2.4.2): a FourierNet fitted to a map, and taken for the truth in its place.
 
-It is smoother than a map, and the network that reconstructs it can represent it; resolutions are easier to reach.
+A network that reconstructs it can represent it, as it cannot a map.
 """
 
 from dataclasses import dataclass, replace
@@ -27,16 +27,16 @@ class Fit:
     width: int = 128
 
 
-def neural_truth(truth: Truth, fit: Fit = Fit(), seed: int = 0) -> tuple[Truth, float]:
+def neural_truth(truth: Truth, fit: Fit = Fit()) -> tuple[Truth, float]:
     """The truth as a network has it, and the network's distance from what is projected of the map (2.16)."""
     n = len(truth.compact)
     points, spectrum = frequency_vectors(n).reshape(-1, 3), centred_fft(truth.compact, 3).reshape(-1) * n**1.5
-    net = fitted(truth.reach, points.float(), spectrum.to(torch.complex64), fit, torch.Generator().manual_seed(seed))
+    net = fitted(truth.reach, points.float(), spectrum.to(torch.complex64), fit, torch.Generator().manual_seed(0))
     with torch.no_grad():
         grid = net.to_grid(n).double()
-    grid_error = float((grid - truth.compact).norm() / truth.compact.norm())
+    error = float((grid - truth.compact).norm() / truth.compact.norm())
     grid = grid / grid.norm()
-    return replace(truth, voxels=grid, compact=grid), grid_error
+    return replace(truth, voxels=grid, compact=grid), error
 
 
 def fitted(

@@ -53,7 +53,8 @@ def table_3_2(
         Scale, typer.Option(help="quick: moments to a third of Nyquist; full: to half of it.")
     ] = Scale.quick,
     refining: Annotated[
-        int | None, typer.Option(min=0, help="Steps of FourierNet; by default quick has 10 and full 300, a day's work.")
+        int | None,
+        typer.Option(min=0, help="Steps of FourierNet; by default quick has 10 and full 300, half a day's work."),
     ] = None,
     output: Output = None,
     resume: Resume = False,

@@ -5,8 +5,9 @@ about 0.025 B³ real numbers, Σ_m n_m² over the n_m radial functions of each c
 (2/9π) B³ ≈ 0.071 B³. So what a volume is like has to tell the rest, and here it is a molecule: so many nearly equal
 **beads** at free positions, which leave most of the box empty, and whose number grows with the band. What a map's
 filtering, sharpening and masking have done to it is told by the beads' form factor and a smooth background of low
-degree. Moments are trusted only as if they came from 10⁴ clean images, which is about how well beads can tell a
-molecule. How good beads are found is :mod:`orbitrec.recovery.volume_matching.bead_search`.
+degree. Moments are trusted only as if they came from 10⁴ clean images, which is about how well a few dozen beads can
+tell a molecule; some hundred can do with more. How good beads are found is
+:mod:`orbitrec.recovery.volume_matching.bead_search`.
 """
 
 import math

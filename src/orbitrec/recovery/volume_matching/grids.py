@@ -97,8 +97,8 @@ class PolarMomentGrid:
 class ShellMomentGrid:
     """Half a shell at each radial node, and its harmonics turned to every direction; moments are one block a mode.
 
-    A density in a ball of radius R has harmonics up to degree kR and a little more at frequency k. So (kR)²/4 points a
-    node do for all directions together; of what a volume has outside the ball only those degrees are seen.
+    A density in a ball of radius R has harmonics up to degree kR and a little more at frequency k. So some (kR + 5)²
+    points a node do for all directions together; of what a volume has outside the ball only those degrees are seen.
 
     Args:
         projector: turns harmonics; its basis tells the ball and the largest degree.

@@ -1,4 +1,4 @@
-"""Moment matching with a neural volume and a free density of views (2.17), by Adam, on either grid.
+"""Moment matching with a neural volume and a free density of views (2.17), by Adam, on any grid.
 
 What is kept between the two passes over the quadrature is the transform's values and not the network's layers: first
 the values are computed, then the loss and its gradient in the values, and then, a part at a time, what they pull back
