@@ -76,16 +76,16 @@ class Size:
 QUICK = Size(
     {
         "EMD-0409": Plan(20.0, Settings(beads=35, starts=48, tries=8), 20.0, NeuralSettings(members=4)),
-        "EMD-25892": Plan(40.0, Settings(beads=40, starts=48, tries=4), 60.0, NeuralSettings(members=2)),
-        "4 Gaussians": Plan(3.0, Settings(beads=4, starts=48, tries=6), 3.0, NeuralSettings(members=4)),
+        "EMD-25892": Plan(40.0, Settings(beads=40, starts=32, tries=3), 60.0, NeuralSettings(members=2)),
+        "4 Gaussians": Plan(3.0, Settings(beads=4, starts=24, tries=3), 3.0, NeuralSettings(members=4)),
     },
     200,
 )
 FULL = Size(
     {
-        "EMD-0409": Plan(15.0, Settings(beads=45, tries=8), 15.0, NeuralSettings(members=8)),
+        "EMD-0409": Plan(20.0, Settings(beads=35, tries=8), 15.0, NeuralSettings(members=8)),
         "EMD-25892": Plan(
-            20.0, Settings(beads=200, kept=6, tries=2, last_rounds=2, late_trust=1e5), 60.0, NeuralSettings(members=4)
+            20.0, Settings(beads=200, kept=6, tries=2, last_rounds=5, late_trust=1e5), 60.0, NeuralSettings(members=4)
         ),
         "4 Gaussians": Plan(2.5, Settings(beads=4, tries=4), 2.5, NeuralSettings(members=4)),
     },

@@ -154,14 +154,18 @@ class SphericalBesselBasis:
         out = radial.new_zeros((self.degree + 1) ** 2, radial.shape[1])
         return out.index_add_(0, self.lm.to(radial.device), radial * w[:, None].to(radial.dtype))
 
-    def values(self, points: Float[Tensor, "x 3"]) -> Float[Tensor, "x p"]:
-        """``ψ_lms`` at points (x, y, z) in pixels inside the ball (float64)."""
-        r = points.double().norm(dim=1).numpy()
+    def radial_values(self, r: Float[Tensor, "r"]) -> Float[Tensor, "p r"]:
+        """``sqrt(2/R³)/|j_{l+1}(u_ls)| · j_l(u_ls r/R)`` of each coefficient, r in pixels below R (float64)."""
         blocks = []
         for l, us in enumerate(self.zeros):
             norm = math.sqrt(2 / self.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
-            blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / self.radius), (self._orders(l), 1)))
-        return torch.from_numpy(np.concatenate(blocks)).mT * real_spherical_harmonics(points, self.degree)[:, self.lm]
+            blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r.numpy() / self.radius), (self._orders(l), 1)))
+        return torch.from_numpy(np.concatenate(blocks))
+
+    def values(self, points: Float[Tensor, "x 3"]) -> Float[Tensor, "x p"]:
+        """``ψ_lms`` at points (x, y, z) in pixels inside the ball (float64)."""
+        harmonics = real_spherical_harmonics(points, self.degree)[:, self.lm]
+        return self.radial_values(points.double().norm(dim=1)).mT * harmonics
 
     def embed(self, w: Float[Tensor, "p"], larger: "SphericalBesselBasis") -> Float[Tensor, "q"]:
         """The same volume's coefficients in a basis of the same radius and a larger ``k_max``.
@@ -209,10 +213,5 @@ class SphericalBesselVolume:
 
 def _density(basis: SphericalBesselBasis, w: Float[Tensor, "p"], points: Float[Tensor, "x 3"]) -> Float[Tensor, "x"]:
     r2, inverse = torch.unique(points.square().sum(-1).mul(1e6).round(), return_inverse=True)
-    r = (r2 / 1e6).sqrt().numpy()
-    blocks = []
-    for l, us in enumerate(basis.zeros):
-        norm = math.sqrt(2 / basis.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
-        blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r / basis.radius), (basis._orders(l), 1)))
-    amplitude = basis.angular_sum(torch.from_numpy(np.concatenate(blocks)), w)
+    amplitude = basis.angular_sum(basis.radial_values((r2 / 1e6).sqrt()), w)
     return torch.einsum("pa,ap->p", real_spherical_harmonics(points, basis.degree), amplitude[:, inverse])

@@ -12,7 +12,10 @@ Maps = Annotated[
     typer.Option("--map", help="EMD-0409 or EMD-25892 (MRC), its number in the name; may be repeated."),
 ]
 Scales = Annotated[
-    Scale, typer.Option(help="quick: moments to 20, 40 and 3 Å, 48 starts; full: to 15, 20 and 2.5 Å, 64 starts.")
+    Scale,
+    typer.Option(
+        help="Beads match moments to 20, 40 and 3 Å if quick, from 24 to 48 starts; to 20, 20 and 2.5 Å if full, from 64."
+    ),
 ]
 Neural = Annotated[
     bool, typer.Option("--neural-truth", help="Take for the truths FourierNets fitted to them, as the thesis does.")
