@@ -13,9 +13,7 @@ Maps = Annotated[
 ]
 Scales = Annotated[
     Scale,
-    typer.Option(
-        help="Beads match moments to 20, 40 and 3 Å if quick, from 24 to 48 starts; to 20, 20 and 2.5 Å if full, from 64."
-    ),
+    typer.Option(help="Beads match moments to 20, 40 and 3 Å from few starts, or (full) to 20, 20 and 2.5 Å from 64."),
 ]
 Neural = Annotated[
     bool, typer.Option("--neural-truth", help="Take for the truths FourierNets fitted to them, as the thesis does.")
