@@ -1,6 +1,7 @@
 """The polar and the Cartesian form of the same matching problem, and the polar one on shells."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from orbitrec.recovery.volume_matching.neural import NeuralMatching, match_neura
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
+from orbitrec.volumes.summed import SummedVolume
 
 N, DEGREE, ANGLES, SHIFT_PX = 19, 3, 20, 0.6
 DIRECTIONS = spherical_design(DEGREE)
@@ -173,14 +175,23 @@ def test_gradients_do_not_depend_on_how_many_points_are_taken_at_once(monkeypatc
     target = POLAR.moments(truth, logits.detach().softmax(0).flip(0))
     parameters = [*volume.parameters(), logits]
     problem = NeuralMatching(POLAR, recon_loss(target), volume, lambda: logits, parameters)
-    gradients = []
-    for size in (100, 10**6):
+
+    def gradient(problem: NeuralMatching, size: int) -> torch.Tensor:
         monkeypatch.setattr(neural, "POINTS_AT_ONCE", size)
         for parameter in parameters:
             parameter.grad = None
         problem.backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+    gradients = [gradient(problem, size) for size in (100, 10**6)]
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-9)
+    # A first part that is held is the same as a sum's (3.11).
+    coarse = atoms(TRUE_CENTERS + 1, torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
+    held = replace(problem, held=coarse.fourier(POLAR.points))
+    summed = gradient(replace(problem, volume=SummedVolume(coarse, volume)), 10**6)
+    assert not torch.allclose(summed, gradients[0], rtol=1e-3)
+    for size in (100, 10**6):
+        assert torch.allclose(gradient(held, size), summed, rtol=1e-9)
     # And they are the loss's own: a central difference along a random direction.
     direction, step = torch.randn(gradients[0].shape, generator=generator, dtype=torch.float64), 1e-6
     values = []

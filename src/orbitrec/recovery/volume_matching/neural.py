@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from orbitrec.inference.losses import moment_loss
@@ -37,6 +37,7 @@ class NeuralMatching:
         volume: differentiable in ``parameters``.
         density: logits of the grid's nodes, likewise.
         parameters: what is fitted.
+        held: transform at the grid's points of a first part, which the volume refines (3.11) and nothing changes.
     """
 
     grid: MomentGrid
@@ -44,18 +45,19 @@ class NeuralMatching:
     volume: Volume
     density: Density
     parameters: list[nn.Parameter]
+    held: Complex[Tensor, "p"] | None = None
 
     def backward(self) -> float:
         """The loss; its gradient is added to the parameters' ``.grad``."""
         parts = self._parts()
         if len(parts) == 1:
-            loss = self.loss(self.grid.moments(self.volume.fourier(parts[0]), self.density().softmax(0)))
+            loss = self.loss(self._moments(self.volume.fourier(parts[0])))
             loss.backward()
             return float(loss.detach())
         with torch.no_grad():
             values = torch.cat([self.volume.fourier(part) for part in parts])
         values.requires_grad_()
-        loss = self.loss(self.grid.moments(values, self.density().softmax(0)))
+        loss = self.loss(self._moments(values))
         loss.backward()
         assert values.grad is not None
         for part, gradient in zip(parts, values.grad.split(POINTS_AT_ONCE), strict=True):
@@ -65,7 +67,10 @@ class NeuralMatching:
     @torch.no_grad()
     def moments(self) -> Moments:
         """The model's moments."""
-        values = torch.cat([self.volume.fourier(part) for part in self._parts()])
+        return self._moments(torch.cat([self.volume.fourier(part) for part in self._parts()]))
+
+    def _moments(self, values: Complex[Tensor, "p"]) -> Moments:
+        values = values if self.held is None else values + self.held
         return self.grid.moments(values, self.density().softmax(0))
 
     def _parts(self) -> tuple[Tensor, ...]:

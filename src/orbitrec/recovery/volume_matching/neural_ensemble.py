@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from orbitrec.models.cryoem import PolarProjector
@@ -21,9 +21,7 @@ from orbitrec.recovery.volume_matching.grids import ShellMomentGrid
 from orbitrec.recovery.volume_matching.neural import NeuralMatching, match_neural, recon_loss
 from orbitrec.recovery.volume_matching.side_by_side import side_by_side
 from orbitrec.recovery.volume_matching.views import view_harmonics
-from orbitrec.volumes.base import Volume
 from orbitrec.volumes.fourier_net import FourierNet
-from orbitrec.volumes.summed import SummedVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
 _WARM_UP = 50  # steps
@@ -102,23 +100,25 @@ class NeuralEnsemble:
     def member(self, seed: int) -> Member:
         """One network, matched by Adam."""
         net = self._network(torch.Generator().manual_seed(seed))
-        views, loss = self._match(net, net, torch.zeros(len(self.projector.directions)))
+        views, loss = self._match(net, torch.zeros(len(self.projector.directions)))
         return Member(self._voxels(net), views, loss)
 
     def refined(self, mean: Consensus, generator: torch.Generator) -> "Refined":
         """A mean and a network on top of it, and views that begin with the mean's, matched together."""
         net = self._network(generator).zero_()
-        directions = self.projector.directions
-        summed = SummedVolume(VoxelVolume(mean.voxels), net)
-        views, loss = self._match(net, summed, mean.view_density(directions).log().float())
+        logits = mean.view_density(self.projector.directions).log().float()
+        held = VoxelVolume(mean.voxels).fourier(self._grid.points).to(torch.complex64)
+        views, loss = self._match(net, logits, held)
         return Refined(mean, Member(self._voxels(net), views, loss))
 
-    def _match(self, net: FourierNet, volume: Volume, logits: Float[Tensor, "d"]) -> tuple[Float[Tensor, "b"], float]:
-        """Match the volume's network and views that begin at ``logits``; returns the views' harmonics, and the loss."""
+    def _match(
+        self, net: FourierNet, logits: Float[Tensor, "d"], held: Complex[Tensor, "p"] | None = None
+    ) -> tuple[Float[Tensor, "b"], float]:
+        """Match a network and views that begin at ``logits``; returns the views' harmonics, and the loss."""
         harmonics = view_harmonics(self.projector.directions, self.settings.density_degree).float() * _VIEW_UNIT
         views = nn.Parameter(torch.zeros(harmonics.shape[1]))
         loss, parameters = recon_loss(self.target.moments), [*net.parameters(), views]
-        problem = NeuralMatching(self._grid, loss, volume, lambda: logits + harmonics @ views, parameters)
+        problem = NeuralMatching(self._grid, loss, net, lambda: logits + harmonics @ views, parameters, held)
         match_neural(problem, self._rates())
         return views.detach() * _VIEW_UNIT, float(loss(problem.moments()))
 
