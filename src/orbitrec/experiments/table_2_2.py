@@ -178,7 +178,7 @@ def bead_solutions(matching: Matching, settings: Settings, watch: Watch) -> dict
     best = match_beads(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
     molecules = [Molecule.of(problem, one) for one in best]
     unknowns = 4 * settings.beads + 2 + settings.ripples + len(problem.background)
-    answers = {"beads, best": Consensus.of(molecules[:1]), "beads, mean": Consensus.of(molecules)}
+    answers = {"beads, best": molecules[0], "beads, mean": Consensus.of(molecules)}
     return {method: _found(matching, answer, unknowns) for method, answer in answers.items()}
 
 
@@ -193,7 +193,7 @@ def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch)
     return {method: _found(matching, answer, problem.unknowns) for method, answer in answers.items()}
 
 
-def _found(matching: Matching, answer: Consensus | Refined, unknowns: int) -> Found:
+def _found(matching: Matching, answer: Molecule | Consensus | Refined, unknowns: int) -> Found:
     volume, views = VoxelVolume(answer.voxels), answer.view_density(matching.directions)
     moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
     return Found(volume, unknowns, views, moments)
