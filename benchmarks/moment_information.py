@@ -1,4 +1,4 @@
-"""How far two moments tell a map: the FSC that the best estimate near the truth can be expected to have.
+"""How much of a map two moments tell: the share of each shell's variance that they take away.
 
     OMP_NUM_THREADS=2 python benchmarks/moment_information.py emd_0409.mrc --band 15
 
@@ -44,17 +44,14 @@ def main() -> None:
         for views, known in ((harmonics, "free"), (harmonics[:, :0], "known")):
             target = replace(matching.target, count=particles)
             information = MomentInformation(target, projector, coefficients, density / density.sum(), views)
-            shown.append((f"{particles:g}, views {known}", information.expected_fsc(prior, box)))
+            shown.append((f"{particles:g}, views {known}", information.told(prior, box)))
     table.add_column("Å", justify="right")
     for name, _ in shown:
         table.add_column(name, justify="right")
-    lengths = shown[0][1].resolution_A(truth.voxel_size_A).tolist()
-    for shell, length in enumerate(lengths):
-        values = [float(curve.value[shell]) for _, curve in shown]
-        if shell and any(values):
-            table.add_row(f"{length:.1f}", *(f"{value:.2f}" for value in values))
-    table.add_section()
-    table.add_row("FSC 0.5, Å", *(f"{curve.cutoff_A(0.5, truth.voxel_size_A):.2f}" for _, curve in shown))
+    for shell in range(1, box // 2 + 1):
+        shares = [float(told[shell]) for _, told in shown]
+        if any(shares):
+            table.add_row(f"{box * truth.voxel_size_A / shell:.1f}", *(f"{share:.2f}" for share in shares))
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""How far two moments tell a volume."""
+"""How much of a volume two moments tell."""
 
 import pytest
 import torch
@@ -71,9 +71,9 @@ def test_of_even_views_moments_leave_every_degree_free_to_turn(degree: int):
     assert seen(information(UNEVEN)) > 1e-4
 
 
-def test_fsc_grows_from_nothing_with_the_number_of_particles():
+def test_what_is_told_grows_from_nothing_with_the_number_of_particles():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
-    few, some, many = (information(UNEVEN, 0, count).expected_fsc(prior, 17).value[1:4] for count in (1e-9, 1e3, 1e9))
+    few, some, many = (information(UNEVEN, 0, count).told(prior, 17)[1:4] for count in (1e-9, 1e3, 1e9))
     assert few.max() < 1e-3
     assert (few < some).all()
     assert (some < many).all()
@@ -82,7 +82,7 @@ def test_fsc_grows_from_nothing_with_the_number_of_particles():
 
 def test_views_that_are_known_tell_more():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
-    free, known = (information(UNEVEN, degree).expected_fsc(prior, 17).value for degree in (4, 0))
+    free, known = (information(UNEVEN, degree).told(prior, 17) for degree in (4, 0))
     assert (known >= free - 1e-9).all()
     assert (known > free + 1e-4).any()
 

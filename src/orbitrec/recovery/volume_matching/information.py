@@ -1,13 +1,13 @@
-"""How far two moments tell a volume: what any method can be expected to reach, near the truth.
+"""How much of a volume two moments tell, shell by shell.
 
-Counting numbers (:mod:`orbitrec.recovery.volume_matching.beads`) says that moments leave much open, but not how much of
-it shows in a map. So the moments are linearised at the truth, whose Fisher information ``F`` is the misfit's Hessian
-there, and the volume is given a Gaussian prior of covariance C. Then what the moments leave is a Gaussian as well, of
-covariance ``(C⁻¹ + F)⁻¹``; the best map is its mean (least squares), and in shell s that map's FSC with the truth is
-about ``sqrt(1 − tr_s (C⁻¹ + F)⁻¹ / tr_s C)``, since ``E⟨v̂, v⟩ = E|v̂|²`` for a posterior mean v̂.
+Counting numbers (:mod:`orbitrec.recovery.volume_matching.beads`) says that moments leave much of a volume open, but not
+where. So they are linearised at the truth, where their Fisher information F is the misfit's Hessian, and the volume has
+a Gaussian prior of covariance C. What the moments leave open then has the covariance ``S = (C⁻¹ + F)⁻¹``, and
+``told_s = 1 − tr_s S / tr_s C`` is the share of the variance in shell s that they take away.
 
-This flatters in two ways: a method does not know the prior, which here is taken from the truth itself, and has to find
-the truth's neighbourhood first. A method does better only if it knows more than size, outline and spectrum.
+If solutions were draws of that Gaussian, two of them, or one and the truth, would have the FSC ``told_s``, and the mean
+of many and the truth ``sqrt(told_s)``. It is an estimate and no bound: solutions lie on a curved set, of which this is
+the tangent, there may be others far from the truth, and a prior may know more than size, outline and spectrum.
 """
 
 import math
@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.evaluation.fsc import FSC
 from orbitrec.inference.moments import Moments
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import MomentTarget
@@ -76,10 +75,10 @@ class MomentInformation:
         first, second = torch.autograd.grad(misfit, errors)
         return first.real, second.real
 
-    def expected_fsc(self, covariance: Float[Tensor, "p p"], box: int) -> FSC:
-        """Of the posterior mean, on the shells of a ``box`` up to the basis' band, for a prior of this ``covariance``.
+    def told(self, covariance: Float[Tensor, "p p"], box: int) -> Float[Tensor, "s"]:
+        """Share of the variance that moments take away, for a prior of this ``covariance``, on the shells of a ``box``.
 
-        A coefficient belongs to the shell of its own frequency. Shells without any have the value 0.
+        A coefficient belongs to the shell of its own frequency. In shells without any the share is 0.
         """
         count, free = len(covariance), self.harmonics.shape[1]
         values, vectors = torch.linalg.eigh(covariance)
@@ -88,8 +87,7 @@ class MomentInformation:
         left = (root @ torch.linalg.solve(whitened, root.mT)).diagonal()[:count]
         shells = _shells(self.projector.basis, box)
         unknown, power = (torch.bincount(shells, part, box // 2 + 1) for part in (left, covariance.diagonal()))
-        told = torch.where(power > 0, 1 - unknown / power, 0.0).clamp(min=0).sqrt()[: box // 2 + 1]
-        return FSC(2 * math.pi * torch.arange(len(told), dtype=torch.float64) / box, told)
+        return torch.where(power > 0, 1 - unknown / power, 0.0).clamp(min=0)[: box // 2 + 1]
 
 
 def projected(basis: SphericalBesselBasis, voxels: Float[Tensor, "n n n"]) -> Float[Tensor, "p"]:
