@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from orbitrec.densities import VonMisesFisherMixture
-from orbitrec.evaluation.alignment import align
+from orbitrec.evaluation.alignment import Alignment, align
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import random_rotations
@@ -16,6 +17,7 @@ from orbitrec.inference.moments import Moments, uniform_moments
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.recovery.matching import MomentTarget
 from orbitrec.recovery.volume_matching.consensus import Consensus
+from orbitrec.recovery.volume_matching.correction import corrected
 from orbitrec.recovery.volume_matching.neural_ensemble import NeuralEnsemble, NeuralSettings
 from orbitrec.recovery.volume_matching.side_by_side import side_by_side
 from orbitrec.volumes.gaussians import GaussianMixture
@@ -120,6 +122,38 @@ def test_networks_match_moments_and_one_on_top_of_their_mean_more_closely():
     before, after = (loss_of(problem, one.voxels, one.view_density(directions)) for one in (mean, refined))
     assert after < 0.4 * before
     assert float(refined.view_density(directions).sum()) == pytest.approx(1)
+
+
+def as_it_is(member: Known) -> Consensus:
+    return Consensus(member.voxels, [member], [Alignment(torch.eye(3).double(), torch.zeros(3).double(), False, 1.0)])
+
+
+def test_a_correction_gives_moments_back_and_brings_the_mean_nearer_to_the_truth():
+    problem, truth = ensemble(NeuralSettings()), GaussianMixture(CENTERS, WIDTHS, WEIGHTS).to_grid(N)
+    views, moved = VonMisesFisherMixture.random(seeded(4), 8), CENTERS + 0.4 * torch.eye(3)[[0, 1, 2, 0]]
+    wrong = as_it_is(Known(GaussianMixture(moved, WIDTHS, 0.95 * WEIGHTS).to_grid(N), views, 0.0))
+    directions = problem.projector.directions
+    found = corrected(wrong, problem.target, 12.0, directions)
+    density = found.view_density(directions)
+    assert float(density.sum()) == pytest.approx(1)
+    assert loss_of(problem, found.voxels, density) < 0.1 * loss_of(
+        problem, wrong.voxels, wrong.view_density(directions)
+    )
+    # Were moments linear, this would be a projection on what has them, the truth among it: always nearer.
+    low = soft_band(truth)
+    assert float((soft_band(found.voxels) - low).norm()) < 0.9 * float((soft_band(wrong.voxels) - low).norm())
+
+
+def soft_band(voxels: torch.Tensor) -> torch.Tensor:
+    """Below the frequency that moments are matched to."""
+    return centred_ifft(centred_fft(voxels, 3) * (radial_frequencies(N, 3) < 0.9), 3).real
+
+
+def test_a_mean_that_has_the_moments_is_left_alone():
+    problem, truth = ensemble(NeuralSettings()), GaussianMixture(CENTERS, WIDTHS, WEIGHTS).to_grid(N)
+    right = as_it_is(Known(truth, VonMisesFisherMixture.random(seeded(4), 8), 0.0))
+    found = corrected(right, problem.target, 12.0, problem.projector.directions)
+    assert float((found.voxels - truth).norm() / truth.norm()) < 1e-2
 
 
 def test_networks_of_one_seed_are_the_same_on_any_number_of_threads():

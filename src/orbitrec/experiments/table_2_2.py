@@ -4,7 +4,8 @@ The problem is that of :mod:`orbitrec.experiments.two_moments`. Methods: "coeffi
 coefficients under a Gaussian prior from a random start, the classical method of moments; "FourierNets" matches networks
 as the thesis does, on shells, takes their mean, and refines that by another network on top
 (:mod:`orbitrec.recovery.volume_matching.neural_ensemble`); "beads" has the best solution of
-:mod:`orbitrec.recovery.volume_matching.bead_search` and the mean of those that were kept.
+:mod:`orbitrec.recovery.volume_matching.bead_search`, the mean of those that were kept, and that mean with the least
+change that gives it the moments (:mod:`orbitrec.recovery.volume_matching.correction`).
 """
 
 import time
@@ -32,8 +33,9 @@ from orbitrec.recovery.matching import MomentTarget, match_moments
 from orbitrec.recovery.volume_matching.bead_search import match_beads
 from orbitrec.recovery.volume_matching.bead_search import steps as search_steps
 from orbitrec.recovery.volume_matching.beads import BeadMatching, Molecule, Settings, Solution
-from orbitrec.recovery.volume_matching.consensus import Consensus
-from orbitrec.recovery.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings, Refined
+from orbitrec.recovery.volume_matching.consensus import Consensus, Estimate
+from orbitrec.recovery.volume_matching.correction import corrected
+from orbitrec.recovery.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.base import Volume
@@ -172,14 +174,17 @@ def steps(truths: Sequence[Truth], size: Size) -> int:
 
 
 def bead_solutions(matching: Matching, settings: Settings, watch: Watch) -> dict[str, Found]:
-    """What beads find: the best, and the mean."""
+    """What beads find: the best, the mean, and the mean with a change on top that gives it the moments."""
     problem, truth = bead_problem(matching, settings), matching.truth
     generator = torch.Generator().manual_seed(matching.seed)
     best = match_beads(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
     molecules = [Molecule.of(problem, one) for one in best]
+    mean = Consensus.of(molecules)
+    trusted = replace(problem.target, count=settings.late_trust)
+    change = corrected(mean, trusted, truth.radius, matching.directions)
     unknowns = 4 * settings.beads + 2 + settings.ripples + len(problem.background)
-    answers = {"beads, best": molecules[0], "beads, mean": Consensus.of(molecules)}
-    return {method: _found(matching, answer, unknowns) for method, answer in answers.items()}
+    answers = {"best": (molecules[0], unknowns), "mean": (mean, unknowns), "corrected": (change, change.unknowns)}
+    return {f"beads, {name}": _found(matching, *answer) for name, answer in answers.items()}
 
 
 def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch) -> dict[str, Found]:
@@ -193,7 +198,7 @@ def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch)
     return {method: _found(matching, answer, problem.unknowns) for method, answer in answers.items()}
 
 
-def _found(matching: Matching, answer: Molecule | Consensus | Refined, unknowns: int) -> Found:
+def _found(matching: Matching, answer: Estimate, unknowns: int) -> Found:
     volume, views = VoxelVolume(answer.voxels), answer.view_density(matching.directions)
     moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
     return Found(volume, unknowns, views, moments)

@@ -17,21 +17,26 @@ from orbitrec.evaluation.alignment import Alignment, align
 
 
 @runtime_checkable
-class Matched(Protocol):
-    """A volume on voxels and its density of views; the smaller the loss the better."""
+class Estimate(Protocol):
+    """A volume on voxels and its density of views."""
 
     @property
     def voxels(self) -> Float[Tensor, "n n n"]:
         """Density, (z, y, x)."""
         ...
 
+    def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
+        """Probabilities of directions, which should be spread evenly."""
+        ...
+
+
+@runtime_checkable
+class Matched(Estimate, Protocol):
+    """A solution; the smaller the loss the better."""
+
     @property
     def loss(self) -> float:
         """What ranks solutions."""
-        ...
-
-    def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
-        """Probabilities of directions, which should be spread evenly."""
         ...
 
 
