@@ -35,8 +35,8 @@ class MomentInformation:
         projector: of the volume's basis, along directions spread evenly.
         coefficients: the true volume.
         density: true probabilities of the directions.
-        harmonics: ways in which the views' log density may differ, scaled to unit variance in the prior. None: the
-            views are known.
+        harmonics: ways in which the views' log density may differ, scaled to unit variance in the prior; without a
+            column the views are known.
     """
 
     target: MomentTarget
