@@ -60,9 +60,8 @@ def match_beads(
         found = {name: found[name] for name in names[: _left(problem, bandwidth, len(found))]}
         if _is_searched(problem, bandwidth):
             found = each(found, "search", number, searched)
-    last = sorted(found, key=lambda name: found[name].loss)[: problem.settings.kept]
-    found = each({name: found[name] for name in last}, "last", len(stages) - 1, _matched_long)
-    return sorted(found.values(), key=lambda solution: solution.loss)
+    found = each(found, "last", len(stages) - 1, _matched_long)
+    return sorted(found.values(), key=lambda solution: solution.loss)[: problem.settings.kept]
 
 
 def steps(problem: BeadMatching) -> int:
@@ -71,7 +70,7 @@ def steps(problem: BeadMatching) -> int:
     for bandwidth in problem.bandwidths():
         total, left = total + left, _left(problem, bandwidth, left)
         total += left * _is_searched(problem, bandwidth)
-    return total + min(left, problem.settings.kept)
+    return total + left
 
 
 def _left(problem: BeadMatching, bandwidth: float, count: int) -> int:

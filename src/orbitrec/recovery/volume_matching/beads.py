@@ -42,7 +42,7 @@ class Settings:
             rod's power 1 and a ball's 3, and at least eight.
         starts: random starts; after each stage half of them stay,
         finalists: but so many of them at least until the search is over,
-        kept: and so many after it.
+        kept: and so many after it; so many are returned.
         tries: changes that are tried of each solution at each stage that is searched.
         searched: smallest and largest bandwidth of such stages. Below, every descent finds the lump; above, what has
             been found goes on by itself, and a descent takes minutes.
