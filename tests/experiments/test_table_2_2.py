@@ -52,18 +52,20 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
         "FourierNets, refined",
         "beads, best",
         "beads, mean",
+        "beads, corrected",
     ]
     assert len(heard) == steps(truths, SIZE)
-    networks, beads = rows[2], rows[3]
+    networks, beads, mean, corrected = rows[2:]
     assert networks.first_error < 0.1
     assert networks.second_error < 0.2
     assert beads.first_error < 0.01
     assert beads.second_error < 0.03
     assert beads.resolution_A < 6.0
+    assert corrected.second_error < mean.second_error
     assert as_json(rows, SIZE, {})["thesis"] == PRINTED
     assert tuple(PRINTED) == NAMES
-    assert as_text(rows, {}).row_count == 6
-    assert as_text(rows, {"4 Gaussians": 0.01}).row_count == 7
+    assert as_text(rows, {}).row_count == 7
+    assert as_text(rows, {"4 Gaussians": 0.01}).row_count == 8
     # From what is kept the same table is made, without a match.
     again, _ = table(truths, SIZE, Watch(checkpoints=watch.checkpoints))
     assert [timeless(row) for row in again] == [timeless(row) for row in rows]
