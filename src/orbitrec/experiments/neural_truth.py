@@ -21,7 +21,7 @@ PRINTED_ERRORS = {"EMD-0409": 0.043, "EMD-25892": 0.076, "4 Gaussians": 0.004}
 class Fit:
     """How a network is fitted: steps of Adam on so many frequencies each, at this largest rate."""
 
-    steps: int = 1500
+    steps: int = 600
     points: int = 4096
     rate: float = 2e-4
     width: int = 128
