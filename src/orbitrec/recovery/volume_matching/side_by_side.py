@@ -13,7 +13,7 @@ def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
     """What the jobs return, in order. Torch's threads are divided among them.
 
     Many small matrices are slower on two threads than on one. With a thread a job, as there is while jobs are many,
-    results do not depend on the number of threads.
+    what torch computes does not depend on their number; numpy's and scipy's libraries have threads of their own.
     """
     threads = torch.get_num_threads()
     workers = max(1, min(threads, len(jobs)))
