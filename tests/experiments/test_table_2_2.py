@@ -6,18 +6,8 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.experiments.neural_truth import PRINTED_ERRORS, Fit, neural_truth
-from orbitrec.experiments.table_2_2 import (
-    PRINTED,
-    Plan,
-    Row,
-    Size,
-    Watch,
-    as_json,
-    as_text,
-    steps,
-    table,
-    write_results,
-)
+from orbitrec.experiments.table_2_2 import Found, Plan, Row, Size, Watch, judged, steps, table
+from orbitrec.experiments.table_2_2_results import PRINTED, as_json, as_text, write_results
 from orbitrec.experiments.two_moments import NAMES, Matching, Truth
 from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import uniform_moments
@@ -28,6 +18,7 @@ from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.volume_matching.beads import Settings
 from orbitrec.recovery.volume_matching.neural_ensemble import NeuralSettings
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
+from orbitrec.volumes.voxel import VoxelVolume
 
 SIZE = Size(
     {
@@ -73,6 +64,27 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
         write_results(run, SIZE, truths, rows, pictures, {})
     names = {"table.json", "table.csv", "4-gaussians.png", "4-gaussians-views.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_truth_is_judged_right_however_it_lies(mirrored):
+    # Turned by 90° about z, and mirrored in x, the voxels of an odd box go onto each other. A map and its inversion
+    # have the same images along the same direction; the mirrored one is the inversion turned by 180° about x.
+    matching = Matching(Truth.gaussians(), 5.0)
+    voxels, directions = matching.truth.voxels.rot90(1, (2, 1)), matching.directions
+    x, y, z = directions.unbind(1)
+    back = torch.stack([y, -x, z], dim=1)  # where the truth is seen from
+    if mirrored:
+        voxels, back = voxels.flip(2), -torch.stack([y, x, z], dim=1)
+    density = matching.views.density(back)
+    views = density / density.sum()
+    moments = uniform_moments(matching.templates(VoxelVolume(voxels), directions), views, matching.grid)
+    row, _ = judged(matching, Found(VoxelVolume(voxels), 1, views, moments))
+    assert row.correlation > 0.999
+    assert row.views > 0.999
+    assert row.second_error < 0.01
+    wrong = Found(VoxelVolume(voxels), 1, views.flip(0), moments)  # every view from behind
+    assert judged(matching, wrong)[0].views < 0.5
 
 
 def test_a_network_is_taken_for_the_truth_and_its_distance_is_told():

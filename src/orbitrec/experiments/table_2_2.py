@@ -9,25 +9,21 @@ change that gives it the moments (:mod:`orbitrec.recovery.volume_matching.correc
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float
-from rich.table import Table
 from torch import Tensor
 
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
-from orbitrec.experiments.neural_truth import PRINTED_ERRORS
 from orbitrec.experiments.two_moments import Matching, Truth
 from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import Moments, uniform_moments
 from orbitrec.io.checkpoints import Checkpoints
-from orbitrec.io.files import write_csv, write_json
-from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import MomentTarget, match_moments
 from orbitrec.recovery.volume_matching.bead_search import match_beads
@@ -36,18 +32,9 @@ from orbitrec.recovery.volume_matching.beads import BeadMatching, Molecule, Sett
 from orbitrec.recovery.volume_matching.consensus import Consensus, Estimate
 from orbitrec.recovery.volume_matching.correction import corrected
 from orbitrec.recovery.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings
-from orbitrec.report.sphere import draw_sphere
-from orbitrec.report.volumes import draw_volumes
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
-
-PRINTED = {
-    "EMD-0409": (0.003, 0.013, 16.86),
-    "EMD-25892": (0.007, 0.035, 21.52),
-    "4 Gaussians": (0.007, 0.016, 4.45),
-}
-"""The thesis's relative errors of both moments, and resolutions in Å."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ FULL = Size(
 
 @dataclass(frozen=True)
 class Row:
-    """One volume and method."""
+    """One volume and method; ``correlation`` is of the aligned maps, ``views`` of their log densities of views."""
 
     volume: str
     method: str
@@ -108,6 +95,7 @@ class Row:
     second_error: float
     resolution_A: float
     correlation: float
+    views: float
     seconds: float
 
 
@@ -232,7 +220,7 @@ def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[li
             found = solve()
             seconds = time.perf_counter() - begin
             for method, one in found.items():
-                row, picture = _judged(matching, one)
+                row, picture = judged(matching, one)
                 rows.append(replace(row, method=method, starts=starts, seconds=seconds))
                 if method.endswith("mean"):
                     shown[method] = picture
@@ -241,60 +229,14 @@ def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[li
     return rows, pictures
 
 
-def _judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
+def judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
+    """An answer beside the truth, its volume aligned and its views turned with it; some of the row is left empty."""
     truth = matching.truth
     first, second = (float(error) for error in relative_errors(matching.target.moments, found.moments))
     volume = found.volume.to_grid(len(truth.voxels))
     alignment = align(volume, truth.voxels)
     aligned = alignment.apply(volume)
     resolution = fourier_shell_correlation(aligned, truth.voxels).cutoff_A(0.5, truth.voxel_size_A)
-    row = Row(truth.name, "", matching.band_A, found.unknowns, 0, first, second, resolution, alignment.correlation, 0.0)
+    like = alignment.correlation, matching.view_correlation(alignment, found.views)
+    row = Row(truth.name, "", matching.band_A, found.unknowns, 0, first, second, resolution, *like, 0.0)
     return row, Picture(aligned, alignment.turned(matching.directions), found.views)
-
-
-def write_results(
-    run: RunFolder,
-    size: Size,
-    truths: Sequence[Truth],
-    rows: Sequence[Row],
-    pictures: Pictures,
-    fits: Mapping[str, float],
-) -> None:
-    """table.json, table.csv, and for each volume the truth beside the maps, and the true views beside the estimates."""
-    write_json(run.file("table.json"), as_json(rows, size, fits))
-    write_csv(run.file("table.csv"), [asdict(row) for row in rows])
-    for truth in truths:
-        name, found = truth.name.lower().replace(" ", "-"), pictures[truth.name]
-        maps = {"truth": truth.voxels} | {method: picture.aligned for method, picture in found.items()}
-        draw_volumes(run.file(f"{name}.png"), maps, f"{truth.name} (Figures 2.8–2.10)")
-        matching = Matching(truth, size.plans[truth.name].smooth_band_A)
-        views = {"truth": (matching.directions, matching.views.density(matching.directions))}
-        views |= {method: (picture.directions, picture.views) for method, picture in found.items()}
-        draw_sphere(run.file(f"{name}-views.png"), views, f"{truth.name}: density of views")
-
-
-def as_json(rows: Sequence[Row], size: Size, fits: Mapping[str, float]) -> dict[str, object]:
-    """The rows and the printed figures; ``fits`` are errors of neural truths, by their names, if they were taken."""
-    results = {"size": asdict(size), "neural truths": dict(fits), "rows": [asdict(row) for row in rows]}
-    return {"tables": ["2.2", "2.3"], **results, "thesis": PRINTED, "thesis's neural truths": PRINTED_ERRORS}
-
-
-def as_text(rows: Sequence[Row], fits: Mapping[str, float]) -> Table:
-    """The same as a table."""
-    shown = Table(title="Tables 2.2 and 2.3: volumes from two moments of 5·10⁶ particles, σ = 0.5")
-    for heading in ("volume", "method"):
-        shown.add_column(heading)
-    for heading in ("moments to, Å", "unknowns", "starts", "M¹ error", "M² error", "FSC 0.5, Å", "correlation", "s"):
-        shown.add_column(heading, justify="right")
-    for name, (first, second, resolution) in PRINTED.items():
-        mine = [row for row in rows if row.volume == name]
-        if mine:
-            if name in fits:
-                shown.add_row(name, f"a network's, {fits[name]:.3f} from the map (printed: {PRINTED_ERRORS[name]:.3f})")
-            shown.add_row(name, "as printed", "", "", "", f"{first:.3f}", f"{second:.3f}", f"{resolution:.2f}", "", "")
-        for row in mine:
-            shown.add_row(
-                "", row.method, f"{row.band_A:g}", str(row.unknowns), str(row.starts), f"{row.first_error:.4f}",
-                f"{row.second_error:.4f}", f"{row.resolution_A:.2f}", f"{row.correlation:.3f}", f"{row.seconds:.0f}",
-            )  # fmt: skip
-    return shown

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from orbitrec.densities import VonMisesFisherMixture
 from orbitrec.errors import InputError
+from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.fsc import soft_sphere
 from orbitrec.geometry.fourier import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
@@ -145,6 +146,14 @@ class Matching:
         noise = SIGMA**2 * torch.diagonal(self.grid.noise_gram(), dim1=1, dim2=2).real
         variance = torch.diagonal(moments.second, dim1=1, dim2=2).real.clamp(min=0) + noise
         return MomentTarget(moments, self.grid, variance, float(PARTICLES))
+
+    def view_correlation(self, alignment: Alignment, views: Float[Tensor, "d"]) -> float:
+        """Pearson correlation of the true log density with that of ``views``, probabilities of :attr:`directions`.
+
+        Both are compared in the truth's frame, to which ``alignment`` brought the estimate's volume.
+        """
+        true = self.views.log_density(alignment.turned(self.directions))
+        return float(torch.corrcoef(torch.stack([views.log(), true]))[0, 1])
 
     @property
     def noise_errors(self) -> tuple[float, float]:

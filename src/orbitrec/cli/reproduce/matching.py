@@ -56,6 +56,7 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
     from dataclasses import asdict
 
     from orbitrec.experiments import table_2_2 as experiment
+    from orbitrec.experiments import table_2_2_results as results
     from orbitrec.experiments.neural_truth import neural_truth
     from orbitrec.experiments.two_moments import Truth
 
@@ -73,5 +74,5 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
         watch = experiment.Watch(lambda: bar.advance(task), checkpoints)
         rows, pictures = experiment.table(truths, size, watch)
         if run is not None:
-            experiment.write_results(run, size, truths, rows, pictures, fits)
-    show(as_json, experiment.as_json(rows, size, fits), experiment.as_text(rows, fits))
+            results.write_results(run, size, truths, rows, pictures, fits)
+    show(as_json, results.as_json(rows, size, fits), results.as_text(rows, fits))

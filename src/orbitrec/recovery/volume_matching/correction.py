@@ -16,7 +16,7 @@ from torch import Tensor
 from orbitrec.inference.moments import Moments, antipodal_moments
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.recovery.matching import MomentTarget, prior_scale
-from orbitrec.recovery.volume_matching.consensus import Consensus
+from orbitrec.recovery.volume_matching.consensus import Estimate
 from orbitrec.recovery.volume_matching.lbfgs import minimise
 from orbitrec.recovery.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
@@ -39,7 +39,7 @@ class Corrected:
         views: and harmonics of what is added to its views' log density.
     """
 
-    mean: Consensus
+    mean: Estimate
     change: SphericalBesselVolume
     views: Float[Tensor, "b"]
 
@@ -59,13 +59,13 @@ class Corrected:
         return (self.mean.view_density(directions).log() + changes).softmax(0)
 
 
-def corrected(mean: Consensus, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
+def corrected(mean: Estimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
     """The mean with the smallest change that gives it the moments, as far as they are trusted.
 
     Moments are matched up to a bandwidth ``radius · k`` of 30; they are largest at low frequencies.
 
     Args:
-        mean: of solutions.
+        mean: of solutions, or any estimate.
         target: float32 moments; its ``count`` is how many images they are trusted like.
         radius: of the ball that holds the change, pixels.
         directions: of a spherical design, for the views.
@@ -100,7 +100,7 @@ class _Problem:
     scale: Float[Tensor, "x"]
 
     @classmethod
-    def of(cls, mean: Consensus, target: MomentTarget, projector: PolarProjector) -> "_Problem":
+    def of(cls, mean: Estimate, target: MomentTarget, projector: PolarProjector) -> "_Problem":
         """The problem of a mean."""
         volume, directions = VoxelVolume(mean.voxels), projector.directions
         parts = directions[: len(directions) // 2].split(_DIRECTIONS_AT_ONCE)

@@ -39,7 +39,7 @@ class NeuralSettings:
         width: even units of each layer, and odd ones.
         spread: radius that a network is made for, in reaches of the molecule. It decides how smooth the network is in
             the frequency: smaller ones gather their density about the centre.
-        density_degree: largest degree of the log density of views.
+        density_degree: largest degree of the log density of views; 0 keeps them as they begin.
     """
 
     members: int = 8
@@ -52,7 +52,7 @@ class NeuralSettings:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A volume on voxels, harmonics of its views' log density, and its loss (2.17)."""
+    """A volume on voxels, harmonics of its views' log density beyond what they began at, and its loss (2.17)."""
 
     voxels: Float[Tensor, "n n n"]
     views: Float[Tensor, "b"]
@@ -97,10 +97,11 @@ class NeuralEnsemble:
         seeds = torch.randint(2**62, (self.settings.members,), generator=generator).tolist()
         return side_by_side([partial(step, f"member {i}", partial(self.member, seed)) for i, seed in enumerate(seeds)])
 
-    def member(self, seed: int) -> Member:
-        """One network, matched by Adam."""
+    def member(self, seed: int, log_density: Float[Tensor, "d"] | None = None) -> Member:
+        """One network, matched by Adam; views begin at ``log_density``, or even. With no degrees they stay there."""
         net = self._network(torch.Generator().manual_seed(seed))
-        views, loss = self._match(net, torch.zeros(len(self.projector.directions)))
+        even = torch.zeros(len(self.projector.directions))
+        views, loss = self._match(net, even if log_density is None else log_density.float())
         return Member(self._voxels(net), views, loss)
 
     def refined(self, mean: Consensus, generator: torch.Generator) -> "Refined":
