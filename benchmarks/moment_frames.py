@@ -95,6 +95,45 @@ def span(values: Sequence[float], digits: int = 1) -> str:
     return f"{min(values):.{digits}f} – {max(values):.{digits}f}" if len(values) > 1 else f"{values[0]:.{digits}f}"
 
 
+def row(matching: Matching, estimates: Sequence[Estimate], *, stands: bool) -> list[str]:
+    """Errors, resolutions as they stand if that means anything, and aligned."""
+    firsts, seconds = zip(*(errors(matching, one) for one in estimates), strict=True)
+    as_is, aligned = zip(*(resolutions(one.voxels, matching.truth) for one in estimates), strict=True)
+    return [span(firsts, 4), span(seconds, 4), span(as_is) if stands else "", span(aligned)]
+
+
+def views_found(matching: Matching, members: Sequence[Estimate]) -> str:
+    """Correlations with the true views."""
+    found = []
+    for member in members:
+        alignment = align(member.voxels, matching.truth.voxels)
+        found.append(matching.view_correlation(alignment, member.view_density(matching.directions)))
+    return span(found, 2)
+
+
+def fill(table: Table, matching: Matching, count: int) -> None:
+    """All rows, with ``count`` solutions of a kind."""
+    truth, generator = matching.truth, torch.Generator().manual_seed(0)
+    drawn = [resolutions(voxels, truth)[1] for voxels in clouds(truth, count, generator)]
+    table.add_row("clouds of beads", "", "", "", span(drawn), "")
+    projector = PolarProjector(matching.basis, matching.grid, matching.directions)
+    free = NeuralEnsemble(single(matching.target), projector, truth.reach, NeuralSettings(members=count))
+    members = free.members(generator)
+    table.add_row("networks, views free", *row(matching, members, stands=False), views_found(matching, members))
+    held = replace(free, settings=NeuralSettings(density_degree=0))
+    seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+    logits = matching.views.log_density(matching.directions)
+    found = side_by_side([partial(held.member, seed, logits) for seed in seeds])
+    cut = SphericalBesselVolume(matching.basis, projected(matching.basis, truth.compact)).to_grid(len(truth.voxels))
+    target = replace(single(matching.target), count=_TRUST)
+    kinds = {"networks, true views held": [member.voxels for member in found], "the truth, cut to the band": [cut]}
+    for name, volumes in kinds.items():
+        known = [UnderTrueViews(voxels, matching.views) for voxels in volumes]
+        table.add_row(name, *row(matching, known, stands=True), "")
+        changed = [corrected(one, target, truth.radius, matching.directions) for one in known]
+        table.add_row("… with the least change", *row(matching, changed, stands=True), "")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,46 +141,12 @@ def main() -> None:
     parser.add_argument("--band", type=float, default=15.0, help="moments are matched to here, Å")
     parser.add_argument("-n", dest="count", type=int, default=8, help="solutions of each kind")
     arguments = parser.parse_args()
-    truth = Truth.of_map(arguments.map)
-    matching = Matching(truth, arguments.band)
-    generator = torch.Generator().manual_seed(0)
-    settings, projector = (
-        NeuralSettings(members=arguments.count),
-        PolarProjector(matching.basis, matching.grid, matching.directions),
-    )
-    free = NeuralEnsemble(single(matching.target), projector, truth.reach, settings)
-    held = replace(free, settings=replace(settings, density_degree=0))
-    table = Table(title=f"{truth.name}, moments to {arguments.band:g} Å")
+    matching = Matching(Truth.of_map(arguments.map), arguments.band)
+    table = Table(title=f"{matching.truth.name}, moments to {arguments.band:g} Å")
     for heading in ("", "M¹ error", "M² error", "FSC 0.5 as it stands, Å", "aligned, Å", "views"):
         table.add_column(heading, justify="right" if heading else "left")
-
-    def add(name: str, estimates: Sequence[Estimate], stands: bool, views: str = "") -> None:
-        both = list(zip(*(errors(matching, one) for one in estimates), strict=True))
-        as_is, aligned = zip(*(resolutions(one.voxels, truth) for one in estimates), strict=True)
-        table.add_row(name, span(both[0], 4), span(both[1], 4), span(as_is) if stands else "", span(aligned), views)
-
-    drawn = [resolutions(voxels, truth)[1] for voxels in clouds(truth, arguments.count, generator)]
-    table.add_row("clouds of beads", "", "", "", span(drawn))
-    members = free.members(generator)
-    turned = [align(member.voxels, truth.voxels) for member in members]
-    pairs = zip(turned, members, strict=True)
-    views = [matching.view_correlation(one, member.view_density(matching.directions)) for one, member in pairs]
-    add("networks, views free", members, stands=False, views=span(views, 2))
-    seeds = torch.randint(2**62, (arguments.count,), generator=generator).tolist()
-    logits = matching.views.log_density(matching.directions)
-    known = [
-        UnderTrueViews(member.voxels, matching.views)
-        for member in side_by_side([partial(held.member, seed, logits) for seed in seeds])
-    ]
-    add("networks, true views held", known, stands=True)
-    target = replace(single(matching.target), count=_TRUST)
-    change = [corrected(one, target, truth.radius, matching.directions) for one in known]
-    add("… with the least change", change, stands=True)
-    cut = SphericalBesselVolume(matching.basis, projected(matching.basis, truth.compact)).to_grid(len(truth.voxels))
-    exact = UnderTrueViews(cut, matching.views)
-    add("the truth, cut to the band", [exact], stands=True)
-    add("… with the least change", [corrected(exact, target, truth.radius, matching.directions)], stands=True)
-    Console(width=120).print(table)
+    fill(table, matching, arguments.count)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":
