@@ -129,7 +129,7 @@ class Matching:
 
     def templates(self, volume: Volume, directions: Float[Tensor, "d 3"]) -> Complex[Tensor, "d m k"]:
         """Exact projections of any volume."""
-        return torch.cat([polar_templates(volume, self.grid, part) for part in directions.split(256)])
+        return polar_templates(volume, self.grid, directions)
 
     @cached_property
     def true_density(self) -> Float[Tensor, "d"]:

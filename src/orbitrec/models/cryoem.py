@@ -25,6 +25,8 @@ from orbitrec.models.base import Circle
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, harmonic_phases, real_spherical_harmonics
 
+_DIRECTIONS_AT_ONCE = 256  # of any volume's templates, whose points fill memory
+
 
 def polar_circle(grid: PolarGrid, angles: int) -> Circle:
     """The circle of a polar grid: modes 0 … M."""
@@ -39,9 +41,13 @@ def equators(directions: Float[Tensor, "d 3"], count: int) -> Float[Tensor, "d p
 
 
 def polar_templates(volume: Volume, grid: PolarGrid, directions: Float[Tensor, "d 3"]) -> Complex[Tensor, "d m k"]:
-    """Templates of any volume: its transform on every direction's polar grid."""
-    points = equators(directions, grid.circle_points)[:, :, None, :] * grid.nodes[:, None].to(directions.dtype)
-    return grid.from_circle(volume.fourier(points))
+    """Templates of any volume: its transform on every direction's polar grid, some directions at a time."""
+
+    def templates(some: Float[Tensor, "s 3"]) -> Complex[Tensor, "s m k"]:
+        points = equators(some, grid.circle_points)[:, :, None, :] * grid.nodes[:, None].to(some.dtype)
+        return grid.from_circle(volume.fourier(points))
+
+    return torch.cat([templates(some) for some in directions.split(_DIRECTIONS_AT_ONCE)])
 
 
 def cartesian_templates(volume: Volume, n: int, rotations: Float[Tensor, "q 3 3"]) -> Complex[Tensor, "q one n2"]:

@@ -26,7 +26,6 @@ _SHARE = 0.3  # of the data's amplitude: a coefficient's standard deviation in t
 _VIEW_DEGREE, _VIEW_SCALE = 8, 0.3  # of the views' log density: its degree, and each harmonic's deviation
 _LARGEST_BANDWIDTH = 30.0  # radius · k: beyond, degrees are too high for spherical designs, and coefficients too many
 _ITERATIONS = 300
-_DIRECTIONS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +102,7 @@ class _Problem:
     def of(cls, mean: Estimate, target: MomentTarget, projector: PolarProjector) -> "_Problem":
         """The problem of a mean."""
         volume, directions = VoxelVolume(mean.voxels), projector.directions
-        parts = directions[: len(directions) // 2].split(_DIRECTIONS_AT_ONCE)
-        templates = torch.cat([polar_templates(volume, target.grid, part).to(torch.complex64) for part in parts])
+        templates = polar_templates(volume, target.grid, directions[: len(directions) // 2]).to(torch.complex64)
         harmonics = view_harmonics(directions, _VIEW_DEGREE).float()
         scale = torch.cat(
             [_SHARE * prior_scale(target, projector), torch.full((harmonics.shape[1],), _VIEW_SCALE)]
