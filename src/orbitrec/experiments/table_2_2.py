@@ -65,7 +65,7 @@ class Size:
 QUICK = Size(
     {
         "EMD-0409": Plan(20.0, Settings(beads=35, starts=24, tries=4), 20.0, NeuralSettings(members=4)),
-        "EMD-25892": Plan(40.0, Settings(beads=40, starts=24, finalists=4, tries=2), 60.0, NeuralSettings(members=2)),
+        "EMD-25892": Plan(45.0, Settings(beads=36, starts=24, finalists=4, tries=2), 60.0, NeuralSettings(members=2)),
         "4 Gaussians": Plan(3.0, Settings(beads=4, starts=12, finalists=4, tries=1), 3.0, NeuralSettings(members=2)),
     },
     200,
