@@ -4,9 +4,9 @@
 
 Networks that were matched from random starts (:mod:`orbitrec.recovery.volume_matching.neural_ensemble`), and the truth
 itself, are where spherical-Bessel coefficients begin, whose Gaussian prior has the start's own radial profile and the
-data's spectrum. They are matched by L-BFGS, with free views or under the true ones, until only noise is left: the
-true volume's misfit is ½ per independent number. If what begins elsewhere ends no worse than what begins at the truth,
-no search and no better optimiser can find the truth by its moments; only a prior that knows more can.
+data's spectrum. They are matched by L-BFGS, with free views or under the true ones, until only noise is left. Where
+misfits are alike and below that of the noise, moments do not tell the volumes apart, and only a prior can. Losses add
+each start's own prior, without its normalisation, so they say how far a descent has come and rank nothing.
 """
 
 import argparse
@@ -41,9 +41,8 @@ from orbitrec.recovery.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
-_BEYOND = (
-    3  # basis functions beyond the band: with one, the true volume's second moment is 0.015 off, ten times its noise
-)
+# Basis functions beyond the band. With one, the true volume's second moment is 0.015 off, ten times its noise.
+_BEYOND = 3
 _SCHEDULE = ((1e5, 100), (1e6, 300), (5e6, 1000))  # clean images that moments are trusted like, and iterations
 _VIEW_DEGREE, _VIEW_SCALE = 8, 0.3  # as of the least change
 _SMALLEST = 1e-6  # eigenvalue of a prior's covariance, of its largest
@@ -57,7 +56,7 @@ class Solution:
         voxels: the volume.
         views: probabilities of the problem's directions.
         misfit: what is left of the moments, minus the log-likelihood.
-        loss: this and minus the log prior.
+        loss: this and half the squared distance in its own prior, which is not the same function for another start.
     """
 
     voxels: Float[Tensor, "n n n"]
