@@ -5,8 +5,8 @@
 Networks that were matched from random starts (:mod:`orbitrec.recovery.volume_matching.neural_ensemble`), and the truth
 itself, are where spherical-Bessel coefficients begin, whose Gaussian prior has the start's own radial profile and the
 data's spectrum. They are matched by L-BFGS, with free views or under the true ones, until only noise is left. Where
-misfits are alike and below that of the noise, small errors of the moments are no sign of a right volume. Losses add each
-start's own prior, without its normalisation, so they say how far a descent has come and rank nothing.
+misfits are alike and below that of the noise, small errors of the moments are no sign of a right volume. Losses add
+each start's own prior, without its normalisation, so they say how far a descent has come and rank nothing.
 """
 
 import argparse
