@@ -17,8 +17,9 @@ from rich.table import Table
 from orbitrec.experiments.two_moments import Matching, Truth
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.recovery.volume_matching.information import MomentInformation, like, projected
+from orbitrec.recovery.volume_matching.information import MomentInformation, like, projected, told
 from orbitrec.recovery.volume_matching.views import view_harmonics
+from orbitrec.volumes.shells import ShellFunctions
 
 _DEGREE, _SCALE = 8, 0.3  # of the views' log density, and each harmonic's standard deviation in the prior
 
@@ -38,18 +39,19 @@ def main() -> None:
     coefficients = projected(basis, truth.compact)
     prior = like(basis, coefficients, box)
     projector = PolarProjector(basis, matching.grid, directions, torch.float64)
+    functions = ShellFunctions(basis.lm, projector.radial)
     harmonics = view_harmonics(directions, _DEGREE) * _SCALE
     table, shown = Table(title=f"{truth.name}: {len(basis)} coefficients, moments to {arguments.band:g} Å"), []
     for particles in arguments.particles or [5e6, 5e8]:
         for views, known in ((harmonics, "free"), (harmonics[:, :0], "known")):
             target = replace(matching.target, count=particles)
-            information = MomentInformation(target, projector, coefficients, density / density.sum(), views)
-            shown.append((f"{particles:g}, views {known}", information.told(prior, box)))
+            information = MomentInformation(target, projector, functions, coefficients, density / density.sum(), views)
+            shown.append((f"{particles:g}, views {known}", told(information.matrix(), prior, basis, box)))
     table.add_column("Å", justify="right")
     for name, _ in shown:
         table.add_column(name, justify="right")
     for shell in range(1, box // 2 + 1):
-        shares = [float(told[shell]) for _, told in shown]
+        shares = [float(share[shell]) for _, share in shown]
         if any(shares):
             table.add_row(f"{box * truth.voxel_size_A / shell:.1f}", *(f"{share:.2f}" for share in shares))
     Console().print(table)

@@ -8,14 +8,16 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.inference.moments import uniform_moments
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import MomentTarget
-from orbitrec.recovery.volume_matching.information import MomentInformation, like, projected
+from orbitrec.recovery.volume_matching.information import MomentInformation, like, projected, told
 from orbitrec.recovery.volume_matching.views import view_harmonics
+from orbitrec.volumes.shells import ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 BASIS = SphericalBesselBasis(7.0, 1.3)
 DIRECTIONS = spherical_design(2 * BASIS.degree + 3)
 GRID = PolarGrid.for_radius(17, 1.2, 7.0)
 PROJECTOR = PolarProjector(BASIS, GRID, DIRECTIONS, torch.float64)
+FUNCTIONS = ShellFunctions(BASIS.lm, PROJECTOR.radial)
 
 
 def information(log_density: torch.Tensor, degree: int = 2, count: float = 1e6) -> MomentInformation:
@@ -24,7 +26,7 @@ def information(log_density: torch.Tensor, degree: int = 2, count: float = 1e6) 
     density = log_density.softmax(0)
     moments = uniform_moments(PROJECTOR.templates(coefficients), density, GRID)
     target = MomentTarget.exact(moments, GRID, count)
-    return MomentInformation(target, PROJECTOR, coefficients, density, harmonics)
+    return MomentInformation(target, PROJECTOR, FUNCTIONS, coefficients, density, harmonics)
 
 
 UNEVEN = 0.8 * DIRECTIONS[:, 2] + 0.5 * DIRECTIONS[:, 0] * DIRECTIONS[:, 1]
@@ -73,7 +75,8 @@ def test_of_even_views_moments_leave_every_degree_free_to_turn(degree: int):
 
 def test_what_is_told_grows_from_nothing_with_the_number_of_particles():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
-    few, some, many = (information(UNEVEN, 0, count).told(prior, 17)[1:4] for count in (1e-9, 1e3, 1e9))
+    matrices = (information(UNEVEN, 0, count).matrix() for count in (1e-9, 1e3, 1e9))
+    few, some, many = (told(matrix, prior, BASIS, 17)[1:4] for matrix in matrices)
     assert few.max() < 1e-3
     assert (few < some).all()
     assert (some < many).all()
@@ -82,7 +85,7 @@ def test_what_is_told_grows_from_nothing_with_the_number_of_particles():
 
 def test_views_that_are_known_tell_more():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
-    free, known = (information(UNEVEN, degree).told(prior, 17) for degree in (4, 0))
+    free, known = (told(information(UNEVEN, degree).matrix(), prior, BASIS, 17) for degree in (4, 0))
     assert (known >= free - 1e-9).all()
     assert (known > free + 1e-4).any()
 

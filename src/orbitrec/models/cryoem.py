@@ -124,14 +124,18 @@ class PolarProjector:
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """``T = C w``."""
+        return self.shell_templates(self.basis.angular_sum(self.radial, w))
+
+    def shell_templates(self, shells: Float[Tensor, "lm k"]) -> Complex[Tensor, "d m k"]:
+        """Templates from a volume's harmonics ``s_k A_lm(k)`` up to the basis' degree."""
         half = len(self.directions) // 2
         out = self._empty(2 * half)
-        self._turn(self.basis.angular_sum(self.radial, w).to(self.device), out[:half])
+        self._turn(shells.to(self.device), out[:half])
         out[half:] = self._mirror_sign * out[:half].conj()
         return out
 
     def half_templates(self, shells: Float[Tensor, "lm k"]) -> Complex[Tensor, "h m k"]:
-        """Templates of the first half of the directions from a volume's harmonics ``s_k A_lm(k)``, differentiable."""
+        """The first half of :meth:`shell_templates`, differentiable."""
         out = self._empty(len(self.directions) // 2)
         self._turn(shells, out)
         return out

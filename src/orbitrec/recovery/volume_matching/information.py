@@ -20,6 +20,7 @@ from torch import Tensor
 from orbitrec.inference.moments import Moments
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.recovery.matching import MomentTarget
+from orbitrec.volumes.shells import ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 _RADII = 400
@@ -32,7 +33,8 @@ class MomentInformation:
 
     Attributes:
         target: how well the moments are known; what they are does not matter.
-        projector: of the volume's basis, along directions spread evenly.
+        projector: turns shells to directions spread evenly. Its own basis only tells the largest degree.
+        functions: what the volume is a sum of, on the target's shells.
         coefficients: the true volume.
         density: true probabilities of the directions.
         harmonics: ways in which the views' log density may differ, scaled to unit variance in the prior; without a
@@ -41,6 +43,7 @@ class MomentInformation:
 
     target: MomentTarget
     projector: PolarProjector
+    functions: ShellFunctions
     coefficients: Float[Tensor, "p"]
     density: Float[Tensor, "d"]
     harmonics: Float[Tensor, "d b"]
@@ -51,19 +54,20 @@ class MomentInformation:
         A coefficient's derivative of ``M²[m, k, k']`` is ``F_p(k) Q_lm(k')``, Q the mean of the lm-th harmonic's
         templates times the volume's own, and the same with k, k' exchanged and conjugated.
         """
-        templates = self.projector.templates(self.coefficients)
+        lm, radial = self.functions.lm, self.functions.radial
+        shells = self.functions.sum(self.coefficients, self.projector.basis.degree)
+        templates = self.projector.shell_templates(shells)
         changes = self.density[:, None] * (self.harmonics - self.density @ self.harmonics)
-        basis, radial = self.projector.basis, self.projector.radial
         first, second = self._precision()
-        total = torch.zeros(len(basis) + changes.shape[1], len(basis) + changes.shape[1], dtype=torch.float64)
+        total = torch.zeros(len(lm) + changes.shape[1], len(lm) + changes.shape[1], dtype=torch.float64)
         for m, angular in enumerate(self.projector.angular.unbind(1)):
             own, weighted = templates[:, m], self.density[:, None] * angular
-            products = (weighted.mT @ own.conj())[basis.lm]
+            products = (weighted.mT @ own.conj())[lm]
             volume = radial[:, :, None] * products[:, None]
             views = torch.einsum("db,dk,dl->bkl", changes.to(own.dtype), own, own.conj())
             total += _gram(torch.cat([volume + volume.mH, views]), second[m].sqrt())
             if m == 0:
-                mean = torch.cat([weighted.sum(0)[basis.lm, None] * radial, changes.to(own.dtype).mT @ own])
+                mean = torch.cat([weighted.sum(0)[lm, None] * radial, changes.to(own.dtype).mT @ own])
                 total += _gram(mean, first[0].sqrt())
         return total
 
@@ -75,19 +79,27 @@ class MomentInformation:
         first, second = torch.autograd.grad(misfit, errors)
         return first.real, second.real
 
-    def told(self, covariance: Float[Tensor, "p p"], box: int) -> Float[Tensor, "s"]:
-        """Share of the variance that moments take away, for a prior of this ``covariance``, on the shells of a ``box``.
 
-        A coefficient belongs to the shell of its own frequency. In shells without any the share is 0.
-        """
-        count, free = len(covariance), self.harmonics.shape[1]
-        values, vectors = torch.linalg.eigh(covariance)
-        root = torch.block_diag(vectors * values.clamp(min=0).sqrt(), torch.eye(free, dtype=torch.float64))
-        whitened = root.mT @ self.matrix() @ root + torch.eye(count + free, dtype=torch.float64)
-        left = (root @ torch.linalg.solve(whitened, root.mT)).diagonal()[:count]
-        shells = _shells(self.projector.basis, box)
-        unknown, power = (torch.bincount(shells, part, box // 2 + 1) for part in (left, covariance.diagonal()))
-        return torch.where(power > 0, 1 - unknown / power, 0.0).clamp(min=0)[: box // 2 + 1]
+def told(
+    information: Float[Tensor, "x x"], covariance: Float[Tensor, "p p"], basis: SphericalBesselBasis, box: int
+) -> Float[Tensor, "s"]:
+    """Share of the variance that moments take away on the shells of a ``box``; 0 on those without a coefficient.
+
+    Args:
+        information: :meth:`MomentInformation.matrix` of a basis' coefficients and of harmonics of the views.
+        covariance: of the coefficients in the prior.
+        basis: theirs. A coefficient belongs to the shell of its own frequency.
+        box: pixels.
+    """
+    count = len(covariance)
+    free = len(information) - count
+    values, vectors = torch.linalg.eigh(covariance)
+    root = torch.block_diag(vectors * values.clamp(min=0).sqrt(), torch.eye(free, dtype=torch.float64))
+    whitened = root.mT @ information @ root + torch.eye(count + free, dtype=torch.float64)
+    left = (root @ torch.linalg.solve(whitened, root.mT)).diagonal()[:count]
+    shells = _shells(basis, box)
+    unknown, power = (torch.bincount(shells, part, box // 2 + 1) for part in (left, covariance.diagonal()))
+    return torch.where(power > 0, 1 - unknown / power, 0.0).clamp(min=0)[: box // 2 + 1]
 
 
 def projected(basis: SphericalBesselBasis, voxels: Float[Tensor, "n n n"]) -> Float[Tensor, "p"]:
