@@ -1,20 +1,19 @@
-"""Different volumes that have the same two moments: each matched as well as 5·10⁶ particles tell them.
+"""Whether two moments tell a volume: descents from the truth and from random starts, under one prior.
 
     python benchmarks/moment_solutions.py emd_0409.mrc
 
-Networks that were matched from random starts (:mod:`orbitrec.recovery.volume_matching.neural_ensemble`), and the truth
-itself, are where spherical-Bessel coefficients begin, whose Gaussian prior has the start's own radial profile and the
-data's spectrum. They are matched by L-BFGS, with free views or under the true ones, until only noise is left. Where
-misfits are alike and below that of the noise, small errors of the moments are no sign of a right volume. Losses add
-each start's own prior, without its normalisation, so they say how far a descent has come and rank nothing.
+The prior is the best that a Gaussian can be, of the truth's own spectrum and radial profile
+(:func:`orbitrec.recovery.volume_matching.information.like`), and its volumes have no band to be cut at
+(:mod:`orbitrec.volumes.shells`), so that the truth has the moments, nearly to their noise. All descents minimise one
+function, minus the log posterior of volume and views, by L-BFGS in coordinates in which its curvature is one, renewed
+each round. Did moments tell the volume, the truth would stay where it is, and random starts would end at higher losses.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -25,200 +24,193 @@ from rich.table import Table
 from torch import Tensor
 
 from orbitrec.evaluation.alignment import align
-from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
+from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.experiments.table_2_2 import single
 from orbitrec.experiments.two_moments import Matching, Truth
+from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.inference.losses import relative_errors
 from orbitrec.inference.moments import Moments, antipodal_moments, uniform_moments
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.recovery.matching import MomentTarget, prior_scale
-from orbitrec.recovery.volume_matching.consensus import Consensus
-from orbitrec.recovery.volume_matching.information import like, projected
+from orbitrec.recovery.matching import MomentTarget
+from orbitrec.recovery.volume_matching.information import MomentInformation, like, projected
 from orbitrec.recovery.volume_matching.lbfgs import minimise
-from orbitrec.recovery.volume_matching.neural_ensemble import NeuralEnsemble, NeuralSettings
 from orbitrec.recovery.volume_matching.side_by_side import side_by_side
 from orbitrec.recovery.volume_matching.views import view_harmonics
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
-from orbitrec.volumes.voxel import VoxelVolume
+from orbitrec.volumes.shells import GaussianShells
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
-# Basis functions beyond the band. With one, the true volume's second moment is 0.015 off, ten times its noise.
-_BEYOND = 3
-_SCHEDULE = ((1e5, 100), (1e6, 300), (5e6, 1000))  # clean images that moments are trusted like, and iterations
-_VIEW_DEGREE, _VIEW_SCALE = 8, 0.3  # as of the least change
-_SMALLEST = 1e-6  # eigenvalue of a prior's covariance, of its largest
+_FINEST_A = 7.0  # of the prior's volumes
+_BEYOND = 4  # degrees beyond radius · k, where shells hold nothing any more
+_VIEW_DEGREE, _VIEW_SCALE = 8, 0.3  # of the views' log density: its degree, and each harmonic's deviation
+_TRUSTS = (1e4, 1e5, 1e6)  # clean images that moments are trusted like on the way of a random start, a round each
+_ITERATIONS = 80  # of a round
 
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """Coefficients that were matched.
-
-    Attributes:
-        voxels: the volume.
-        views: probabilities of the problem's directions.
-        misfit: what is left of the moments, minus the log-likelihood.
-        loss: this and half the squared distance in its own prior, which is not the same function for another start.
-    """
-
-    voxels: Float[Tensor, "n n n"]
-    views: Float[Tensor, "d"]
-    misfit: float
-    loss: float
+Point = Float[Tensor, "x"]
+"""Coefficients of the prior's functions, then of the views' harmonics: standard normal variables."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Moments to be matched from a volume on."""
+    """The moments of a truth, to be matched in the prior of its own kind."""
 
     matching: Matching
+    views_known: bool
 
     @cached_property
-    def target(self) -> MomentTarget:
-        """In single precision."""
-        return single(self.matching.target)
+    def shells(self) -> GaussianShells:
+        """The prior's volumes."""
+        truth, grid = self.matching.truth, self.matching.grid
+        basis = SphericalBesselBasis(truth.radius, min(math.pi, 2 * math.pi * truth.voxel_size_A / _FINEST_A))
+        covariance = like(basis, projected(basis, truth.compact), len(truth.voxels))
+        degree = int(self.matching.k_max * truth.radius) + _BEYOND
+        return GaussianShells(basis, covariance, grid.nodes, grid.scale, degree)
 
     @cached_property
     def projector(self) -> PolarProjector:
-        """Of a basis that has room for what lies beyond the band and leaks into it."""
-        radius = self.matching.truth.radius
-        basis = SphericalBesselBasis(radius, self.matching.k_max + _BEYOND * math.pi / radius)
-        return PolarProjector(basis, self.matching.grid, self.matching.directions)
+        """Turns shells to directions, in double precision."""
+        degree, basis = self.shells.degree, self.shells.basis
+        directions = spherical_design(min(63, 2 * degree))
+        return PolarProjector(replace(basis, max_degree=degree), self.matching.grid, directions, torch.float64)
 
-    def root(self, coefficients: Float[Tensor, "p"]) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"]]:
-        """What makes coefficients of standard normal variables, and its inverse: profile of these, data's spectrum."""
-        basis, box = self.projector.basis, len(self.matching.truth.voxels)
-        shells = (basis.frequency * (box / (2 * math.pi))).round().long()
-        covariance = like(basis, coefficients, box)
-        power = torch.bincount(shells, prior_scale(self.target, self.projector).double().square())
-        scale = (power / torch.bincount(shells, covariance.diagonal())).sqrt()[shells]
-        values, vectors = torch.linalg.eigh(scale[:, None] * covariance * scale)
-        deviations = values.clamp(min=_SMALLEST * float(values.max())).sqrt()
-        return vectors * deviations, (vectors / deviations).mT
+    @cached_property
+    def _single(self) -> tuple[PolarProjector, MomentTarget]:
+        return replace(self.projector, dtype=torch.float32), single(self.matching.target)
 
-    def solved(self, voxels: Float[Tensor, "n n n"], *, views_known: bool) -> Solution:
-        """Where the descent from a volume ends, its views even at first or the true ones."""
-        basis, directions = self.projector.basis, self.matching.directions
-        begin = projected(basis, voxels)
-        root, inverse = self.root(begin)
-        if views_known:
-            logits, degree = self.matching.views.log_density(directions).float(), 0
-        else:
-            logits, degree = torch.zeros(len(directions)), _VIEW_DEGREE
-        harmonics = _VIEW_SCALE * view_harmonics(directions, degree).float()
-        single_root = root.float()
+    @cached_property
+    def harmonics(self) -> Float[Tensor, "d b"]:
+        """What the views' log density is a sum of; nothing if it is known."""
+        return _VIEW_SCALE * view_harmonics(self.projector.directions, 0 if self.views_known else _VIEW_DEGREE)
 
-        def density(x: Tensor) -> Float[Tensor, "d"]:
-            return (logits + harmonics @ x[len(basis) :]).softmax(0)
+    def density(self, x: Point) -> Float[Tensor, "d"]:
+        """Of views."""
+        directions = self.projector.directions
+        known = self.matching.views.log_density(directions) if self.views_known else torch.zeros(len(directions))
+        return (known.to(x) + self.harmonics.to(x) @ x[len(self.shells.functions) :]).softmax(0)
 
-        def moments(x: Tensor) -> Moments:
-            radial = basis.angular_sum(self.projector.radial, single_root @ x[: len(basis)])
-            templates = self.projector.half_templates(radial).transpose(0, 1).contiguous()
-            return antipodal_moments(templates, density(x), self.matching.grid)
+    def moments(self, x: Point) -> Moments:
+        """In x's precision."""
+        precise = x.dtype == torch.float64
+        projector = self.projector if precise else self._single[0]
+        functions = self.shells.functions if precise else self.shells.functions.float()
+        templates = projector.half_templates(functions.sum(x[: len(functions)], self.shells.degree))
+        return antipodal_moments(templates.transpose(0, 1).contiguous(), self.density(x), projector.grid)
 
-        start = inverse @ begin
-        start = start * min(1.0, math.sqrt(len(basis)) / float(start.norm()))
-        x, loss = torch.cat([start.float(), torch.zeros(harmonics.shape[1])]), math.inf
-        for trust, iterations in _SCHEDULE:
-            target = replace(self.target, count=trust)
-            x, loss = minimise(lambda x, t=target: t.misfit(moments(x)) + x.square().sum() / 2, x, iterations)
-        found = SphericalBesselVolume(basis, root @ x[: len(basis)].double()).to_grid(len(voxels))
-        return Solution(found, density(x).double(), loss - float(x.square().sum()) / 2, loss)
+    def misfit(self, x: Point, trust: float) -> Float[Tensor, ""]:
+        """Minus the log-likelihood, were the moments those of so many clean images."""
+        target = self.matching.target if x.dtype == torch.float64 else self._single[1]
+        return replace(target, count=trust).misfit(self.moments(x))
 
-    def all_solved(
-        self, volumes: Iterable[Float[Tensor, "n n n"]], listen: Callable[[], None], *, views_known: bool
-    ) -> list[Solution]:
-        """The same of several at once; ``listen`` is called as each ends."""
+    def curvature(self, x: Point, trust: float) -> Float[Tensor, "x x"]:
+        """Of the loss, as of moments that fit."""
+        functions, target = self.shells.functions, replace(self.matching.target, count=trust)
+        volume, views = x[: len(functions)], self.density(x)
+        information = MomentInformation(target, self.projector, functions, volume, views, self.harmonics)
+        return information.matrix() + torch.eye(len(x), dtype=torch.float64)
 
-        def one(voxels: Float[Tensor, "n n n"]) -> Solution:
-            found = self.solved(voxels, views_known=views_known)
+    def descended(self, x: Point, trust: float) -> Point:
+        """After a round."""
+        whitening = torch.linalg.inv(torch.linalg.cholesky(self.curvature(x, trust))).mT.float()
+        begin = x.float()
+
+        def loss(change: Tensor) -> Tensor:
+            at = begin + whitening @ change
+            return self.misfit(at, trust) + at.square().sum() / 2
+
+        change, _ = minimise(loss, torch.zeros(len(x)), _ITERATIONS)
+        return (begin + whitening @ change).double()
+
+    @cached_property
+    def truth(self) -> Point:
+        """The true volume and its views, which harmonics render nearly."""
+        grid, degree = self.matching.grid, self.shells.degree
+        basis, map_ = self.shells.basis, self.matching.truth.compact
+        shells = basis.angular_sum(basis.radial(grid.nodes) * grid.scale, projected(basis, map_))
+        log_density = self.matching.views.log_density(self.projector.directions)
+        views = torch.linalg.lstsq(self.harmonics, log_density - log_density.mean()).solution
+        return torch.cat([self.shells.coefficients(shells[: (degree + 1) ** 2]), views])
+
+    def random_start(self, seed: int) -> Point:
+        """A draw of the prior, its views nearly even."""
+        volume, views = len(self.shells.functions), self.harmonics.shape[1]
+        x = torch.randn(volume + views, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return torch.cat([x[:volume], 0.3 * x[volume:]])
+
+    def row(self, x: Point) -> list[str]:
+        """Misfit, prior and loss, the moments' errors, and how the volume and views are like the true ones."""
+        matching, truth, count = self.matching, self.matching.truth, self.matching.target.count
+        misfit, prior = float(self.misfit(x, count)), float(x.square().sum()) / 2
+        errors = relative_errors(matching.target.moments, self.moments(x))
+        volume = self.shells.volume(x[: len(self.shells.functions)]).to_grid(len(truth.voxels))
+        alignment = align(volume, truth.voxels)
+        aligned = fourier_shell_correlation(alignment.apply(volume), truth.voxels)
+        true = matching.views.log_density(alignment.turned(self.projector.directions))
+        views = float(torch.corrcoef(torch.stack([self.density(x).log(), true]))[0, 1])
+        return [
+            *(f"{value:.0f}" for value in (misfit, prior, misfit + prior)),
+            *(f"{float(error):.4f}" for error in errors),
+            f"{aligned.cutoff_A(0.5, truth.voxel_size_A):.1f}",
+            f"{alignment.correlation:.2f}",
+            f"{views:.2f}",
+        ]
+
+
+def descents(problem: Problem, starts: int, rounds: int, listen: Callable[[], None]) -> list[list[str]]:
+    """Rows of the truth as its descent goes on, and of the ends of those of random starts."""
+    count = problem.matching.target.count
+
+    def from_truth() -> list[list[str]]:
+        x, rows = problem.truth, [["the truth", *problem.row(problem.truth)]]
+        for done in range(1, rounds + 1):
+            x = problem.descended(x, count)
             listen()
-            return found
+            if done in (rounds // 4, rounds // 2, rounds):
+                rows.append([f"from it, {done * _ITERATIONS} iterations", *problem.row(x)])
+        return rows
 
-        return side_by_side([partial(one, voxels) for voxels in volumes])
+    def from_random(seed: int) -> list[list[str]]:
+        x = problem.random_start(seed)
+        for trust in _TRUSTS + rounds * (count,):
+            x = problem.descended(x, trust)
+            listen()
+        return [[f"random start {seed + 1}", *problem.row(x)]]
+
+    # What is cached is made once, before threads ask for it.
+    problem.descended(problem.truth, count)
+    found = side_by_side([from_truth, *(partial(from_random, seed) for seed in range(starts))])
+    return [row for rows in found for row in rows]
 
 
-def noise_misfit(matching: Matching) -> float:
-    """Misfit of the true moments: of their noise alone."""
+def noise(matching: Matching) -> list[str]:
+    """Misfit and errors of the true moments: of their noise alone."""
     exact = uniform_moments(matching.true_templates, matching.true_density, matching.grid)
-    return float(matching.target.misfit(exact))
-
-
-def resolution(voxels: Float[Tensor, "n n n"], truth: Truth) -> float:
-    """FSC 0.5 with the truth, Å."""
-    return fourier_shell_correlation(voxels, truth.voxels).cutoff_A(0.5, truth.voxel_size_A)
-
-
-def row(matching: Matching, found: Solution, *, views_known: bool) -> list[str]:
-    """Misfit, loss, errors, resolution as it stands (the better hand) if that means anything, aligned, and views."""
-    truth = matching.truth
-    templates = matching.templates(VoxelVolume(found.voxels), matching.directions)
-    errors = relative_errors(matching.target.moments, uniform_moments(templates, found.views, matching.grid))
-    # The inversion x → −x has the same images under the same views, turned by 180° in their planes.
-    stands = min(resolution(one, truth) for one in (found.voxels, found.voxels.flip(0, 1, 2)))
-    alignment = align(found.voxels, truth.voxels)
-    return [
-        f"{found.misfit:.0f}",
-        f"{found.loss:.0f}",
-        *(f"{float(error):.4f}" for error in errors),
-        f"{stands:.2f}" if views_known else "",
-        f"{resolution(alignment.apply(found.voxels), truth):.2f}",
-        "" if views_known else f"{matching.view_correlation(alignment, found.views):.2f}",
-    ]
-
-
-def agreement(found: Sequence[Solution], truth: Truth) -> float:
-    """Where the mean FSC of pairs, aligned to their mean, falls below 0.5; Å."""
-    mean = Consensus.of(found)
-    moved = [alignment.apply(one.voxels) for alignment, one in zip(mean.alignments, found, strict=True)]
-    curves = [fourier_shell_correlation(*pair) for pair in combinations(moved, 2)]
-    mean_curve = FSC(curves[0].frequency, torch.stack([curve.value for curve in curves]).mean(0))
-    return mean_curve.cutoff_A(0.5, truth.voxel_size_A)
-
-
-def fill(table: Table, matching: Matching, found: Mapping[str, Solution], *, views_known: bool) -> None:
-    """Rows of solutions by what they began at, the truth first, and of how those of networks agree."""
-    truth, (_, *others) = matching.truth, found.values()
-    for name, one in found.items():
-        table.add_row(f"  {name}", *row(matching, one, views_known=views_known))
-    if len(others) < 2:
-        return
-    mean = Consensus.of(others).voxels
-    aligned = align(mean, truth.voxels).apply(mean)
-    between = {"networks' mean": resolution(aligned, truth), "networks, one with another": agreement(others, truth)}
-    for name, value in between.items():
-        table.add_row(f"  {name}", *[""] * 5, f"{value:.2f}", "")
-
-
-def starts(matching: Matching, count: int) -> dict[str, Float[Tensor, "n n n"]]:
-    """The truth, and networks matched from random numbers with free views."""
-    projector = PolarProjector(matching.basis, matching.grid, matching.directions)
-    ensemble = NeuralEnsemble(single(matching.target), projector, matching.truth.reach, NeuralSettings(members=count))
-    members = ensemble.members(torch.Generator().manual_seed(0))
-    return {"the truth": matching.truth.compact} | {f"network {i}": one.voxels for i, one in enumerate(members, 1)}
+    return [f"{float(matching.target.misfit(exact)):.0f}", "", "", *(f"{error:.4f}" for error in matching.noise_errors)]
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("map", type=Path, help="EMD-0409 or EMD-25892 (MRC), its number in the name")
-    parser.add_argument("--band", type=float, default=15.0, help="moments are matched to here, Å")
-    parser.add_argument("-n", dest="count", type=int, default=8, help="networks")
+    parser.add_argument("--band", type=float, action="append", help="moments are known to here, Å; default: 30, 20, 15")
+    parser.add_argument("-n", dest="starts", type=int, default=3, help="random starts")
+    parser.add_argument("--rounds", type=int, default=12, help=f"of {_ITERATIONS} iterations, trusted fully")
+    parser.add_argument("--views-known", action="store_true", help="hold the views to the true ones")
     arguments = parser.parse_args()
-    matching = Matching(Truth.of_map(arguments.map), arguments.band)
-    problem, begins = Problem(matching), starts(matching, arguments.count)
-    table = Table(title=f"{matching.truth.name}, moments of 5·10⁶ particles to {arguments.band:g} Å")
+    truth, bands = Truth.of_map(arguments.map), arguments.band or [30.0, 20.0, 15.0]
+    views = "true views held" if arguments.views_known else "views free"
+    table = Table(title=f"{truth.name}, moments of 5·10⁶ particles, {views}")
     table.add_column("from")
-    for heading in ("misfit", "loss", "M¹ error", "M² error", "FSC 0.5 as it stands, Å", "aligned, Å", "views"):
+    for heading in ("misfit", "prior", "loss", "M¹ error", "M² error", "FSC 0.5, Å", "correlation", "views"):
         table.add_column(heading, justify="right")
-    noise = [f"{error:.4f}" for error in matching.noise_errors]
-    table.add_row("noise alone", f"{noise_misfit(matching):.0f}", "", *noise, "", "", "")
     with Progress(transient=True) as bar:
-        task = bar.add_task("matching to the noise", total=2 * len(begins))
-        for known in (False, True):
+        total = len(bands) * (arguments.rounds + arguments.starts * (arguments.rounds + len(_TRUSTS)))
+        task = bar.add_task("descending", total=total)
+        for band in bands:
+            problem = Problem(Matching(truth, band), arguments.views_known)
             table.add_section()
-            table.add_row("true views held" if known else "views free")
-            found = problem.all_solved(begins.values(), lambda: bar.advance(task), views_known=known)
-            fill(table, matching, dict(zip(begins, found, strict=True)), views_known=known)
-    Console(width=130).print(table)
+            table.add_row(f"to {band:g} Å: noise alone", *noise(problem.matching))
+            for row in descents(problem, arguments.starts, arguments.rounds, lambda: bar.advance(task)):
+                table.add_row(*row)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
