@@ -15,7 +15,7 @@ from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.mrc import write_map
 from orbitrec.io.runs import new_run
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.recovery.volume_matching.beads import Settings
+from orbitrec.recovery.volume_matching.beads import Settings, Solution
 from orbitrec.recovery.volume_matching.neural_ensemble import NeuralSettings
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
@@ -64,6 +64,18 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
         write_results(run, SIZE, truths, rows, pictures, {})
     names = {"table.json", "table.csv", "4-gaussians.png", "4-gaussians-views.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_seconds_before_an_interruption_count(tmp_path):
+    solution, kept = {"variables": torch.zeros(2), "loss": 1.0}, Checkpoints(tmp_path / "kept")
+    for name, seconds in (("last", 5e3), ("first", 2e3)):
+        kept.save(name, {**solution, "seconds": seconds})
+    watch = Watch(checkpoints=kept)
+    for name in ("last", "first"):
+        assert watch.step(Solution, name, lambda: pytest.fail("it was kept")).loss == 1.0
+    assert 5e3 <= watch.clock.seconds < 7e3
+    watch.step(Solution, "new", lambda: Solution(**solution))
+    assert kept.load("new")["seconds"] >= 5e3
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

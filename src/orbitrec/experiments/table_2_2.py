@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -124,16 +124,37 @@ Pictures = dict[str, dict[str, Picture]]
 Answer = TypeVar("Answer", Solution, Member)
 
 
+class Stopwatch:
+    """Seconds since it was made, those before an interruption with them."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return time.perf_counter() - self._begin
+
+    def passed(self, seconds: float) -> None:
+        """It has been so many at least."""
+        self._begin = min(self._begin, time.perf_counter() - seconds)
+
+
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """Of a long run: ``listen`` is called after each step, and each is kept in ``checkpoints``."""
+    """Of a long run: ``listen`` is called after each step, each is kept in ``checkpoints``, with a method's seconds."""
 
     listen: Callable[[], None] = lambda: None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    clock: Stopwatch = field(default_factory=Stopwatch)
 
     def step(self, kind: type[Answer], name: str, compute: Callable[[], Answer]) -> Answer:
         """What was kept under ``name``, else what ``compute`` returns."""
-        record = self.checkpoints.load(name) or self.checkpoints.save(name, vars(compute()))
+        record = self.checkpoints.load(name)
+        if record is None:
+            answer = vars(compute())
+            record = self.checkpoints.save(name, {**answer, "seconds": self.clock.seconds})
+        self.clock.passed(cast("float", record.pop("seconds", 0.0)))
         self.listen()
         return kind(**record)  # pyright: ignore[reportArgumentType], the record of one of that kind
 
@@ -211,14 +232,14 @@ def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[li
         plan, shown = size.plans[truth.name], {}
         smooth, sparse = Matching(truth, plan.smooth_band_A), Matching(truth, plan.band_A)
         methods = (
-            (1, smooth, partial(classical_solutions, smooth, size.iterations)),
-            (plan.networks.members, smooth, partial(neural_solutions, smooth, plan.networks, watch)),
-            (plan.beads.starts, sparse, partial(bead_solutions, sparse, plan.beads, watch)),
+            (1, smooth, lambda _, at=smooth: classical_solutions(at, size.iterations)),
+            (plan.networks.members, smooth, partial(neural_solutions, smooth, plan.networks)),
+            (plan.beads.starts, sparse, partial(bead_solutions, sparse, plan.beads)),
         )
         for starts, matching, solve in methods:
-            begin = time.perf_counter()
-            found = solve()
-            seconds = time.perf_counter() - begin
+            timed = replace(watch, clock=Stopwatch())
+            found = solve(timed)
+            seconds = timed.clock.seconds
             for method, one in found.items():
                 row, picture = judged(matching, one)
                 rows.append(replace(row, method=method, starts=starts, seconds=seconds))

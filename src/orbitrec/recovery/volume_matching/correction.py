@@ -24,7 +24,7 @@ from orbitrec.volumes.voxel import VoxelVolume
 
 _SHARE = 0.3  # of the data's amplitude: a coefficient's standard deviation in the prior
 _VIEW_DEGREE, _VIEW_SCALE = 8, 0.3  # of the views' log density: its degree, and each harmonic's deviation
-_LARGEST_BANDWIDTH = 30.0  # radius · k: beyond, degrees are too high for spherical designs, and coefficients too many
+_LARGEST_BANDWIDTH = 40.0  # radius · k: beyond, coefficients are too many, and designs of degree 63 too coarse
 _ITERATIONS = 300
 
 
@@ -61,7 +61,7 @@ class Corrected:
 def corrected(mean: Estimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
     """The mean with the smallest change that gives it the moments, as far as they are trusted.
 
-    Moments are matched up to a bandwidth ``radius · k`` of 30; they are largest at low frequencies.
+    Moments are matched up to a bandwidth ``radius · k`` of 40; they are largest at low frequencies.
 
     Args:
         mean: of solutions, or any estimate.
