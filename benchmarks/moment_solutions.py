@@ -190,12 +190,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("map", type=Path, help="EMD-0409 or EMD-25892 (MRC), its number in the name")
-    parser.add_argument("--band", type=float, action="append", help="moments are known to here, Å; default: 30, 20, 15")
+    parser.add_argument("--band", type=float, action="append", help="moments are known to here, Å; default: 30, 20")
     parser.add_argument("-n", dest="starts", type=int, default=3, help="random starts")
     parser.add_argument("--rounds", type=int, default=12, help=f"of {_ITERATIONS} iterations, trusted fully")
     parser.add_argument("--views-known", action="store_true", help="hold the views to the true ones")
     arguments = parser.parse_args()
-    truth, bands = Truth.of_map(arguments.map), arguments.band or [30.0, 20.0, 15.0]
+    truth, bands = Truth.of_map(arguments.map), arguments.band or [30.0, 20.0]
     views = "true views held" if arguments.views_known else "views free"
     table = Table(title=f"{truth.name}, moments of 5·10⁶ particles, {views}")
     table.add_column("from")
