@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from orbitrec.experiments.cryoem_problem import CryoEMProblem
-from orbitrec.optim.finite_sum import em_map
+from orbitrec.optim.problem import em_map
+from orbitrec.thesis.cryoem_problem import CryoEMProblem
 
 
 def cpu_ms(work: Callable[[], object]) -> float:

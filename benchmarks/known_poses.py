@@ -5,12 +5,12 @@ python benchmarks/known_poses.py truth.star truth.mrc
 
 import argparse
 
+from orbitrec.cryoem.pipeline import Options
+from orbitrec.cryoem.reconstruct import reconstruct
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import estimate_noise
-from orbitrec.recovery.pipeline import Options
-from orbitrec.recovery.reconstruction import reconstruct
 
 
 def main() -> None:

@@ -94,8 +94,8 @@ class Cartesian:
     def __init__(self, problem: Problem, stride: int) -> None:
         self.problem, n = problem, problem.images.shape[-1]
         self.directions = problem.directions[::stride]
-        alphas = Circle(torch.zeros(1, dtype=torch.long), problem.angles).alphas
-        rotations = (direction_frames(self.directions)[:, None] @ in_plane(-alphas)).flatten(0, 1)
+        in_plane_angles = Circle(torch.zeros(1, dtype=torch.long), problem.angles).in_plane_angles
+        rotations = (direction_frames(self.directions)[:, None] @ in_plane(-in_plane_angles)).flatten(0, 1)
         self.templates = cartesian_templates(problem.volume, n, rotations.float())[:, 0]
         self.images = centred_fft(problem.images).flatten(1)
         index = torch.arange(n) - n // 2

@@ -19,10 +19,10 @@ from torch import nn
 
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
-from orbitrec.inference.losses import kam_loss
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.recovery.volume_matching.grids import CartesianMomentGrid, MomentGrid, PolarMomentGrid, ShellMomentGrid
-from orbitrec.recovery.volume_matching.neural import NeuralMatching, match_neural, recon_loss
+from orbitrec.moments.losses import kam_loss
+from orbitrec.thesis.volume_matching.grids import CartesianMomentGrid, MomentGrid, PolarMomentGrid, ShellMomentGrid
+from orbitrec.thesis.volume_matching.neural import NeuralMatching, match_neural, recon_loss
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis

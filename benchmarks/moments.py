@@ -20,8 +20,9 @@ import torch
 
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.inference.moments import MomentAccumulator, full_moments, uniform_moments
 from orbitrec.models.base import Circle
+from orbitrec.moments.analytic import full_moments, uniform_moments
+from orbitrec.moments.estimator import MomentAccumulator
 
 N = 64
 
@@ -87,7 +88,7 @@ def one_pass(count: int, k_max: float, chunk: int = 512) -> None:
         stack.flush()
         ones = torch.ones(chunk, polar.node_count)
         polar.from_images(torch.zeros(1, N, N))  # its matrices are made once
-        spent = dict.fromkeys(("disk", "coordinates", "accumulation"), 0.0)
+        cost = dict.fromkeys(("disk", "coordinates", "accumulation"), 0.0)
         total, begin = MomentAccumulator.empty(polar), time.perf_counter()
         for start in range(0, count, chunk):
             times = [time.perf_counter()]
@@ -98,8 +99,8 @@ def one_pass(count: int, k_max: float, chunk: int = 512) -> None:
             times.append(time.perf_counter())
             total.update(modes, ones[: len(images)])
             times.append(time.perf_counter())
-            for name, first, last in zip(spent, times, times[1:], strict=False):
-                spent[name] += last - first
+            for name, first, last in zip(cost, times, times[1:], strict=False):
+                cost[name] += last - first
         wall = time.perf_counter() - begin
     product = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / seconds(lambda: product @ product)
@@ -110,7 +111,7 @@ def one_pass(count: int, k_max: float, chunk: int = 512) -> None:
     print(
         f"{count} images, k_max {k_max:.2f}, {m} modes × {k} nodes: {count / wall:.0f} images/s, peak {memory:.2f} GiB"
     )
-    print("  " + ", ".join(f"{name} {100 * t / wall:.0f} %" for name, t in spent.items()))
+    print("  " + ", ".join(f"{name} {100 * t / wall:.0f} %" for name, t in cost.items()))
     print(f"  limit: the matrix products at this machine's {peak / 1e9:.0f} Gflop/s, {1 / needed:.0f} images/s: "
           f"{100 * needed * count / wall:.0f} % of it reached")  # fmt: skip
 

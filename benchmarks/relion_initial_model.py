@@ -28,18 +28,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from orbitrec.cryoem.config import Options
+from orbitrec.cryoem.image_statistics import image_statistics
+from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.io.checkpoints import Checkpoints
 from orbitrec.io.files import write_json
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
-from orbitrec.recovery.journal import restored
-from orbitrec.recovery.options import Options
-from orbitrec.recovery.search import Model, SearchLevel
-from orbitrec.recovery.survey import survey
 from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, label_axes
+from orbitrec.runtime.checkpoints import Checkpoints
+from orbitrec.runtime.progress import restored
 
 ORBITREC = [sys.executable, "-m", "orbitrec"]
 # The initial-model job of RELION 3.1's interface with its default values.
@@ -138,7 +138,7 @@ def orbitrec(data: Path, folder: Path, judge: Judge) -> Program:
 
 def _best_so_far(star: Path, kept: list[tuple[float, Path]]) -> Iterator[tuple[float, Tensor]]:
     stack = ParticleStack.open(star)
-    looked = survey(stack)
+    looked = image_statistics(stack)
     stack, options = looked.applied(stack), Options().completed(looked)
     radius, schedule = options.radius_px(stack), options.bandwidths(stack)
     grid = PolarGrid.for_radius(stack.n, max(schedule.march) / radius, radius + 3)
@@ -154,14 +154,14 @@ def _best_so_far(star: Path, kept: list[tuple[float, Path]]) -> Iterator[tuple[f
             continue
         best = reached
         at_bandwidth = (schedule.start_bandwidth, schedule.select_bandwidth, sweeps[record.get("sweeps", 1) - 1])
-        level = SearchLevel.at(grid, radius, at_bandwidth[reached[0]])
-        yield at, level.volume(restored(Model, record)).to_grid(stack.n)
+        level = ResolutionLevel.at(grid, radius, at_bandwidth[reached[0]])
+        yield at, level.volume(restored(VolumeAndViews, record)).to_grid(stack.n)
 
 
 def relion(data: Path, folder: Path, judge: Judge, steps: int, last_subset: int) -> Program:
     """RELION's 50 + 200 + 50 steps brought to ``steps`` in these proportions, a map written at every tenth."""
     stack = ParticleStack.open(data / "particles.star")
-    diameter_A = 2 * Options().completed(survey(stack)).radius_px(stack) * stack.pixel_size_A
+    diameter_A = 2 * Options().completed(image_statistics(stack)).radius_px(stack) * stack.pixel_size_A
     begin = round(steps / 6)
     numbers = {
         "sgd_ini_iter": begin, "sgd_inbetween_iter": steps - 2 * begin, "sgd_fin_iter": begin, "sgd_write_iter": 10,

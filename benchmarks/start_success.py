@@ -37,9 +37,9 @@ def run(star: str, truth: str, kind: str, seed: int) -> dict[str, float]:
         command = ["abinitio", star, "--truth", truth, "-o", f"{folder}/run", "--seed", str(seed), "--json"]
         told = subprocess.run([*ORBITREC, *command, *ONE_START[kind]], check=True, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cost = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     summary = json.loads(told.stdout)
-    return {"fsc05_A": summary["fsc05_A"], "starts_s": summary["seconds"]["starts"], "processor_s": spent}
+    return {"fsc05_A": summary["fsc05_A"], "starts_s": summary["seconds"]["starts"], "processor_s": cost}
 
 
 def main() -> None:

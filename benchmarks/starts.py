@@ -15,16 +15,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from orbitrec.cryoem.centring import centre_marching
+from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.multiresolution import Schedule, climb, held_out_likelihood, random_batches
+from orbitrec.cryoem.pipeline import Options
+from orbitrec.cryoem.preprocess import ParticleModes, prepare
+from orbitrec.cryoem.starts import moment_starts, momnet_start
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
-from orbitrec.recovery.abinitio import Schedule, climb, held_out_likelihood, random_batches
-from orbitrec.recovery.centring import centre_marching
-from orbitrec.recovery.pipeline import Options
-from orbitrec.recovery.preparation import ParticleModes, prepare
-from orbitrec.recovery.search import Model, SearchLevel
-from orbitrec.recovery.starts import moment_starts, momnet_start
 
 
 class Race:
@@ -41,16 +41,16 @@ class Race:
         self.centres = centre_marching(self.data, k_centre, prior_px=0.05 * self.stack.n).centres
         order = torch.randperm(len(self.data), generator=self.generator)
         self.held, self.pool = order[:1000], order[1000:]
-        self.low = SearchLevel.at(self.data.grid, self.radius, self.schedule.start_bandwidth)
-        self.high = SearchLevel.at(self.data.grid, self.radius, self.schedule.select_bandwidth)
+        self.low = ResolutionLevel.at(self.data.grid, self.radius, self.schedule.start_bandwidth)
+        self.high = ResolutionLevel.at(self.data.grid, self.radius, self.schedule.select_bandwidth)
 
-    def random(self, energy: float, count: int) -> Iterator[tuple[float, Model]]:
+    def random(self, energy: float, count: int) -> Iterator[tuple[float, VolumeAndViews]]:
         """Random volumes whose templates carry ``energy``."""
-        power = self.data.filter_power(self.pool).mean(0)
+        power = self.data.ctf2_over_noise(self.pool).mean(0)
         for _ in range(count):
             yield 0.0, self.low.random_model(self.generator, power, energy)
 
-    def matched(self, count: int) -> Iterator[tuple[float, Model]]:
+    def matched(self, count: int) -> Iterator[tuple[float, VolumeAndViews]]:
         """Solutions of moment matching, best loss first."""
         begun = time.monotonic()
         found = moment_starts(self.stack, self.low, count, self.generator)
@@ -58,7 +58,7 @@ class Race:
         for start in found:
             yield seconds, start.model
 
-    def momnet(self, count: int) -> Iterator[tuple[float, Model]]:
+    def momnet(self, count: int) -> Iterator[tuple[float, VolumeAndViews]]:
         """MoM-net's one answer; it climbs as often as the others do, on other batches."""
         begun = time.monotonic()
         start = momnet_start(self.stack, self.low)
@@ -66,7 +66,7 @@ class Race:
         for _ in range(count):
             yield seconds, start.model
 
-    def run(self, model: Model) -> tuple[float, float, float, float]:
+    def run(self, model: VolumeAndViews) -> tuple[float, float, float, float]:
         """Held-out likelihood and resolution at both bandwidths."""
         s = self.schedule
         for size, steps, keep in ((s.start_batch, s.start_steps, 0.95), (s.settle_batch, s.settle_steps, 0.8)):
@@ -78,7 +78,7 @@ class Race:
         model = climb(self.data, self.high, carried, self.centres, batches, lambda *step: None)
         return *first, *self.judged(self.high, model)
 
-    def judged(self, level: SearchLevel, model: Model) -> tuple[float, float]:
+    def judged(self, level: ResolutionLevel, model: VolumeAndViews) -> tuple[float, float]:
         """Held-out likelihood, and FSC 0.5 against the truth in Å."""
         likelihood = held_out_likelihood(self.data, level, model, self.centres, self.held)
         volume = level.volume(model).to_grid(self.stack.n)

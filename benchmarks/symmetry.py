@@ -23,8 +23,8 @@ from torch import Tensor
 
 from orbitrec.evaluation.alignment import Alignment, resampled
 from orbitrec.evaluation.symmetry import find_axes
+from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.rotations import random_rotations
-from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -32,10 +32,10 @@ ORBITREC = [sys.executable, "-m", "orbitrec"]
 
 
 def assembled(unit: Tensor, group: PointGroup, distance_px: float) -> Tensor:
-    """Copies of a map, turned anyhow and moved off every axis of the group."""
-    turned = random_rotations(1, torch.Generator().manual_seed(0))[0]
+    """Copies of a map, rotated anyhow and moved off every axis of the group."""
+    rotated = random_rotations(1, torch.Generator().manual_seed(0))[0]
     aside = distance_px * torch.tensor([0.8, 0.45 * group.dihedral, 0.4 * group.dihedral], dtype=torch.float64)
-    placed = Alignment(turned, aside, False, 1.0).apply(unit)
+    placed = Alignment(rotated, aside, False, 1.0).apply(unit)
     none = torch.zeros(3, dtype=torch.float64)
     return sum((Alignment(turn, none, False, 1.0).apply(placed) for turn in group.matrices()), torch.zeros_like(unit))
 

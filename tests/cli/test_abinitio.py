@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from orbitrec.cli import main
+from orbitrec.cryoem import multiresolution as abinitio
+from orbitrec.cryoem import pipeline
+from orbitrec.cryoem.pipeline import InitialModel
 from orbitrec.evaluation.alignment import resampled
 from orbitrec.io.mrc import StackWriter, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import read_star, write_star
 from orbitrec.models.simulate import random_defocus
-from orbitrec.recovery import abinitio, pipeline
-from orbitrec.recovery.pipeline import InitialModel
 
 N, PIXEL_A, COUNT = 24, 4.0, 300
 FILES = [
@@ -83,7 +84,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture
 def computed(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """The computation takes no time: it is the one of ``finished``."""
-    monkeypatch.setattr(pipeline, "initial_model", lambda stack, options, listen, checkpoints: finished.result)
+    monkeypatch.setattr(pipeline, "initial_model", lambda stack, options, callback, checkpoints: finished.result)
 
 
 def test_every_file_is_there(finished):
@@ -290,7 +291,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_sentence_exit_2_and_nothing_left(tmp_path, good, name, capsys, monkeypatch):
     """Found before the search begins, a bad truth too: it would be a pity afterwards."""
-    monkeypatch.setattr(pipeline, "best_start", lambda *arguments: pytest.fail("the search began"))
+    monkeypatch.setattr(pipeline, "multi_start", lambda *arguments: pytest.fail("the search began"))
     make, sentence = BAD[name]
     extra = make(good) or []
     before = sorted(tmp_path.rglob("*"))

@@ -33,7 +33,7 @@ def moving() -> torch.Tensor:
 
 @pytest.fixture
 def truth(tmp_path: Path, moving: torch.Tensor) -> Path:
-    """The map mirrored, turned and shifted."""
+    """The map mirrored, rotated and shifted."""
     rotation = euler_to_matrix(torch.tensor(EULER_DEG, dtype=torch.float64))
     move = Alignment(rotation, torch.tensor(SHIFT_PX, dtype=torch.float64), True, 1.0)
     write_map(tmp_path / "truth.mrc", move.apply(moving), VOXEL_A)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from orbitrec.cli import main
+from orbitrec.cryoem import multiresolution as abinitio
+from orbitrec.cryoem import pipeline
 from orbitrec.geometry.rotations import geodesic_distance
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
-from orbitrec.recovery import abinitio, pipeline
 
 COUNT, N, PIXEL_A = 150, 24, 4.0
 

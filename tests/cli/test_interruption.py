@@ -21,7 +21,7 @@ from orbitrec.cli import main
 PROGRAM = """
 import sys
 from orbitrec.cli.main import run
-from orbitrec.recovery import abinitio
+from orbitrec.cryoem import multiresolution as abinitio
 
 short = abinitio.Schedule(
     matched=1, starts=1, start_bandwidth=6.0, start_steps=10, settle_steps=2, settle_batch=200, select_bandwidth=8.0,

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from orbitrec.cli.main import run
-from orbitrec.inference.losses import kam_loss
-from orbitrec.inference.moments import uniform_moments
-from orbitrec.io.moments import read_moments
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.star import read_star, write_star
 from orbitrec.models.noise import estimate_noise
+from orbitrec.moments.analytic import uniform_moments
+from orbitrec.moments.files import read_moments
+from orbitrec.moments.losses import kam_loss
 
 
 def command(*arguments: object) -> int:

@@ -6,8 +6,8 @@ import torch
 
 from orbitrec.cli.main import run
 from orbitrec.cli.mra import Method
-from orbitrec.inference.losses import orbit_error
-from orbitrec.recovery.mra.methods import METHODS
+from orbitrec.moments.losses import orbit_error
+from orbitrec.mra.methods import METHODS
 
 
 def orbitrec(*arguments: object) -> int:

@@ -34,7 +34,7 @@ def _run(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated stack, and its map blurred to 28 Å, turned dark and scaled by a thousand."""
+    """A simulated stack, and its map blurred to 28 Å, rotated dark and scaled by a thousand."""
     folder = tmp_path_factory.mktemp("refine") / "data"
     options = ["--phantom", 40, "--box", N, "--pixel-size", PIXEL_A, "--views", "uniform", "--snr", 2, "--shift-px", 1]
     assert _run("simulate", "cryoem", *options, "-n", COUNT, "-o", folder) == 0

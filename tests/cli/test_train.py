@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from orbitrec.cli.main import app
 from orbitrec.errors import InputError
-from orbitrec.networks.shipped import load_encoder
+from orbitrec.networks.pretrained import load_encoder
 
 SMALL = ["--gaussians", "1", "--length", "9", "--steps", "6", "--batch", "4"]
 

@@ -1,4 +1,4 @@
-"""Axes of symmetric maps that were turned and shifted; maps without any."""
+"""Axes of symmetric maps that were rotated and shifted; maps without any."""
 
 import pytest
 import torch
@@ -6,15 +6,15 @@ from torch import Tensor
 
 from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.symmetry import find_axes
+from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.rotations import random_rotations
-from orbitrec.geometry.symmetry import PointGroup
 from orbitrec.volumes.gaussians import GaussianMixture
 
 N = 28
 
 
 def _atoms(group: PointGroup, rotation: Tensor, shift: Tensor) -> Tensor:
-    """Copies of a few atoms, turned and shifted, on a grid."""
+    """Copies of a few atoms, rotated and shifted, on a grid."""
     generator = torch.Generator().manual_seed(3)
     atoms = 3 * torch.randn(6, 3, generator=generator, dtype=torch.float64)
     placed = torch.cat([atoms @ turn.mT for turn in group.matrices()]) @ rotation.mT + shift
@@ -32,8 +32,8 @@ def test_axes_are_found(name):
     assert axes.score > 0.97
     standard = Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(volume)
     for turn in group.matrices()[1:]:
-        turned = Alignment(turn, torch.zeros(3, dtype=torch.float64), False, 1.0).apply(standard)
-        correlation = torch.corrcoef(torch.stack([standard.flatten(), turned.flatten()]))[0, 1]
+        rotated = Alignment(turn, torch.zeros(3, dtype=torch.float64), False, 1.0).apply(standard)
+        correlation = torch.corrcoef(torch.stack([standard.flatten(), rotated.flatten()]))[0, 1]
         assert float(correlation) > 0.99
 
 

@@ -75,9 +75,9 @@ def test_energy_is_that_below_k_max():
 def test_turning_the_content_multiplies_modes_by_phases(n, dtype, tolerance):
     grid, alpha = PolarGrid.for_radius(n, 2.0, 14.0), 0.7
     turn = torch.tensor([[math.cos(alpha), -math.sin(alpha)], [math.sin(alpha), math.cos(alpha)]], dtype=torch.float64)
-    still, turned = grid.from_images(torch.stack([blobs(n, c, dtype=dtype) for c in (CENTERS, CENTERS @ turn.T)]))
+    still, rotated = grid.from_images(torch.stack([blobs(n, c, dtype=dtype) for c in (CENTERS, CENTERS @ turn.T)]))
     phase = torch.exp(-1j * alpha * torch.arange(grid.max_mode + 1, dtype=torch.float64))[:, None]
-    assert float((turned - phase * still).abs().max() / still.abs().max()) < tolerance
+    assert float((rotated - phase * still).abs().max() / still.abs().max()) < tolerance
 
 
 def test_shifts_are_those_of_the_content():

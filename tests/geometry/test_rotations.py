@@ -83,9 +83,9 @@ def test_direction_frames_look_along_the_direction_with_psi_zero(dtype: torch.dt
 def test_in_plane_is_a_right_factor_that_adds_to_psi() -> None:
     angles = random_euler(50)
     turn = torch.linspace(-170, 170, 50, dtype=torch.float64)
-    turned = angles + torch.stack([torch.zeros(50), torch.zeros(50), turn], dim=-1)
+    rotated = angles + torch.stack([torch.zeros(50), torch.zeros(50), turn], dim=-1)
     product = euler_to_matrix(angles) @ in_plane(torch.deg2rad(turn))
-    torch.testing.assert_close(product, euler_to_matrix(turned), rtol=0, atol=4e-15)
+    torch.testing.assert_close(product, euler_to_matrix(rotated), rtol=0, atol=4e-15)
 
 
 @pytest.mark.parametrize("angle", [1e-12, 1e-8, 1e-4, 0.3, 2.0, 3.1])

@@ -52,11 +52,11 @@ def test_equals_a_loop_over_shifts_directions_and_angles():
         for s in range(S):
             for d in range(D):
                 for a in range(A):
-                    # The template turned by α against the observation moved back by the shift, term by term.
+                    # The template rotated by α against the observation moved back by the shift, term by term.
                     alpha = 2 * math.pi * a / A
-                    turned = templates[d] * torch.exp(-1j * alpha * MODES)[:, None]
-                    overlap = (observed.modes[j, s] * turned.conj()).real.sum()
-                    energy = (observed.filter_power[j] * turned.abs().square()).sum()
+                    rotated = templates[d] * torch.exp(-1j * alpha * MODES)[:, None]
+                    overlap = (observed.modes[j, s] * rotated.conj()).real.sum()
+                    energy = (observed.ctf2_over_noise[j] * rotated.abs().square()).sum()
                     score[s, d, a] = overlap - energy / 2 + log_density[d, a] + observed.log_shift[s]
         log_likelihood[j] = score.logsumexp((0, 1, 2))
         p = (score - log_likelihood[j]).exp()
@@ -65,7 +65,7 @@ def test_equals_a_loop_over_shifts_directions_and_angles():
                 for a in range(A):
                     back = torch.exp(1j * MODES * 2 * math.pi * a / A)[:, None]
                     first[d] += p[s, d, a] * observed.modes[j, s] * back
-                    second[d] += p[s, d, a] * observed.filter_power[j]
+                    second[d] += p[s, d, a] * observed.ctf2_over_noise[j]
         occupancy += p.sum(0)
         assert torch.allclose(assigned.direction[j], p.sum((0, 2)), atol=1e-13)
         assert torch.allclose(assigned.shift[j], p.sum((1, 2)), atol=1e-13)
@@ -99,7 +99,7 @@ def test_other_directions_than_the_candidates_have_no_mass():
     for j, own in enumerate(candidates):
         barred = torch.full_like(log_density, -math.inf)
         barred[own] = log_density[own]
-        one = Observations(observed.modes[j : j + 1], observed.filter_power[j : j + 1], observed.log_shift)
+        one = Observations(observed.modes[j : j + 1], observed.ctf2_over_noise[j : j + 1], observed.log_shift)
         part, _ = expectation(one, TemplateBank(templates, barred, CIRCLE))
         parts.append(part)
         assert math.isclose(part.log_likelihood, float(assigned.log_likelihood[j]), rel_tol=1e-12)
@@ -136,7 +136,7 @@ def test_posteriors_and_occupancy_add_up():
         assert bool((assigned.direction >= 0).all())
         assert found.count == B
         assert float(found.occupancy.sum()) == pytest.approx(B)
-        assert torch.allclose(found.second.sum(0), observed.filter_power.sum(0))
+        assert torch.allclose(found.second.sum(0), observed.ctf2_over_noise.sum(0))
 
 
 def test_merging_parts_is_seeing_both_and_scaling_multiplies():

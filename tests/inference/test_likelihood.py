@@ -55,9 +55,9 @@ def test_polar_scores_and_posterior_are_the_cartesian_ones_to_the_quadratures_er
     pixels = images(6, n)
 
     k = radial_frequencies(n).reshape(-1)
-    # The content turned by α is the view from the frame turned by psi = −α.
-    alphas = Circle(torch.tensor([0]), ANGLES).alphas
-    rotations = (direction_frames(directions)[:, None] @ in_plane(-alphas)).flatten(0, 1)
+    # The content rotated by α is the view from the frame rotated by psi = −α.
+    in_plane_angles = Circle(torch.tensor([0]), ANGLES).in_plane_angles
+    rotations = (direction_frames(directions)[:, None] @ in_plane(-in_plane_angles)).flatten(0, 1)
     transform = centred_fft(pixels) * contrast(k).reshape(n, n)
     filtered = centred_ifft(transform).real
     flat = scores(

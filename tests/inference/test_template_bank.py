@@ -35,9 +35,9 @@ def problem(angles: int, dtype: torch.dtype) -> tuple[Observations, torch.Tensor
 def written_out(
     observed: Observations, templates: torch.Tensor, log_density: torch.Tensor, circle: Circle
 ) -> torch.Tensor:
-    phase = torch.exp(1j * circle.modes[:, None] * circle.alphas).to(templates.dtype)
+    phase = torch.exp(1j * circle.modes[:, None] * circle.in_plane_angles).to(templates.dtype)
     linear = torch.einsum("bsmk,dmk,ma->bsda", observed.modes, templates.conj(), phase).real
-    energy = torch.einsum("bk,dmk->bd", observed.filter_power, templates.abs().square())
+    energy = torch.einsum("bk,dmk->bd", observed.ctf2_over_noise, templates.abs().square())
     return linear - energy[:, None, :, None] / 2 + log_density + observed.log_shift[:, None, None]
 
 
@@ -74,7 +74,7 @@ def test_statistics_do_not_depend_on_antipodal_halves_or_on_what_templates_reach
         barred = torch.full((B, len(templates)), -math.inf, dtype=torch.float64).scatter(1, own, 0.0)
         p = p + barred[:, None, :, None]
     p = p.flatten(1).softmax(1).reshape(p.shape)
-    phase = torch.exp(1j * circle.modes[:, None] * circle.alphas)
+    phase = torch.exp(1j * circle.modes[:, None] * circle.in_plane_angles)
     expected = torch.einsum("bsda,ma,bsmk->dmk", p.to(torch.complex128), phase, observed.modes)
     assert torch.allclose(plain.first, expected, rtol=1e-9, atol=1e-9)
 

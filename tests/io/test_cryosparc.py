@@ -25,7 +25,7 @@ def test_the_same_particles_in_both_dialects(shared_data: Path) -> None:
     assert star.ctf is not None
     for name, tolerance in (("defocus_u_A", 1e-2), ("defocus_v_A", 1e-2), ("defocus_angle_deg", 1e-4), ("cs_mm", 1e-6)):
         torch.testing.assert_close(getattr(theirs.ctf, name), getattr(star.ctf, name), rtol=0, atol=tolerance)
-    # blob/sign is −1: dense is dark in the file, and is turned.
+    # blob/sign is −1: dense is dark in the file, and is rotated.
     torch.testing.assert_close(theirs.images(slice(None)), -star.images(slice(None)), rtol=0, atol=0)
     assert theirs.poses() is None
 
@@ -139,8 +139,8 @@ def test_rewritten_jobs_differ_in_their_poses_only(shared_data: Path, tmp_path: 
         np.testing.assert_array_equal(old[name], new[name]) if name not in (
             "alignments3D/pose", "alignments3D/shift"
         ) else np.testing.assert_allclose(old["alignments3D/shift"], new["alignments3D/shift"], atol=1e-5)  # fmt: skip
-    turned = [Rotation.from_rotvec(x["alignments3D/pose"].astype(np.float64)) for x in (old, new)]
-    assert float((turned[0].inv() * turned[1]).magnitude().max()) < 1e-6
+    rotated = [Rotation.from_rotvec(x["alignments3D/pose"].astype(np.float64)) for x in (old, new)]
+    assert float((rotated[0].inv() * rotated[1]).magnitude().max()) < 1e-6
     rotations = random_rotations(len(table), torch.Generator().manual_seed(1))
     table.write_posed(tmp_path / "other.cs", rotations, torch.zeros(len(table), 2), [])
     changed = [name for name in old.dtype.names if not np.array_equal(np.load(tmp_path / "other.cs")[name], old[name])]

@@ -66,10 +66,10 @@ def test_projector_agrees_with_slices_of_the_voxels():
 def test_turning_the_frame_multiplies_modes_by_phases():
     psi, frames = 0.6, direction_frames(DIRECTIONS) @ in_plane(torch.tensor(0.6, dtype=torch.float64))
     points = torch.cat([GRID.points, torch.zeros_like(GRID.points[..., :1])], dim=-1)
-    turned = GRID.from_circle(ATOMS.fourier(torch.einsum("dij,pkj->dpki", frames, points)))
+    rotated = GRID.from_circle(ATOMS.fourier(torch.einsum("dij,pkj->dpki", frames, points)))
     phase = torch.exp(1j * psi * torch.arange(GRID.max_mode + 1, dtype=torch.float64))[:, None]
     still = polar_templates(ATOMS, GRID, DIRECTIONS)
-    assert float((turned - phase * still).abs().max() / still.abs().max()) < 1e-7
+    assert float((rotated - phase * still).abs().max() / still.abs().max()) < 1e-7
 
 
 @pytest.mark.parametrize("n", [24, 25])
@@ -79,7 +79,7 @@ def test_templates_are_the_transforms_of_projections(n):
     images = simulation.clean(torch.arange(3), torch.float64)
     cartesian = cartesian_templates(ATOMS, n, rotations)
     assert torch.allclose(cartesian[:, 0].reshape(3, n, n), centred_fft(images), atol=1e-7)
-    # On the polar grid: the view along R e_z in the frame with psi = 0, turned by −psi.
+    # On the polar grid: the view along R e_z in the frame with psi = 0, rotated by −psi.
     grid = PolarGrid.for_radius(n, 2.0, 11.0)
     directions = rotations[:, :, 2]
     left_over = direction_frames(directions).mT @ rotations

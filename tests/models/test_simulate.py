@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.io.mrc import read_map, write_map

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.inference.losses import orbit_error, relative_errors
-from orbitrec.models.families import default_law
-from orbitrec.models.mra import PeriodicMRA
+from orbitrec.moments.losses import orbit_error, relative_errors
+from orbitrec.mra.families import default_law
+from orbitrec.mra.model import PeriodicMRA
+from orbitrec.mra.problem import model_moments
 from orbitrec.networks.encoders import ENCODERS, StructuredEncoder
-from orbitrec.recovery.mra.problem import model_moments
 
 N = 21
 

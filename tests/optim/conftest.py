@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orbitrec.models.mra import WindowedMRA, draw_observations
-from orbitrec.recovery.mra.likelihood import MRALikelihood
+from orbitrec.mra.likelihood import MRALikelihood
+from orbitrec.mra.model import WindowedMRA, draw_observations
 
 
 def _small_problem(count: int, known: bool = False, seed: int = 0) -> MRALikelihood:

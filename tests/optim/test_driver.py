@@ -5,8 +5,8 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.optim import solvers
-from orbitrec.optim.baselines import Adam, Anderson, lbfgs
-from orbitrec.optim.driver import Stop, run
+from orbitrec.optim.driver import Termination, run
+from orbitrec.thesis.baselines import Adam, Anderson, lbfgs
 
 RESUMABLE = {
     "SVRG": solvers.svrg(),
@@ -25,11 +25,11 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_a_resumed_run_has_the_same_trajectory(problem, tmp_path, name, starts):
-    solver, stop, w = RESUMABLE[name], Stop(moved=0.0, measured=60.0), starts(problem, 1)[0]
+    solver, stop, w = RESUMABLE[name], Termination(moved=0.0, measured=60.0), starts(problem, 1)[0]
     expected = run(solver, problem, w, stop, seed=5)
 
     def interrupt(info):
-        if info.spent.epochs == 7:
+        if info.cost.epochs == 7:
             raise StoppedError
 
     path = tmp_path / "state.safetensors"
@@ -37,7 +37,7 @@ def test_a_resumed_run_has_the_same_trajectory(problem, tmp_path, name, starts):
         run(solver, problem, w, stop, seed=5, checkpoint=path, every=3, report=interrupt)
     found = run(solver, problem, w, stop, seed=5, checkpoint=path)
     assert torch.equal(found.w, expected.w)
-    assert [i[:4] + i.spent[:3] for i in found.trace] == [i[:4] + i.spent[:3] for i in expected.trace]
+    assert [i[:4] + i.cost[:3] for i in found.trace] == [i[:4] + i.cost[:3] for i in expected.trace]
     assert run(solver, problem, w, stop, checkpoint=path).trace == found.trace  # finished: nothing to do
 
 
@@ -48,7 +48,7 @@ def test_other_files_are_no_checkpoints(problem, tmp_path, small_problem, starts
         run(solvers.em(), problem, starts(problem, 1)[0], checkpoint=path)
     path.unlink()
     known = small_problem(100, known=True)
-    run(solvers.em(), known, starts(known, 1)[0], Stop(printed=2.0), checkpoint=path)
+    run(solvers.em(), known, starts(known, 1)[0], Termination(reported=2.0), checkpoint=path)
     with pytest.raises(InputError, match="6 unknowns and this problem has 12"):
         run(solvers.em(), problem, starts(problem, 1)[0], checkpoint=path)
 
@@ -56,11 +56,11 @@ def test_other_files_are_no_checkpoints(problem, tmp_path, small_problem, starts
 @pytest.mark.parametrize(
     ("stop", "reason"),
     [
-        (Stop(moved=1e-3), "converged"),
-        (Stop(moved=0.0, value=6.0), "reached"),
-        (Stop(moved=0.0, printed=5.0), "5 cost-weighted epochs"),
-        (Stop(moved=0.0, measured=4.0), "4 data passes"),
-        (Stop(moved=0.0, seconds=1e-9), "seconds"),
+        (Termination(moved=1e-3), "converged"),
+        (Termination(moved=0.0, value=6.0), "reached"),
+        (Termination(moved=0.0, reported=5.0), "5 cost-weighted epochs"),
+        (Termination(moved=0.0, measured=4.0), "4 data passes"),
+        (Termination(moved=0.0, seconds=1e-9), "seconds"),
     ],
 )
 def test_every_way_to_stop(problem, stop, reason, starts):
@@ -81,7 +81,7 @@ def test_lbfgs_counts_evaluations(problem, starts):
             evaluations += 1
             return problem.gradient(w, index)
 
-    result = lbfgs(Watched(), starts(problem, 1)[0], Stop())
+    result = lbfgs(Watched(), starts(problem, 1)[0], Termination())
     assert result.converged
-    assert result.trace[-1].spent.measured == evaluations
+    assert result.trace[-1].cost.measured == evaluations
     assert float(problem.gradient(result.w)[1].norm()) < 1e-5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orbitrec.optim.estimators import Batch, Snapshot, VarianceReduced, draw, gradient, reduced
-from orbitrec.optim.finite_sum import Counted
+from orbitrec.optim.problem import Counted
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from orbitrec.optim import solvers
-from orbitrec.optim.baselines import lbfgs
-from orbitrec.optim.driver import Stop, run
-from orbitrec.optim.finite_sum import Subset
+from orbitrec.optim.driver import Termination, run
 from orbitrec.optim.growing import run_growing
+from orbitrec.optim.problem import Subset
+from orbitrec.thesis.baselines import lbfgs
 
 
 def test_a_subset_is_the_problem_of_its_terms(problem, starts):
@@ -29,8 +29,8 @@ def test_a_subset_is_the_problem_of_its_terms(problem, starts):
 def test_growing_ends_at_the_minimum_for_fewer_passes(small_problem, starts):
     problem = small_problem(20_000)
     w = starts(problem, 1)[0]
-    found = run_growing(solvers.fisher_bfgs(), problem, w, Stop(), first=200)
-    expected = run(solvers.fisher_bfgs(), problem, w, Stop())
+    found = run_growing(solvers.fisher_bfgs(), problem, w, Termination(), first=200)
+    expected = run(solvers.fisher_bfgs(), problem, w, Termination())
     assert found.converged
-    assert abs(found.trace[-1].value - lbfgs(problem, found.w, Stop()).trace[-1].value) < 1e-12
-    assert found.trace[-1].spent.measured < 0.8 * expected.trace[-1].spent.measured
+    assert abs(found.trace[-1].value - lbfgs(problem, found.w, Termination()).trace[-1].value) < 1e-12
+    assert found.trace[-1].cost.measured < 0.8 * expected.trace[-1].cost.measured

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from orbitrec.optim.estimators import Snapshot, gradient
-from orbitrec.optim.finite_sum import Counted
 from orbitrec.optim.metrics import BFGS, FisherBFGS, InformationBFGS, InverseHessian, SubsampledNewton
+from orbitrec.optim.problem import Counted
 
 
 def dense(inverse: InverseHessian, dimension: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_thresholded_inverse_is_its_dense_definition(problem, rank, starts):
     at = snapshots(starts, problem)[0]
     blank = InverseHessian.scaled_identity(problem.dimension)
     counted = Counted(problem)
-    found = SubsampledNewton(rank, share=1.0).renewed(blank, counted, at, torch.Generator())
+    found = SubsampledNewton(rank, share=1.0).refreshed(blank, counted, at, torch.Generator())
     _, sigma, v = torch.linalg.svd(problem.hessian(at.w))
     sigma = sigma.clamp(min=1e-8 * sigma[0])  # the logits' common constant has no curvature
     rest = torch.eye(problem.dimension, dtype=torch.float64) / sigma[rank]
@@ -77,17 +77,17 @@ def test_the_printed_secant_pairs_with_the_map(problem, starts):
     new, old = snapshots(starts, problem)
     blank = InverseHessian.scaled_identity(problem.dimension)
     s, y = new.w - old.w, (new.w - new.field) - (old.w - old.field)  # ΔΨ, were the field the residual
-    found = BFGS(of_map=True, scaled=False).learned(blank, new, old)
+    found = BFGS(of_map=True, scaled=False).updated(blank, new, old)
     torch.testing.assert_close(found.changes[-1], y)
     torch.testing.assert_close(found.apply(y), found.steps[-1])
-    assert not torch.allclose(BFGS(scaled=False).learned(blank, new, old).changes[-1], y)
+    assert not torch.allclose(BFGS(scaled=False).updated(blank, new, old).changes[-1], y)
     assert float(s.norm()) > 0
 
 
 def test_the_information_metric_begins_with_the_em_step(problem, starts):
     at = snapshots(starts, problem)[0]
     blank = InverseHessian.scaled_identity(problem.dimension)
-    found = InformationBFGS().renewed(blank, Counted(problem), at, torch.Generator())
+    found = InformationBFGS().refreshed(blank, Counted(problem), at, torch.Generator())
     residual = torch.arange(float(problem.dimension), dtype=torch.float64)
     torch.testing.assert_close(found.apply(residual), residual)
 
@@ -99,8 +99,8 @@ def test_the_fisher_metric_is_renewed_after_its_period(problem, starts):
     renewals = []
     for _ in range(5):
         before = counted.passes
-        inverse = metric.renewed(inverse, counted, old, generator)
+        inverse = metric.refreshed(inverse, counted, old, generator)
         renewals.append(counted.passes > before)
-        inverse = metric.learned(inverse, new, old)
+        inverse = metric.updated(inverse, new, old)
     assert renewals == [True, False, True, False, True]
     assert float(torch.linalg.eigvalsh(dense(inverse, problem.dimension)).min()) > 0

@@ -8,9 +8,9 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.optim import solvers
-from orbitrec.optim.baselines import Adam, Anderson, Squarem, lbfgs, newton
-from orbitrec.optim.driver import Stop, run
+from orbitrec.optim.driver import Termination, run
 from orbitrec.optim.estimators import Full, VarianceReduced
+from orbitrec.thesis.baselines import Adam, Anderson, Squarem, lbfgs, newton
 
 NINE = {
     "GD": solvers.gradient_descent(),
@@ -35,9 +35,9 @@ MORE = {
 @pytest.mark.parametrize(("full", "reduced"), [("GD", "SVRG"), ("EM", "sEM-vr")])
 def test_variance_reduction_with_all_terms_is_the_full_method(problem, full, reduced, starts):
     w = starts(problem, 1)[0]
-    expected = run(NINE[full], problem, w, Stop(printed=6.0))
+    expected = run(NINE[full], problem, w, Termination(reported=6.0))
     all_terms = dataclasses.replace(NINE[reduced], estimator=VarianceReduced(1.0, 1))
-    found = run(all_terms, problem, w, Stop(printed=12.0))
+    found = run(all_terms, problem, w, Termination(reported=12.0))
     assert [i.value for i in found.trace] == [i.value for i in expected.trace]
     torch.testing.assert_close(found.w, expected.w, rtol=0, atol=0)
 
@@ -66,7 +66,7 @@ def test_snapshots_are_means_of_an_epoch(problem, starts):
 def test_em_never_decreases_the_likelihood(known, small_problem, starts):
     problem = small_problem(300, known)
     for w in starts(problem, 3):
-        trace = run(solvers.em(), problem, w, Stop(moved=0.0, printed=60.0)).trace
+        trace = run(solvers.em(), problem, w, Termination(moved=0.0, reported=60.0)).trace
         values = [info.value for info in trace]
         assert all(info.accepted for info in trace)  # no safeguard was needed
         assert all(b <= a + 1e-13 for a, b in pairwise(values))
@@ -77,7 +77,7 @@ def test_em_never_decreases_the_likelihood(known, small_problem, starts):
 def test_no_method_diverges(problem, name, starts):
     solver = (NINE | MORE)[name]
     for w in starts(problem, 3):
-        result = run(solver, problem, 3 * w, Stop(printed=30.0 if name != "Newton" else 200.0))
+        result = run(solver, problem, 3 * w, Termination(reported=30.0 if name != "Newton" else 200.0))
         values = torch.tensor([info.value for info in result.trace])
         assert bool(values.isfinite().all())
         assert bool(result.w.isfinite().all())
@@ -88,9 +88,9 @@ def test_no_method_diverges(problem, name, starts):
 @pytest.mark.parametrize("name", ["SVRG+II", "sEM-vr+QN", "EM", "sEM-vr", *MORE])
 def test_one_minimum(problem, name, starts):
     w = starts(problem, 3)[1]
-    start = run(solvers.em(), problem, w, Stop(printed=40.0)).w  # so that all are in one basin
-    least = lbfgs(problem, start, Stop()).trace[-1].value
-    end = run((NINE | MORE)[name], problem, start, Stop(printed=3000.0)).trace[-1]
+    start = run(solvers.em(), problem, w, Termination(reported=40.0)).w  # so that all are in one basin
+    least = lbfgs(problem, start, Termination()).trace[-1].value
+    end = run((NINE | MORE)[name], problem, start, Termination(reported=3000.0)).trace[-1]
     assert abs(end.value - least) < 1e-10
     assert end.field_norm < 1e-3
 
@@ -100,13 +100,13 @@ def test_fisher_bfgs_arrives_with_fewer_terms_than_unknowns(count, small_problem
     few = small_problem(count, known=True)
     assert few.dimension > count
     for w in starts(few, 4):
-        result = run(solvers.fisher_bfgs(), few, w, Stop(measured=300.0))
+        result = run(solvers.fisher_bfgs(), few, w, Termination(measured=300.0))
         assert result.converged
         assert result.trace[-1].field_norm < 1e-6
 
 
 def test_adam_descends(problem, starts):
-    trace = run(Adam(), problem, starts(problem, 1)[0], Stop(printed=100.0)).trace
+    trace = run(Adam(), problem, starts(problem, 1)[0], Termination(reported=100.0)).trace
     assert trace[-1].value < trace[0].value - 0.1
 
 
@@ -114,10 +114,10 @@ def test_costs_as_printed_and_as_measured(problem, starts):
     w = starts(problem, 1)[0]
     state = NINE["SVRG"].init(problem, w)
     state, info = NINE["SVRG"].step(problem, state)
-    assert info.spent.printed == pytest.approx(1 + 20 * 40 / 400)
-    assert info.spent.measured == pytest.approx(2 + 2 * 19 * 40 / 400)  # one more for the step length at the start
+    assert info.cost.reported == pytest.approx(1 + 20 * 40 / 400)
+    assert info.cost.measured == pytest.approx(2 + 2 * 19 * 40 / 400)  # one more for the step length at the start
     _, second = NINE["SVRG"].step(problem, state)
-    assert second.spent.measured - info.spent.measured == pytest.approx(1 + 2 * 19 * 40 / 400)
+    assert second.cost.measured - info.cost.measured == pytest.approx(1 + 2 * 19 * 40 / 400)
 
 
 def test_a_rejected_epoch_is_run_again_with_a_shorter_step(problem, starts):

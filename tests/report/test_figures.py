@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.geometry.rotations import direction_frames, random_rotations

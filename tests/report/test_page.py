@@ -102,8 +102,8 @@ def test_averages_of_particles_look_like_the_map_where_poses_are_right(simulated
     torch.testing.assert_close(dark.averages, -right.averages)
     torch.testing.assert_close(dark.correlations, -right.correlations)
     moved = view_averages(stack, rotations, shifts_px + 4, volume, dense_is_dark=False, **settings)
-    turned = rotations[torch.randperm(len(stack), generator=torch.Generator().manual_seed(2))]
-    wrong = view_averages(stack, turned, shifts_px, volume, dense_is_dark=False, **settings)
+    rotated = rotations[torch.randperm(len(stack), generator=torch.Generator().manual_seed(2))]
+    wrong = view_averages(stack, rotated, shifts_px, volume, dense_is_dark=False, **settings)
     assert float(right.correlations.mean()) > float(moved.correlations.mean()) + 0.1
     assert float(right.correlations.mean()) > float(wrong.correlations.mean()) + 0.1
 

@@ -7,10 +7,10 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_ifft, frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.inference.losses import moment_loss
-from orbitrec.inference.moments import full_moments, uniform_moments
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import cartesian_templates, polar_templates
+from orbitrec.moments.analytic import full_moments, uniform_moments
+from orbitrec.moments.losses import moment_loss
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.phantoms import protein_phantom

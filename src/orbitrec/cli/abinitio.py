@@ -68,13 +68,13 @@ def abinitio(
     given = settings("abinitio", locals())
     from dataclasses import replace
 
-    from orbitrec.geometry.symmetry import PointGroup
+    from orbitrec.cryoem.config import Options
+    from orbitrec.cryoem.multiresolution import Schedule
+    from orbitrec.cryoem.pipeline import initial_model
+    from orbitrec.cryoem.starts import StartKind
+    from orbitrec.geometry.point_groups import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.recovery.abinitio import Schedule
-    from orbitrec.recovery.options import Options
-    from orbitrec.recovery.pipeline import initial_model
-    from orbitrec.recovery.starts import StartKind
     from orbitrec.report.run import KnownMap, write_initial_model
 
     kind = StartKind(start.value)
@@ -92,8 +92,8 @@ def abinitio(
             diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip, group=group,
             device=where,
         )  # fmt: skip
-        with progress(run is not None) as listen:
-            result = initial_model(stack, options, listen, checkpoints)
+        with progress(run is not None) as callback:
+            result = initial_model(stack, options, callback, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
         summary = write_initial_model(run, particles, stack, options, result, true_map)

@@ -18,7 +18,7 @@ def usable(name: str, precision: str = "float64") -> str:
     """
     import torch
 
-    from orbitrec.recovery.ranks import own_device
+    from orbitrec.runtime.distributed import own_device
 
     own = own_device(name)
     try:

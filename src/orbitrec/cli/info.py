@@ -75,9 +75,9 @@ def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
 
 
 def _describe_images(stack: "ParticleStack") -> dict[str, object]:
-    from orbitrec.recovery.survey import survey
+    from orbitrec.cryoem.image_statistics import image_statistics
 
-    found = survey(stack)
+    found = image_statistics(stack)
     return {
         "contrast": f"{found.contrast_text()} ({found.contrast:.1f} standard errors)",
         "diameter_A": found.diameter_A,

@@ -46,9 +46,9 @@ def stack(
     from rich.console import Console
     from rich.progress import Progress
 
-    from orbitrec.io.moments import write_moments
+    from orbitrec.cryoem.accumulate import accumulate_moments
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.recovery.accumulation import accumulate_moments
+    from orbitrec.moments.files import write_moments
 
     where = usable(device)
     data = ParticleStack.open(
@@ -80,8 +80,8 @@ def merge(
     from functools import reduce
 
     from orbitrec.errors import InputError
-    from orbitrec.inference.moments import MomentAccumulator
-    from orbitrec.io.moments import read_moments, write_moments
+    from orbitrec.moments.estimator import MomentAccumulator
+    from orbitrec.moments.files import read_moments, write_moments
 
     read = [read_moments(path) for path in parts]
     sizes = {round(pixel, 6) for _, pixel in read}

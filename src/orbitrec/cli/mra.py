@@ -10,7 +10,7 @@ from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
     from orbitrec.io.observations import ObservationFile
-    from orbitrec.recovery.mra.problem import MRAProblem
+    from orbitrec.mra.problem import MRAProblem
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -59,7 +59,7 @@ def recover(
     from orbitrec.io.mra_truth import read_truth
     from orbitrec.io.observations import ObservationFile
     from orbitrec.io.runs import new_run
-    from orbitrec.recovery.mra.methods import METHODS
+    from orbitrec.mra.methods import METHODS
     from orbitrec.report.mra import write_recovery
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -89,9 +89,9 @@ def recover(
 
 def _problem(file: "ObservationFile", sigma: float | None, length: int | None) -> "MRAProblem":
     """The moments and what else methods need, in one pass over the file."""
-    from orbitrec.inference.signal_moments import SignalMomentAccumulator
-    from orbitrec.models.mra import PeriodicMRA, WindowedMRA
-    from orbitrec.recovery.mra.problem import MRAProblem
+    from orbitrec.moments.estimator import SignalMomentAccumulator
+    from orbitrec.mra.model import PeriodicMRA, WindowedMRA
+    from orbitrec.mra.problem import MRAProblem
 
     if sigma is not None and not 0 <= sigma < float("inf"):
         raise InputError(f"--sigma {sigma:g}: a standard deviation is zero or more; leave it out to have it estimated")

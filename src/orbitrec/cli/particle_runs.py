@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from orbitrec.io.checkpoints import Checkpoints
     from orbitrec.io.runs import RunFolder
+    from orbitrec.runtime.checkpoints import Checkpoints
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")]
 Resolution = Annotated[
@@ -34,9 +34,9 @@ def shared_run(
 
     ``device``: that of this process.
     """
-    from orbitrec.io.checkpoints import Checkpoints
-    from orbitrec.io.runs import resumable_run
-    from orbitrec.recovery.ranks import joined, rank
+    from orbitrec.runtime.checkpoints import Checkpoints
+    from orbitrec.runtime.distributed import joined, rank
+    from orbitrec.runtime.runs import resumable_run
 
     with joined(device):
         if rank() > 0:

@@ -85,12 +85,12 @@ def refine(
     Example:  orbitrec refine particles.star --init run/initial_model.mrc -o refined
     """
     given = settings("refine", locals())
-    from orbitrec.geometry.symmetry import PointGroup
+    from orbitrec.cryoem.config import Options
+    from orbitrec.cryoem.refine import Refinement
+    from orbitrec.cryoem.refine import refine as compute
+    from orbitrec.geometry.point_groups import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.recovery.options import Options
-    from orbitrec.recovery.refinement import Refinement
-    from orbitrec.recovery.refinement import refine as compute
     from orbitrec.report.run import KnownMap, write_initial_model
 
     group, where = PointGroup.named(symmetry), usable(device)
@@ -104,8 +104,8 @@ def refine(
             diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip, group=group, device=where
         )
         refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
-        with progress(run is not None) as listen:
-            result = compute(stack, start.grid, options, refinement, listen, checkpoints)
+        with progress(run is not None) as callback:
+            result = compute(stack, start.grid, options, refinement, callback, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
         summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")

@@ -66,7 +66,7 @@ def cryoem(
     from rich.console import Console
     from rich.progress import Progress
 
-    from orbitrec.densities import VonMisesFisherMixture
+    from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
     from orbitrec.io.runs import new_run
     from orbitrec.io.simulation import write_simulation
     from orbitrec.models.noise import NoiseSpectrum
@@ -119,8 +119,8 @@ def mra(
     from orbitrec.io.mra_truth import write_truth
     from orbitrec.io.observations import write_observations
     from orbitrec.io.runs import new_run
-    from orbitrec.models.families import default_law
-    from orbitrec.models.mra import PeriodicMRA, WindowedMRA, draw_observations
+    from orbitrec.mra.families import default_law
+    from orbitrec.mra.model import PeriodicMRA, WindowedMRA, draw_observations
 
     generator = torch.Generator().manual_seed(seed)
     model = PeriodicMRA(length) if window is None else WindowedMRA(length, window)

@@ -11,7 +11,7 @@ from orbitrec.cli.devices import Device, usable
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
-    from orbitrec.recovery.training import Trainer
+    from orbitrec.networks.training import Trainer
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -71,10 +71,10 @@ def mra(
     Example:  orbitrec train mra --gaussians 2 --encoder structured -o encoder-2
     """
     from orbitrec.io.runs import RunFolder, new_run
-    from orbitrec.models.families import MixtureLaw
-    from orbitrec.recovery.mra.sampling import NoiseLaw
-    from orbitrec.recovery.supervised import Training
-    from orbitrec.recovery.training import Trainer
+    from orbitrec.mra.families import MixtureLaw
+    from orbitrec.mra.sampling import NoiseLaw
+    from orbitrec.mra.training import Training
+    from orbitrec.networks.training import Trainer
 
     checked = usable(device, "float32")
     if resume:
@@ -109,9 +109,9 @@ def momnet(
     Example:  orbitrec train momnet -o momnet
     """
     from orbitrec.io.runs import RunFolder, new_run
-    from orbitrec.models.molecules import ProteinLaw
-    from orbitrec.recovery.momnet.training import MomNetTraining
-    from orbitrec.recovery.training import Trainer
+    from orbitrec.networks.molecules import ProteinLaw
+    from orbitrec.networks.momnet_training import MomNetTraining
+    from orbitrec.networks.training import Trainer
 
     if resume:
         _run(
@@ -137,7 +137,7 @@ def _run(run: "RunFolder", trainer: "Trainer", half: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from orbitrec.recovery.recipes import write_training
+    from orbitrec.networks.provenance import write_training
 
     columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

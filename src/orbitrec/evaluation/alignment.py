@@ -59,10 +59,10 @@ class Alignment:
         """
         return _moved(volume, self.rotation @ _mirror(self.mirrored), self.shift_px, volume.shape[0])
 
-    def turned(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d 3"]:
+    def rotated(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d 3"]:
         """Viewing directions of the moving map as directions of the aligned one.
 
-        A map reflected in the origin has the same views, each turned by 180° in its plane, so a mirrored map's
+        A map reflected in the origin has the same views, each rotated by 180° in its plane, so a mirrored map's
         directions go with the reflection's negative.
         """
         matrix = (self.rotation @ _mirror(self.mirrored)).to(directions)
@@ -131,22 +131,22 @@ def _moved(
     matrix, shift_px = matrix.to(volume.dtype), shift_px.to(volume.dtype)
     background = volume.median()
     points = frequency_vectors(n, volume.dtype)
-    turned = points @ matrix
-    inside = (turned.abs() <= math.pi * (1 + 1e-6)).all(-1)
+    rotated = points @ matrix
+    inside = (rotated.abs() <= math.pi * (1 + 1e-6)).all(-1)
     phase = -points[inside] @ shift_px
     spectrum = torch.zeros(n, n, n, dtype=torch.complex(phase, phase).dtype)
-    values = VoxelVolume(volume - background).fourier(turned[inside]) / n**1.5
+    values = VoxelVolume(volume - background).fourier(rotated[inside]) / n**1.5
     spectrum[inside] = torch.polar(torch.ones_like(phase), phase) * values
     return centred_ifft(spectrum, ndim=3).real + background / torch.linalg.det(matrix).abs()
 
 
 def _standardised(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-    """Zero background and unit variance: a constant cube turned is not constant, and single precision has its range."""
+    """Zero background and unit variance: a constant cube rotated is not constant, and single precision has its range."""
     return (volume - volume.median()) / volume.std()
 
 
 def _flattened(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-    """The map with its solvent turned down where its local power P is no more than the background's, b.
+    """The map with its solvent rotated down where its local power P is no more than the background's, b.
 
     Noise far from the origin changes fastest as a map turns, so it would dominate the likelihood's curvature and slow
     the climb down; the factor ``1/(1 + (3b/P)⁴)`` leaves a map without noise as it is. b is the median of P: a particle

@@ -65,7 +65,7 @@ class RigidFit:
     Attributes:
         moving: the map to move, band-limited to little more than ``cycles``.
         reference: the reference's transform at the lattice points.
-        jacobian: its derivative when the reference is turned by a rotation vector and shifted.
+        jacobian: its derivative when the reference is rotated by a rotation vector and shifted.
         lattice: the points j in xyz order, without the origin.
         shell: round(|j|) − 1.
         weight: 2, and 1 on the plane j_x = 0, which holds its own mirror image.
@@ -110,16 +110,16 @@ class RigidFit:
         z, y, x = (self.lattice.flip(1) % _SHIFT_GRID).unbind(1)
         hands = (1, -1) if hand else (1,)
         found = []
-        for turned in rotations.split(_CHUNK):
-            moved = self.moving.fourier(self._points(turned))
+        for rotated in rotations.split(_CHUNK):
+            moved = self.moving.fourier(self._points(rotated))
             moved = moved * (count / self._power(moved)).sqrt()[..., self.shell]
             for sign in hands:
-                spectrum = moved.new_zeros(len(turned), _SHIFT_GRID, _SHIFT_GRID, _SHIFT_GRID // 2 + 1)
+                spectrum = moved.new_zeros(len(rotated), _SHIFT_GRID, _SHIFT_GRID, _SHIFT_GRID // 2 + 1)
                 spectrum[:, z, y, x] = target * (moved.conj() if sign > 0 else moved)
                 score, at = torch.fft.irfftn(spectrum, dim=(1, 2, 3), norm="forward").flatten(1).max(1)
                 grid = torch.stack(torch.unravel_index(at, (_SHIFT_GRID,) * 3)[::-1], dim=1)
                 shift = (grid.double() / _SHIFT_GRID + 0.5) % 1 - 0.5
-                found.append(Candidates(sign * turned, shift, score.double()))
+                found.append(Candidates(sign * rotated, shift, score.double()))
         return Candidates(
             torch.cat([c.matrix for c in found]),
             torch.cat([c.shift for c in found]),
@@ -149,11 +149,11 @@ class RigidFit:
             ridge = torch.diag_embed((1 + normal.diagonal(dim1=1, dim2=2)) * damping[:, None])
             step = torch.linalg.solve(normal + ridge, slope)
             turn = rotation_vector_to_matrix(step[:, :3])
-            turned, shifted = turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]
-            trial = self._linearised(turned, shifted)
+            rotated, shifted = turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]
+            trial = self._linearised(rotated, shifted)
             better = trial[0] > score
             settled = bool(((trial[0] - score).abs() < _SETTLED).all())
-            new, old = (turned, shifted, *trial), (matrix, shift, score, normal, slope)
+            new, old = (rotated, shifted, *trial), (matrix, shift, score, normal, slope)
             matrix, shift, score, normal, slope = (
                 torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, old, strict=True)
             )

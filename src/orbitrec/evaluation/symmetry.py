@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.evaluation.rigid_fit import Candidates, RigidFit
+from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
-from orbitrec.geometry.symmetry import PointGroup
 
 _AXES_DEGREE = 30
 """Of the design of axes that are tried: some 500 directions, 9° apart."""
@@ -25,7 +25,7 @@ class Axes:
     Attributes:
         rotation: R.
         shift_px: s, x, y, z.
-        score: mean correlation of the map's shells with those of its turned copies, weighted by their points: 1 for
+        score: mean correlation of the map's shells with those of its rotated copies, weighted by their points: 1 for
             perfect symmetry, near 0 for none.
     """
 
@@ -37,7 +37,7 @@ class Axes:
 def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
     """The axes about which a map is most nearly symmetric.
 
-    Every axis of a design is scored at its best shift by the copy that is turned by 2π/n about it, and the best climb;
+    Every axis of a design is scored at its best shift by the copy that is rotated by 2π/n about it, and the best climb;
     a two-fold axis is sought at right angles to the one that is found.
     """
     n = len(volume)
@@ -63,7 +63,7 @@ def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
 def _best(
     fits: list[RigidFit], axes: Float[Tensor, "a 3"], angle: float
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "3 3"], Float[Tensor, "3"]]:
-    """Axis, turn and shift (in boxes) of the best copy turned by ``angle`` about one of ``axes``, or near it."""
+    """Axis, turn and shift (in boxes) of the best copy rotated by ``angle`` about one of ``axes``, or near it."""
     found = fits[0].scan(rotation_vector_to_matrix(angle * axes), hand=False).best_of_each_hand(6)
     start = found
     for fit in fits:

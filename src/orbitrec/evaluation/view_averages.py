@@ -1,7 +1,7 @@
 """Particles that look alike, averaged, beside what the map predicts of them.
 
 A handful of viewing directions is taken where particles are many and that lie apart. The particles nearest to each are
-corrected for their CTF, centred, turned in their plane and averaged; the map is projected along the same direction.
+corrected for their CTF, centred, rotated in their plane and averaged; the map is projected along the same direction.
 """
 
 import math
@@ -125,7 +125,7 @@ def _aligned_sum(
         seen = ctf.radial_square(k, stack.pixel_size_A).mean(0)[shells].float()
         once = torch.where(stack.premultiplied[rows][:, None, None], 1.0, ctf.on_grid(n, stack.pixel_size_A))
         images = centred_ifft(centred_fft(images) * once).real
-    # R ≈ frame · Rz(a) shows the frame's picture turned by −a and displaced by s: it is read at Rz(−a) x + s.
+    # R ≈ frame · Rz(a) shows the frame's picture rotated by −a and displaced by s: it is read at Rz(−a) x + s.
     turn = frame.T @ rotations
     angle = torch.atan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
     y, x = torch.meshgrid(*[torch.arange(n, dtype=torch.float64) - n // 2] * 2, indexing="ij")

@@ -9,14 +9,18 @@ which is the log of the joint density up to ``−½ ‖y_j‖²/σ²`` and the G
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.inference.template_bank import TemplateBank
+from orbitrec.runtime.distributed import summed
+
+T = TypeVar("T")
 
 CACHED, BUSY = 1 << 22, 1 << 28
 """Bytes of scores held at once: as many as a processor's caches hold, and as many as keep any other device busy."""
@@ -26,12 +30,12 @@ CACHED, BUSY = 1 << 22, 1 << 28
 class Observations:
     """A batch in circular modes, filtered once: ``Y = h·y`` and ``h²``, in units where the noise variance is one.
 
-    ``modes``: (b, s, m, k) with s displacements; ``filter_power``: (b, k); ``log_shift``: (s,) log weights of the
+    ``modes``: (b, s, m, k) with s displacements; ``ctf2_over_noise``: (b, k); ``log_shift``: (s,) log weights of the
     displacements.
     """
 
     modes: Complex[Tensor, "b s m k"]
-    filter_power: Float[Tensor, "b k"]
+    ctf2_over_noise: Float[Tensor, "b k"]
     log_shift: Float[Tensor, "s"]
 
     def __len__(self) -> int:
@@ -41,7 +45,7 @@ class Observations:
         """Consecutive parts of at most ``size`` observations."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield Observations(self.modes[part], self.filter_power[part], self.log_shift)
+            yield Observations(self.modes[part], self.ctf2_over_noise[part], self.log_shift)
 
 
 def scores(observed: Observations, bank: TemplateBank) -> Float[Tensor, "b s d a"]:
@@ -66,7 +70,7 @@ def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Fl
 
 @dataclass
 class Statistics:
-    """What EM needs of the data: sums over observations of posterior-weighted, turned-back modes.
+    """What EM needs of the data: sums over observations of posterior-weighted, rotated-back modes.
 
     ``first[d, m, k] = Σ_j Σ_{s,α} p Y e^{imα}``, ``second[d, k] = Σ_j Σ_{s,α} p h²``,
     ``occupancy[d, a] = Σ_j Σ_s p``, ``log_likelihood = Σ_j log p(y_j)``, ``count`` observations.
@@ -150,14 +154,27 @@ def expectation(
     return totals.statistics(float(assignment.log_likelihood.double().sum()), float(len(observed))), assignment
 
 
+def summed_statistics(parts: Sequence[T], statistics: Callable[[T], Statistics]) -> Statistics:
+    """The statistics of all ``parts``' observations."""
+
+    def sums(part: T) -> list[Tensor]:
+        own = statistics(part)
+        scalars = torch.tensor([own.log_likelihood, own.count], dtype=torch.float64)
+        return [own.first, own.second, own.occupancy, scalars]
+
+    first, second, occupancy, scalars = summed(parts, sums)
+    log_likelihood, observations = scalars.tolist()
+    return Statistics(first, second, occupancy, log_likelihood, observations)
+
+
 # Scores are kept as (b, a, s·d): nothing as large as they are is ever transposed element by element.
 
 
 def _scores(part: Observations, bank: TemplateBank, own: Int[Tensor, "b c"] | None) -> Float[Tensor, "b a sc"]:
     if own is None:
-        energy, density = part.filter_power @ bank.power.mT, bank.log_density  # (b, d), (d, a)
+        energy, density = part.ctf2_over_noise @ bank.power.mT, bank.log_density  # (b, d), (d, a)
     else:
-        energy = torch.einsum("bck,bk->bc", bank.power[own], part.filter_power)
+        energy = torch.einsum("bck,bk->bc", bank.power[own], part.ctf2_over_noise)
         density = bank.log_density[own]  # (b, c, a)
     level = density[..., 0] - 0.5 * energy if bank.flat else -0.5 * energy
     products = bank.products(bank.reached.rows(part.modes), own)
@@ -187,20 +204,20 @@ class _Totals:
         b, c = len(p), p.shape[-1]
         # (Re, Im) of w·Y is w₀·(Re Y, Im Y) + w₁·(−Im Y, Re Y) for the weights w = Σ_α p e^{iqα}.
         y = self.bank.whole.rows(part.modes)
-        turned = torch.stack([y, torch.stack([-y[..., 1, :], y[..., 0, :]], dim=-2)][: self.bank.parts], dim=2)
-        rows = turned.flatten(4).flatten(2, 3)  # (q, b, ps, 2r)
+        rotated = torch.stack([y, torch.stack([-y[..., 1, :], y[..., 0, :]], dim=-2)][: self.bank.parts], dim=2)
+        rows = rotated.flatten(4).flatten(2, 3)  # (q, b, ps, 2r)
         planes = self.bank.synthesis.mT @ p.flatten(2)
         weights = planes.reshape(b, len(rows), -1, c).transpose(0, 1)  # (q, b, ps, c)
         occupancy = p.sum(2)  # (b, a, c)
         by_direction = occupancy.sum(1)
         if own is None:
             self.first += weights.flatten(1, 2).mT @ rows.flatten(1, 2)
-            self.second += by_direction.mT @ part.filter_power
+            self.second += by_direction.mT @ part.ctf2_over_noise
             self.occupancy += occupancy.sum(0).mT
             return
         flat = own.reshape(-1)
         _add_at(self.first, 1, flat, (weights.mT @ rows).flatten(1, 2))
-        _add_at(self.second, 0, flat, (by_direction[..., None] * part.filter_power[:, None]).flatten(0, 1))
+        _add_at(self.second, 0, flat, (by_direction[..., None] * part.ctf2_over_noise[:, None]).flatten(0, 1))
         _add_at(self.occupancy, 0, flat, occupancy.mT.flatten(0, 1))
 
     def statistics(self, log_likelihood: float, count: float) -> Statistics:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
-from orbitrec.io.particle_table import ImageSources
+from orbitrec.io.tables import ImageSources
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.resampling import resampling_matrix
-from orbitrec.io.bare_stack import BareStack
 from orbitrec.io.cryosparc import CryosparcTable
 from orbitrec.io.mrc import MrcHeader, read_header
-from orbitrec.io.particle_table import ImageSources, ParticleTable
+from orbitrec.io.mrc_stack import MrcStack
 from orbitrec.io.relion import RelionTable
+from orbitrec.io.tables import ImageSources, ParticleTable
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import corner_mask
 
@@ -223,7 +223,7 @@ def _read_table(path: Path, pixel_size_A: float | None, passthrough: Path | None
     if path.suffix == ".cs":
         return CryosparcTable.read(path, pixel_size_A, passthrough)
     if path.suffix in (".mrc", ".mrcs"):
-        return BareStack.read(path, pixel_size_A)
+        return MrcStack.read(path, pixel_size_A)
     return RelionTable.read(path, pixel_size_A)
 
 

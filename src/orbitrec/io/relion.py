@@ -13,7 +13,6 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import ImageSources
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -23,6 +22,7 @@ from orbitrec.io.relion_tables import (
     origin_columns,
 )
 from orbitrec.io.star import Blocks, read_star, rewrite_columns
+from orbitrec.io.tables import ImageSources
 from orbitrec.models.ctf import CTFParameters
 
 # Value at which each changes nothing; Zernike coefficients are lists and always count.

@@ -25,13 +25,13 @@ class Circle:
     angles: int
 
     @property
-    def alphas(self) -> Float[Tensor, "a"]:
+    def in_plane_angles(self) -> Float[Tensor, "a"]:
         """The angles in radians (float64)."""
         return 2 * torch.pi * torch.arange(self.angles, dtype=torch.float64) / self.angles
 
     def synthesis(self, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, "a two_m"]:
         """Rows (cos mα, sin mα) for every m: ``Re Σ_m c_m e^{imα}`` as one product with the pairs (Re c_m, −Im c_m)."""
-        phase = self.alphas[:, None] * self.modes.double().cpu()
+        phase = self.in_plane_angles[:, None] * self.modes.double().cpu()
         return torch.stack([phase.cos(), phase.sin()], dim=2).flatten(1).to(dtype).to(device)
 
 

@@ -1,6 +1,6 @@
 """Simulated cryo-EM particle stacks: exact projections at continuous rotations, shifts, CTF and noise.
 
-An image is ``F⁻¹[ c(k) e^{−ik·s} v̂(R (kx, ky, 0)) / n ] + noise``: the volume v turned by R, displaced by s pixels and
+An image is ``F⁻¹[ c(k) e^{−ik·s} v̂(R (kx, ky, 0)) / n ] + noise``: the volume v rotated by R, displaced by s pixels and
 seen through the CTF c. The signal-to-noise ratio is the variance of the noiseless image (after the CTF) over the pixels
 of a disc of radius 0.45 n, averaged over particles, divided by the variance of the noise in a pixel.
 """
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import frequencies
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations

@@ -12,8 +12,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
-from orbitrec.inference.moments import Moments
-from orbitrec.networks.march import from_half, march
+from orbitrec.moments.analytic import Moments
+from orbitrec.networks.frequency_marching import from_half, march
 
 _TYPICAL = 100.0
 """Inverse prior variance of a Fourier coefficient: what training starts from, and what shrinks the march meanwhile."""

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from orbitrec.errors import InputError
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.inference.batched_moments import BatchedMoments
-from orbitrec.inference.losses import kam_loss
-from orbitrec.inference.moments import Moments, bounded_spread
 from orbitrec.models.cryoem import PolarProjector
+from orbitrec.moments.analytic import Moments, bounded_spread
+from orbitrec.moments.batched import BatchedMoments
+from orbitrec.moments.losses import kam_loss
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, real_spherical_harmonics
 
 _VIEW_UNIT = 0.1

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from orbitrec.inference.moments import Moments
+from orbitrec.moments.analytic import Moments
 from orbitrec.networks.momnet import MomNet, Setting, power_of, scaled
 
 _TOLERANCE = 1e-5

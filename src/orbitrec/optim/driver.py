@@ -11,40 +11,40 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.tensors import read_tensors, write_tensors
-from orbitrec.optim.finite_sum import FiniteSum
-from orbitrec.optim.solvers import Info, Stepper, info_of
+from orbitrec.optim.problem import FiniteSum
+from orbitrec.optim.solvers import StepInfo, Stepper, info_of
 
 
 @dataclass(frozen=True)
-class Stop:
-    """When to stop: the objective moves by less than ``moved`` between two epochs, or a budget is spent.
+class Termination:
+    """When to stop: the objective moves by less than ``moved`` between two epochs, or a budget is cost.
 
     Attributes:
         moved: 1e-14 is the thesis's criterion; 0 never stops a run.
         value: stop at this objective, where the minimum is known.
-        printed: cost-weighted epochs as the thesis counts them.
+        reported: cost-weighted epochs as the thesis counts them.
         measured: data passes.
         seconds: of the processor, in the method's own work.
     """
 
     moved: float = 1e-14
     value: float = -float("inf")
-    printed: float = float("inf")
+    reported: float = float("inf")
     measured: float = float("inf")
     seconds: float = float("inf")
 
-    def reason(self, info: Info) -> str | None:
+    def reason(self, info: StepInfo) -> str | None:
         """Why to stop now, as a sentence; None to go on."""
         if info.moved < self.moved:
             return f"converged: the objective moved by less than {self.moved:g} in an epoch"
         if info.value <= self.value:
             return "reached the objective asked for"
-        for name, spent, limit in (
-            ("cost-weighted epochs", info.spent.printed, self.printed),
-            ("data passes", info.spent.measured, self.measured),
-            ("seconds", info.spent.seconds, self.seconds),
+        for name, cost, limit in (
+            ("cost-weighted epochs", info.cost.reported, self.reported),
+            ("data passes", info.cost.measured, self.measured),
+            ("seconds", info.cost.seconds, self.seconds),
         ):
-            if spent >= limit:
+            if cost >= limit:
                 return f"not converged after {limit:g} {name}; allow more or choose another method"
         return None
 
@@ -54,7 +54,7 @@ class Result:
     """Where a run ended: the last accepted w, what each epoch found, why it stopped."""
 
     w: Float[Tensor, "d"]
-    trace: list[Info]
+    trace: list[StepInfo]
     reason: str
 
     @property
@@ -67,12 +67,12 @@ def run(
     solver: Stepper[Any],
     problem: FiniteSum,
     w: Float[Tensor, "d"],
-    stop: Stop = Stop(),
+    stop: Termination = Termination(),
     *,
     seed: int = 0,
     checkpoint: Path | None = None,
     every: int = 50,
-    report: Callable[[Info], None] = lambda info: None,
+    report: Callable[[StepInfo], None] = lambda info: None,
 ) -> Result:
     """Epochs from w until ``stop``. ``report`` is called after each.
 
@@ -91,19 +91,19 @@ def run(
         trace.append(info)
         report(info)
         reason = stop.reason(info)
-        if checkpoint is not None and (reason is not None or info.spent.epochs % every == 0):
+        if checkpoint is not None and (reason is not None or info.cost.epochs % every == 0):
             save_checkpoint(checkpoint, state, trace)
     return Result(state.snapshot.w, trace, reason)
 
 
-def save_checkpoint(path: Path, state: Any, trace: list[Info]) -> None:  # noqa: ANN401
+def save_checkpoint(path: Path, state: Any, trace: list[StepInfo]) -> None:  # noqa: ANN401
     """The state's tensors in a safetensors file, trace and numbers as JSON in its header."""
     tensors, numbers = _flatten(state)
     header = {"state": json.dumps(numbers), "trace": json.dumps(trace)}
     write_tensors(path, "optimiser checkpoint", tensors, header)
 
 
-def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[Info]]:  # noqa: ANN401
+def load_checkpoint(path: Path, like: Any) -> tuple[Any, list[StepInfo]]:  # noqa: ANN401
     """State and trace of :func:`save_checkpoint`; ``like`` is a state of the same problem.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orbitrec.optim.finite_sum import Counted, em_map
+from orbitrec.optim.problem import Counted, em_map
 
 Field = Callable[[Counted, Float[Tensor, "d"], Int[Tensor, "b"] | None], tuple[float, Float[Tensor, "d"]]]
 
@@ -49,7 +49,7 @@ class Estimator(Protocol):
         """m, the inner steps of an epoch on N terms."""
         ...
 
-    def printed_passes(self, count: int) -> float:
+    def reported_passes(self, count: int) -> float:
         """The thesis's cost of an epoch (4.5.1), which counts one of the two batches of a variance-reduced step."""
         ...
 
@@ -68,7 +68,7 @@ class Full:
         """One."""
         return 1
 
-    def printed_passes(self, count: int) -> float:
+    def reported_passes(self, count: int) -> float:
         """One."""
         return 1.0
 
@@ -90,7 +90,7 @@ class Batch:
         """``inner``."""
         return self.inner
 
-    def printed_passes(self, count: int) -> float:
+    def reported_passes(self, count: int) -> float:
         """mb/N."""
         return self.inner * batch_size(self.share, count) / count
 
@@ -112,7 +112,7 @@ class VarianceReduced:
         """``inner``."""
         return self.inner
 
-    def printed_passes(self, count: int) -> float:
+    def reported_passes(self, count: int) -> float:
         """1 + mb/N."""
         return 1 + self.inner * batch_size(self.share, count) / count
 

@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.optim.driver import Result, Stop, run
-from orbitrec.optim.finite_sum import FiniteSum, Subset
-from orbitrec.optim.solvers import Solver, Spent
+from orbitrec.optim.driver import Result, Termination, run
+from orbitrec.optim.problem import FiniteSum, Subset
+from orbitrec.optim.solvers import Cost, Solver
 
 
 def run_growing(
     solver: Solver,
     problem: FiniteSum,
     w: Float[Tensor, "d"],
-    stop: Stop,
+    stop: Termination,
     *,
     first: int = 3000,
     factor: int = 10,
@@ -29,15 +29,15 @@ def run_growing(
     A stage of n terms ends when F moves by less than 0.1/n in an epoch: a likelihood's noise is d/2n. What the stages
     cost, in passes over all terms and in seconds, is in the trace from its first entry on.
     """
-    order, size, before = torch.randperm(problem.count, generator=torch.Generator().manual_seed(seed)), first, Spent()
+    order, size, before = torch.randperm(problem.count, generator=torch.Generator().manual_seed(seed)), first, Cost()
     while size < problem.count:
-        stage = run(solver, Subset(problem, order[:size]), w, Stop(moved=0.1 / size, measured=200.0), seed=seed)
-        share, spent, w = size / problem.count, stage.trace[-1].spent, stage.w
-        cost = Spent(spent.epochs, share * spent.measured, share * spent.printed, spent.seconds)
+        stage = run(solver, Subset(problem, order[:size]), w, Termination(moved=0.1 / size, measured=200.0), seed=seed)
+        share, cost, w = size / problem.count, stage.trace[-1].cost, stage.w
+        cost = Cost(cost.epochs, share * cost.measured, share * cost.reported, cost.seconds)
         before, size = _sum(before, cost), size * factor
     last = run(solver, problem, w, stop, seed=seed)
-    return Result(last.w, [info._replace(spent=_sum(before, info.spent)) for info in last.trace], last.reason)
+    return Result(last.w, [info._replace(cost=_sum(before, info.cost)) for info in last.trace], last.reason)
 
 
-def _sum(a: Spent, b: Spent) -> Spent:
-    return Spent(a.epochs + b.epochs, a.measured + b.measured, a.printed + b.printed, a.seconds + b.seconds)
+def _sum(a: Cost, b: Cost) -> Cost:
+    return Cost(a.epochs + b.epochs, a.measured + b.measured, a.reported + b.reported, a.seconds + b.seconds)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.optim.estimators import Snapshot, batch_size, draw
-from orbitrec.optim.finite_sum import Counted
+from orbitrec.optim.problem import Counted
 
 _LEAST_CURVATURE = 1e-8  # of the largest: below it a direction has none that could be told from rounding
 
@@ -22,8 +22,8 @@ _LEAST_CURVATURE = 1e-8  # of the largest: below it a direction has none that co
 class InverseHessian(NamedTuple):
     """The form above: ``basis`` Q and ``inverse`` Λ⁻¹, ``rest`` γ, and pairs, oldest first, with sᵀy > 0.
 
-    ``lift`` multiplies every field first (e = d; with e = 0 it is the identity); ``age`` counts pairs since the last
-    renewal, for rules that renew now and then.
+    ``preconditioner`` multiplies every field first (e = d; with e = 0 it is the identity); ``age`` counts pairs since the last
+    refresh, for rules that renew now and then.
     """
 
     basis: Float[Tensor, "d r"]
@@ -31,7 +31,7 @@ class InverseHessian(NamedTuple):
     rest: float
     steps: Float[Tensor, "k d"]
     changes: Float[Tensor, "k d"]
-    lift: Float[Tensor, "e e"]
+    preconditioner: Float[Tensor, "e e"]
     age: int = 0
 
     @classmethod
@@ -41,23 +41,23 @@ class InverseHessian(NamedTuple):
         return cls(empty, empty[0], rest, empty.T, empty.T, empty[:0])
 
     def apply(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
-        """H⁻¹ times a field, lifted."""
-        return self._apply(self._lifted(field))
+        """H⁻¹ times a field, preconditioned."""
+        return self._apply(self._preconditioned(field))
 
-    def _lifted(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
-        return self.lift @ field if len(self.lift) else field
+    def _preconditioned(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
+        return self.preconditioner @ field if len(self.preconditioner) else field
 
     def _apply(self, vector: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
         """The two-loop recursion (Nocedal 1980)."""
         rho = 1 / (self.steps * self.changes).sum(1)
-        alphas = []
+        in_plane_angles = []
         for s, y, r in zip(self.steps.flip(0), self.changes.flip(0), rho.flip(0), strict=True):
-            alphas.append(r * (s @ vector))
-            vector = vector - alphas[-1] * y
+            in_plane_angles.append(r * (s @ vector))
+            vector = vector - in_plane_angles[-1] * y
         inner = self.basis.T @ vector
         vector = self.rest * vector + self.basis @ ((self.inverse - self.rest) * inner)
         for s, y, r in zip(self.steps, self.changes, rho, strict=True):
-            vector = vector + (alphas.pop() - r * (y @ vector)) * s
+            vector = vector + (in_plane_angles.pop() - r * (y @ vector)) * s
         return vector
 
     def with_pair(self, s: Float[Tensor, "d"], y: Float[Tensor, "d"], memory: int) -> "InverseHessian":
@@ -66,7 +66,7 @@ class InverseHessian(NamedTuple):
         A pair with too little curvature, sᵀy < 0.2 yᵀH⁻¹y, is damped (Powell 1978, in the inverse form): s moves
         towards H⁻¹y until the ratio is 0.2. A pair of no length is dropped.
         """
-        y = self._lifted(y)
+        y = self._preconditioned(y)
         image = self._apply(y)
         expected, seen = float(y @ image), float(s @ y)
         if not 0 < expected < float("inf"):
@@ -86,15 +86,15 @@ class InverseHessian(NamedTuple):
 class Metric(Protocol):
     """A rule for the inverse Hessian: what it learns from a pair of points, and what it asks of the problem anew."""
 
-    def printed_passes(self, problem: Counted) -> float:
-        """The thesis's cost of :meth:`renewed`, beyond that of the epoch (4.5.1)."""
+    def reported_passes(self, problem: Counted) -> float:
+        """The thesis's cost of :meth:`refreshed`, beyond that of the epoch (4.5.1)."""
         ...
 
-    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+    def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
         """After the full field became known at ``new`` as well as at ``old``, whether or not F is lower there."""
         ...
 
-    def renewed(
+    def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """For the steps from an accepted snapshot."""
@@ -105,15 +105,15 @@ class Metric(Protocol):
 class Identity:
     """No metric: the step is the field. What the other rules leave out, they inherit from here."""
 
-    def printed_passes(self, problem: Counted) -> float:
+    def reported_passes(self, problem: Counted) -> float:
         """None."""
         return 0.0
 
-    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+    def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
         """Nothing."""
         return inverse
 
-    def renewed(
+    def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """As it is."""
@@ -131,11 +131,11 @@ class SubsampledNewton(Identity):
     rank: int
     share: float = 0.1
 
-    def printed_passes(self, problem: Counted) -> float:
+    def reported_passes(self, problem: Counted) -> float:
         """dB/N."""
         return problem.dimension * batch_size(self.share, problem.count) / problem.count
 
-    def renewed(
+    def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """A new subsample at every snapshot."""
@@ -149,19 +149,19 @@ class SubsampledNewton(Identity):
 
 @dataclass(frozen=True)
 class BFGS(Identity):
-    """Secant pairs of snapshots, (4.9) and (4.10), with the safeguards that the printed form lacks.
+    """Secant pairs of snapshots, (4.9) and (4.10), with the safeguards that the reported form lacks.
 
     Attributes:
         memory: pairs kept.
         scaled: start from γ = sᵀy/yᵀy of the newest pair (Nocedal and Wright 7.20) instead of the identity.
-        of_map: pair Δw with ΔΨ, as Algorithm 5 is printed, instead of with the residual's change.
+        of_map: pair Δw with ΔΨ, as Algorithm 5 is reported, instead of with the residual's change.
     """
 
     memory: int = 100
     scaled: bool = True
     of_map: bool = False
 
-    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+    def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
         """One more pair."""
         s, y = new.w - old.w, new.field - old.field
         if self.of_map:
@@ -182,19 +182,19 @@ class InformationBFGS(BFGS):
 
     scaled: bool = False
 
-    def renewed(
+    def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """S at the snapshot; no data are touched."""
         information = problem.information(at.w)
         values, basis = torch.linalg.eigh(information)
         sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max()))
-        return inverse._replace(basis=basis.contiguous(), inverse=1 / sizes, lift=information)
+        return inverse._replace(basis=basis.contiguous(), inverse=1 / sizes, preconditioner=information)
 
 
 @dataclass(frozen=True)
 class FisherBFGS(Identity):
-    """BFGS pairs upon the damped empirical Fisher matrix of a few terms, renewed every ``period`` snapshots.
+    """BFGS pairs upon the damped empirical Fisher matrix of a few terms, refreshed every ``period`` snapshots.
 
     For a likelihood the Fisher matrix is an estimate of the Hessian that needs first derivatives only and is never
     negative; 16 d terms give it to about 25 %, and the pairs do the rest. Far from a solution it is damped in the
@@ -209,15 +209,15 @@ class FisherBFGS(Identity):
     damping: float = 0.02
     unseen: float = 0.3
 
-    def printed_passes(self, problem: Counted) -> float:
+    def reported_passes(self, problem: Counted) -> float:
         """Not in the thesis; as counted, spread over the period."""
         return problem.fisher_passes * min(1.0, self.terms * problem.dimension / problem.count) / self.period
 
-    def learned(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
+    def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
         """One more pair."""
         return inverse.with_pair(new.w - old.w, new.field - old.field, self.memory)._replace(age=inverse.age + 1)
 
-    def renewed(
+    def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
         """A new matrix below the pairs, if it is time."""

@@ -25,26 +25,26 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from orbitrec.optim.estimators import Batch, Estimator, Field, Full, Snapshot, VarianceReduced, em_residual, gradient
-from orbitrec.optim.finite_sum import Counted, FiniteSum
 from orbitrec.optim.metrics import BFGS, FisherBFGS, Identity, InformationBFGS, InverseHessian, Metric, SubsampledNewton
+from orbitrec.optim.problem import Counted, FiniteSum
 
 ROUNDING = 8 * torch.finfo(torch.float64).eps  # relative: F is a sum, and may rise by this much at a minimum
 
 _LEAST_LENGTH = 0.1  # of a step with secant pairs
 
 
-class Spent(NamedTuple):
+class Cost(NamedTuple):
     """All costs so far: epochs, data passes as measured and as the thesis counts them, processor seconds."""
 
     epochs: int = 0
     measured: float = 0.0
-    printed: float = 0.0
+    reported: float = 0.0
     seconds: float = 0.0
 
-    def and_epoch(self, measured: float, printed: float, started: float) -> "Spent":
+    def and_epoch(self, measured: float, reported: float, started: float) -> "Cost":
         """With one more epoch, begun at ``time.process_time() = started``."""
         seconds = self.seconds + time.process_time() - started
-        return Spent(self.epochs + 1, self.measured + measured, self.printed + printed, seconds)
+        return Cost(self.epochs + 1, self.measured + measured, self.reported + reported, seconds)
 
 
 class State(NamedTuple):
@@ -55,10 +55,10 @@ class State(NamedTuple):
     inverse: InverseHessian
     length: float
     generator: UInt8[Tensor, "s"]
-    spent: Spent
+    cost: Cost
 
 
-class Info(NamedTuple):
+class StepInfo(NamedTuple):
     """What an epoch found: the objective and the field's norm at the snapshot, and all costs so far.
 
     ``moved`` is by how much the objective changed from the snapshot before; ``accepted`` whether this epoch's was kept.
@@ -68,13 +68,13 @@ class Info(NamedTuple):
     field_norm: float
     moved: float
     accepted: bool
-    spent: Spent
+    cost: Cost
 
 
-def info_of(row: Sequence[Any]) -> Info:
+def info_of(row: Sequence[Any]) -> StepInfo:
     """What JSON made a list of."""
-    value, norm, moved, accepted, spent = row
-    return Info(value, norm, moved, accepted, Spent(*spent))
+    value, norm, moved, accepted, cost = row
+    return StepInfo(value, norm, moved, accepted, Cost(*cost))
 
 
 S = TypeVar("S", bound=tuple)
@@ -88,7 +88,7 @@ class Stepper(Protocol[S]):
         """The state before the first epoch."""
         ...
 
-    def step(self, problem: FiniteSum, state: S) -> tuple[S, Info]:
+    def step(self, problem: FiniteSum, state: S) -> tuple[S, StepInfo]:
         """One epoch."""
         ...
 
@@ -115,9 +115,9 @@ class Solver:
         w = w.detach().double()
         start = Snapshot(w, math.inf, torch.zeros_like(w))
         generator = torch.Generator().manual_seed(seed).get_state()
-        return State(w, start, InverseHessian.scaled_identity(len(w)), math.nan, generator, Spent())
+        return State(w, start, InverseHessian.scaled_identity(len(w)), math.nan, generator, Cost())
 
-    def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
+    def step(self, problem: FiniteSum, state: State) -> tuple[State, StepInfo]:
         """Judge the candidate snapshot, update the metric, and take an epoch's inner steps to the next candidate."""
         started = time.process_time()
         counted = Counted(problem)
@@ -126,23 +126,23 @@ class Solver:
         old = state.snapshot
         value, field = self.field(counted, state.w, None)
         accepted = value <= old.value + ROUNDING * abs(value) and bool(field.isfinite().all())
-        inverse, snapshot, printed = state.inverse, old, self.estimator.printed_passes(problem.count)
+        inverse, snapshot, reported = state.inverse, old, self.estimator.reported_passes(problem.count)
         if not accepted and old.value == math.inf:
             raise ArithmeticError("the objective or its field is not finite at the start")
         new = Snapshot(state.w, value, field)
         if old.value < math.inf and math.isfinite(value) and bool(field.isfinite().all()):
-            inverse = self.metric.learned(inverse, new, old)
+            inverse = self.metric.updated(inverse, new, old)
         if accepted:
             snapshot = new
-            inverse = self.metric.renewed(inverse, counted, snapshot, generator)
-            printed += self.metric.printed_passes(counted)
+            inverse = self.metric.refreshed(inverse, counted, snapshot, generator)
+            reported += self.metric.reported_passes(counted)
         length = self._length(counted, state, snapshot, accepted)
         if length < _LEAST_LENGTH and len(inverse.steps):  # the pairs mislead: forget them
             inverse = inverse.without_pairs()
         w = self._epoch(counted, snapshot, inverse, length, generator)
-        spent = state.spent.and_epoch(counted.passes, printed, started)
-        info = Info(snapshot.value, float(snapshot.field.norm()), abs(value - old.value), accepted, spent)
-        return State(w, snapshot, inverse, length, generator.get_state(), spent), info
+        cost = state.cost.and_epoch(counted.passes, reported, started)
+        info = StepInfo(snapshot.value, float(snapshot.field.norm()), abs(value - old.value), accepted, cost)
+        return State(w, snapshot, inverse, length, generator.get_state(), cost), info
 
     def _epoch(
         self,
@@ -184,13 +184,13 @@ class After:
         """The state of ``first``."""
         return self.first.init(problem, w, seed)
 
-    def step(self, problem: FiniteSum, state: State) -> tuple[State, Info]:
+    def step(self, problem: FiniteSum, state: State) -> tuple[State, StepInfo]:
         """One epoch of whichever's turn it is."""
-        if state.spent.epochs < self.epochs:
+        if state.cost.epochs < self.epochs:
             return self.first.step(problem, state)
-        if state.spent.epochs == self.epochs:
+        if state.cost.epochs == self.epochs:
             fresh = self.then.init(problem, state.w)
-            state = fresh._replace(generator=state.generator, spent=state.spent)
+            state = fresh._replace(generator=state.generator, cost=state.cost)
         return self.then.step(problem, state)
 
 

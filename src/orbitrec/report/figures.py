@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from orbitrec.densities import VonMisesFisherMixture
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
 from orbitrec.geometry.quadrature import spherical_design

@@ -83,7 +83,7 @@ def _first_crossing(
 ) -> Float[Tensor, "fine fine"]:
     """Where each ray first passes the level, along the direction to the viewer; NaN for a ray that misses.
 
-    The volume is turned once, on as many planes as rays have samples; within a plane it is bilinear, and linear between
+    The volume is rotated once, on as many planes as rays have samples; within a plane it is bilinear, and linear between
     a ray's last sample outside and its first inside.
     """
     front = torch.full((fine, fine), torch.nan)

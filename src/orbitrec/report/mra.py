@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.inference.losses import aligned, orbit_error, relative_errors
 from orbitrec.io.files import replacing, write_json
 from orbitrec.io.runs import RunFolder
-from orbitrec.recovery.mra.problem import MRAEstimate, MRAProblem, model_moments
+from orbitrec.moments.losses import aligned, orbit_error, relative_errors
+from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
 from orbitrec.report.style import BLUE, GREY, TEXT, label_axes
 
 Truth = tuple[Float[Tensor, "n"], Float[Tensor, "n"]]

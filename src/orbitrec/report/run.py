@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec import __version__
+from orbitrec.cryoem.config import Options
+from orbitrec.cryoem.result import InitialModel
 from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
@@ -19,8 +21,6 @@ from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
 from orbitrec.io.star import write_star
-from orbitrec.recovery.finishing import InitialModel
-from orbitrec.recovery.options import Options
 from orbitrec.report.figures import RunPicture, draw_run
 from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
 from orbitrec.report.page import REPORT, write_report
@@ -101,7 +101,7 @@ def write_initial_model(
 
 def _summary(star: Path, stack: ParticleStack, options: Options, result: InitialModel) -> dict[str, object]:
     pixel = stack.pixel_size_A
-    notes = result.survey.notes(result.inverted, diameter_given=options.diameter_A is not None)
+    notes = result.image_statistics.notes(result.inverted, diameter_given=options.diameter_A is not None)
     return {
         "orbitrec": __version__,
         "input": str(star),
@@ -123,7 +123,7 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "half_maps_unmasked_fsc0143_A": result.reconstruction.masked.unmasked.cutoff_A(0.143, pixel),
         "shift_spread_px": result.shift_spread_px,
         "contrast": "dense is dark" if result.inverted else "dense is bright",
-        "contrast_of_images": result.survey.contrast_text(),
+        "contrast_of_images": result.image_statistics.contrast_text(),
         "hand": "undetermined: the mirrored map explains the images equally well"
         + ("; flipped, as asked" if options.flip else " (--flip gives it)"),
         "symmetry": str(options.group),

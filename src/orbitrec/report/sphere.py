@@ -13,7 +13,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from orbitrec.densities import smoothed
+from orbitrec.densities.von_mises_fisher import smoothed
 from orbitrec.errors import InputError
 from orbitrec.io.files import replacing
 from orbitrec.report.style import SMALL, TEXT

@@ -21,7 +21,7 @@ from scipy.special import sph_harm_y_all, spherical_jn
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.symmetry import NO_SYMMETRY, PointGroup
+from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 
 
 def bessel_zeros(max_value: float) -> list[np.ndarray]:
@@ -194,8 +194,8 @@ class SphericalBesselVolume:
         shell, inverse = torch.unique(flat.norm(dim=-1).mul(1e9).round().div(1e9), return_inverse=True)
         harmonics = real_spherical_harmonics(flat, self.basis.degree)
         amplitude = self.basis.angular_sum(self.basis.radial(shell), self.coefficients.double())
-        turned = amplitude * harmonic_phases(self.basis.degree)[:, None]
-        values = torch.einsum("pa,ap->p", harmonics.to(turned.dtype), turned[:, inverse])
+        rotated = amplitude * harmonic_phases(self.basis.degree)[:, None]
+        values = torch.einsum("pa,ap->p", harmonics.to(rotated.dtype), rotated[:, inverse])
         dtype = torch.complex128 if points.dtype == torch.float64 else torch.complex64
         return values.reshape(points.shape[:-1]).to(dtype)
 

@@ -55,10 +55,10 @@ def table_2_3(
 def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, resume: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from orbitrec.experiments import table_2_2 as experiment
-    from orbitrec.experiments import table_2_2_results as results
-    from orbitrec.experiments.neural_truth import neural_truth
-    from orbitrec.experiments.two_moments import Truth
+    from orbitrec.thesis import table_2_2 as experiment
+    from orbitrec.thesis import table_2_2_results as results
+    from orbitrec.thesis.neural_truth import neural_truth
+    from orbitrec.thesis.two_moments import Truth
 
     size = experiment.QUICK if scale is Scale.quick else experiment.FULL
     truths = [*(Truth.of_map(path) for path in maps), Truth.gaussians()]

@@ -33,7 +33,7 @@ def table_3_1(
 
     Example:  orbitrec reproduce table-3.1 --map emd_0409.mrc --map emd_25892.mrc -o table-3.1
     """
-    from orbitrec.experiments import table_3_1 as experiment
+    from orbitrec.thesis import table_3_1 as experiment
 
     samples, problems, iterations = (1_000, 2, 100) if scale is Scale.quick else (13_000, 5, 300)
     with experiment_run(output) as (run, bar):
@@ -64,7 +64,7 @@ def table_3_2(
 
     Example:  orbitrec reproduce table-3.2 --map emd_0409.mrc -o table-3.2
     """
-    from orbitrec.experiments import table_3_2 as experiment
+    from orbitrec.thesis import table_3_2 as experiment
 
     size = experiment.QUICK if scale is Scale.quick else experiment.Size()
     if refining is not None:
@@ -89,7 +89,7 @@ def figure_3_7(
 
     Example:  orbitrec reproduce figure-3.7 --map emd_0409.mrc -o figure-3.7
     """
-    from orbitrec.experiments import figure_3_7 as experiment
+    from orbitrec.thesis import figure_3_7 as experiment
 
     iterations = 500 if scale is Scale.quick else 3_000
     with experiment_run(output) as (run, bar):

@@ -21,7 +21,7 @@ def table_2_1(
 
     Example:  orbitrec reproduce table-2.1 -o table-2.1
     """
-    from orbitrec.experiments import table_2_1 as experiment
+    from orbitrec.thesis import table_2_1 as experiment
 
     if scale is Scale.full and output is None:
         raise InputError("--scale full makes new weights and needs a folder for them; give -o DIR")
@@ -57,14 +57,14 @@ def mra_accuracy(
     """
     from dataclasses import replace
 
-    from orbitrec.experiments import mra_accuracy as experiment
+    from orbitrec.thesis import mra_accuracy as experiment
 
     settings = experiment.QUICK if scale is Scale.quick else experiment.Settings()
     settings = replace(settings, problems=problems or settings.problems)
     methods = experiment.chosen(method)
     with experiment_run(output) as (run, bar):
         task = bar.add_task("table", total=experiment.row_count(settings, methods))
-        rows = experiment.table(settings, methods, listen=lambda row: bar.advance(task))
+        rows = experiment.table(settings, methods, callback=lambda row: bar.advance(task))
         if run is not None:
             experiment.write_results(run, settings, rows)
     show(as_json, experiment.as_json(settings, rows), experiment.as_text(rows))
@@ -82,7 +82,7 @@ def figure_2_4(
 
     Example:  orbitrec reproduce figure-2.4 --scale full -o figure-2.4
     """
-    from orbitrec.experiments import figure_2_4 as experiment
+    from orbitrec.thesis import figure_2_4 as experiment
 
     size = experiment.QUICK if scale is Scale.quick else experiment.Scale()
     with experiment_run(output) as (run, bar):

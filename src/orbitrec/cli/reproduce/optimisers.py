@@ -8,7 +8,7 @@ import typer
 from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, resumable_experiment, show
 
 if TYPE_CHECKING:
-    from orbitrec.experiments.optimiser_table import Comparison, Watch
+    from orbitrec.thesis.optimiser_table import Comparison, Watch
 
 
 @app.command("table-4.1")
@@ -24,7 +24,7 @@ def table_4_1(
 
     Example:  orbitrec reproduce table-4.1 --scale full -o table-4.1
     """
-    from orbitrec.experiments import table_4_1 as experiment
+    from orbitrec.thesis import table_4_1 as experiment
 
     size = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
     _compare(experiment, 2 * len(experiment.contestants(1)), size, output, resume, as_json)
@@ -43,7 +43,7 @@ def table_4_2(
 
     Example:  orbitrec reproduce table-4.2 --scale full -o table-4.2
     """
-    from orbitrec.experiments import table_4_2 as experiment
+    from orbitrec.thesis import table_4_2 as experiment
 
     size = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
     _compare(experiment, 2 * len(experiment.contestants()), size, output, resume, as_json)
@@ -62,7 +62,7 @@ def table_4_3(
 
     Example:  orbitrec reproduce table-4.3 -o table-4.3
     """
-    from orbitrec.experiments import table_4_3 as experiment
+    from orbitrec.thesis import table_4_3 as experiment
 
     size = (1, 500.0) if scale is Scale.quick else (5, 2_000.0)
     _compare(experiment, len(experiment.contestants()), size, output, resume, as_json)
@@ -79,8 +79,8 @@ def optimiser_starts(
 
     Example:  orbitrec reproduce optimiser-starts -o starts
     """
-    from orbitrec.experiments import optimiser_starts as experiment
-    from orbitrec.experiments.optimiser_table import Watch
+    from orbitrec.thesis import optimiser_starts as experiment
+    from orbitrec.thesis.optimiser_table import Watch
 
     epochs = 100.0 if scale is Scale.quick else 1_000.0
     settings = {"experiment": "optimiser-starts", "epochs": epochs}
@@ -105,7 +105,7 @@ def _compare(
     experiment: _Experiment, methods: int, scale: tuple[int, float], output: Path | None, resume: bool, as_json: bool
 ) -> None:
     """Run so many ``methods`` at a ``scale`` of seeds and epochs, write the results to ``output`` and show them."""
-    from orbitrec.experiments import optimiser_table
+    from orbitrec.thesis import optimiser_table
 
     seeds, epochs = scale
     settings = {"experiment": experiment.TITLE, "seeds": seeds, "epochs": epochs}

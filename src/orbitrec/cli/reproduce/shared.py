@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
-    from orbitrec.io.checkpoints import Checkpoints
     from orbitrec.io.runs import RunFolder
+    from orbitrec.runtime.checkpoints import Checkpoints
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -66,8 +66,8 @@ def resumable_experiment(
     """As :func:`experiment_run`, for hours of work: what is done is kept in the folder until the end."""
     from contextlib import nullcontext
 
-    from orbitrec.io.checkpoints import Checkpoints
-    from orbitrec.io.runs import resumable_run
+    from orbitrec.runtime.checkpoints import Checkpoints
+    from orbitrec.runtime.runs import resumable_run
 
     if resume and output is None:
         raise InputError("--resume goes on with the run in a folder; say in which by -o DIR")

@@ -1,0 +1,1 @@
+"""Single-particle cryo-EM: a volume and poses from particle images."""

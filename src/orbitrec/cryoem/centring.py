@@ -1,0 +1,100 @@
+"""Centring before any model exists: EM for a radially symmetric template over shifts.
+
+The same likelihood with one direction and one mode: the template is the azimuthal mean ``t(k)`` of the particle's
+image, the group is the plane's translations with a Gaussian prior of unknown width. It takes a pass over low
+frequencies and usually removes most of the shift, so that the search over orientations need not carry one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import jv
+from torch import Tensor
+
+from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.geometry.polar import PolarGrid
+
+
+def shift_grid(radius: float, step: float) -> Float[Tensor, "s 2"]:
+    """Displacements (x, y) on a square lattice of ``step`` within ``radius`` pixels; always holds zero."""
+    reach = int(radius / step) + 1
+    axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * step
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    points = torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)
+    return points[points.norm(dim=1) <= radius * (1 + 1e-9)]
+
+
+@dataclass(frozen=True)
+class Centring:
+    """The fit: where each particle's content sits.
+
+    ``centres``: (N, 2) posterior mean displacement in pixels; ``prior_px``: fitted standard deviation of shifts per
+    axis; ``residual_px``: posterior standard deviation per axis, neither below what the lattice of shifts can tell (its
+    step/√12); ``profile``: t(k) in polar coordinates of mode 0.
+    """
+
+    centres: Float[Tensor, "N 2"]
+    prior_px: float
+    residual_px: float
+    profile: Float[Tensor, "k"]
+
+
+def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Float[Tensor, "s two m k"]:
+    """Rows of ``Re Σ_m``: mode 0 of an image moved back by each shift, from its modes (Jacobi–Anger).
+
+    ``e^{ik·s} = Σ_q i^q J_q(k|s|) e^{iq(φ−θ)}``, so mode 0 gathers ``i^m J_m e^{imθ} F_m`` over m of both signs.
+    """
+    distance, theta = shifts.norm(dim=1), torch.atan2(shifts[:, 1], shifts[:, 0])
+    m = torch.arange(grid.max_mode + 1)
+    bessel = np.stack([jv(int(q), (distance[:, None] * grid.nodes).numpy()) for q in m], axis=1)
+    turns = torch.tensor([1j**q for q in range(len(m))], dtype=torch.complex128)
+    phase = torch.exp(1j * m * theta[:, None]) * turns * grid.mode_weights
+    kernel = torch.from_numpy(bessel) * phase[:, :, None]
+    return torch.stack([kernel.real, -kernel.imag], dim=1)
+
+
+def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1024, iterations: int = 8) -> Centring:
+    """Centre all particles at frequencies up to ``k_max`` from a Gaussian prior of ``prior_px`` per axis."""
+    reach = 3 * prior_px
+    grid = data.grid.below(k_max, reach + 1)
+    step = 0.8 / k_max
+    shifts = shift_grid(reach, step)
+    kernel = _mode_zero_after_shift(grid, shifts).to(data.device, torch.float32).flatten(1, 2)
+    correlation = torch.empty(len(data), len(shifts), grid.node_count, device=data.device)
+    for rows in torch.arange(len(data)).split(chunk):
+        modes = torch.view_as_real(data.seen(rows, grid)[0])
+        flat = modes.permute(2, 0, 3, 1).flatten(2)  # (k, b, 2m)
+        correlation[rows] = torch.matmul(flat, kernel.permute(2, 1, 0)).permute(1, 2, 0)
+    power = data.filters[data.filter_index, : grid.node_count].to(data.device)
+    shifts = shifts.to(data.device)
+    square = shifts.square().sum(1)
+    profile = correlation[:, int(square.argmin())].sum(0) / power.sum(0)
+    # A point of the lattice stands for its cell: well-centred particles would drive the width to zero, and 0/0.
+    variance, cell = prior_px**2, step**2 / 12
+    p = correlation.new_zeros(len(data), len(shifts))
+    for _ in range(iterations):
+        # A radial template's energy is the same at every shift and drops out of the posterior.
+        score = correlation @ profile - (square / (2 * variance)).float()
+        p = torch.softmax(score, dim=1)
+        profile = torch.einsum("bs,bsk->k", p, correlation) / power.sum(0)
+        variance = max(float((p.double() @ square).mean() / 2), cell)
+    centres = p.double() @ shifts
+    residual = max(float((p.double() @ square - centres.square().sum(1)).mean() / 2), cell)
+    return Centring(centres.cpu(), variance**0.5, residual**0.5, profile.cpu())
+
+
+def centre_marching(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:
+    """Centre at rising frequencies for as long as the fit stays a centring.
+
+    A radial template can lock on to a feature smaller than the particle. It then moves images about more than they were
+    moved, and the fitted width of the shifts grows: the last resolution before that happens is kept.
+    """
+    best = centre(data, k_starts[0], prior_px=prior_px)
+    for k_max in k_starts[1:]:
+        finer = centre(data, k_max, prior_px=prior_px)
+        if finer.prior_px > 1.2 * best.prior_px or finer.residual_px > best.residual_px:
+            break
+        best = finer
+    return best

@@ -1,0 +1,149 @@
+"""What goes wrong in practice, and how it shows: one sentence for everything that a finished run gives reason to doubt.
+
+Thresholds are far from what good data show, so that silence is the rule.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orbitrec.cryoem.multiresolution import Selection
+from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.reconstruct import Reconstruction
+from orbitrec.cryoem.symmetry import SymmetryCheck
+from orbitrec.geometry.fourier import radial_frequencies
+from orbitrec.geometry.quadrature import spherical_design
+
+FEW_PARTICLES = 1000
+CONE_DEG = 20.0
+"""Half-angle of the cone, and half-width of the belt, in which views are counted."""
+COLLAPSED_SHARE = 0.5
+"""Of all views in one cone, which holds 6 % of uniform ones."""
+UNSEEN_SHARE = 0.1
+"""Of the slices that uniform views put through a direction."""
+SILENT_SHARE = 0.02
+"""Of the CTF's power at neighbouring frequencies, below which a frequency is as good as not measured."""
+EDGE_SHARE = 0.5
+"""Of the density's power in the outer tenth of the ball's radius, which is a quarter of its volume."""
+AS_GOOD = 0.01
+"""Starts whose likelihood is within this share of the best explain the particles as well."""
+SYMMETRIC = 0.5
+"""Mean correlation of a map's shells with themselves rotated, below which it does not have a symmetry."""
+SYMMETRIC_KEPT = 0.9
+"""Share of the log-likelihood that a map with the symmetry keeps when it is averaged over it."""
+OTHER_MAP = 0.8
+"""Correlation below which maps at this resolution are not the same."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a result is judged by; ``rotations`` are RELION's, ``radius`` is of the ball in pixels."""
+
+    rebuilt: Reconstruction
+    rotations: Float[Tensor, "N 3 3"]
+    radius: float
+    pixel_size_A: float
+    data: ParticleModes
+    selected: Selection
+    symmetry: SymmetryCheck | None
+
+
+def doubts(evidence: Evidence) -> list[str]:
+    """One sentence for every doubt; none is the rule."""
+    parts = (_particles, _symmetry, _starts, _views, _resolution, _ball, _silent_shells)
+    return [sentence for part in parts for sentence in part(evidence)]
+
+
+def _particles(evidence: Evidence) -> Iterator[str]:
+    count = len(evidence.rotations)
+    if count < FEW_PARTICLES:
+        yield f"{count} particles are few: expect the outline of the particle, and another run to differ in the rest."
+
+
+def _symmetry(evidence: Evidence) -> Iterator[str]:
+    found = evidence.symmetry
+    if found is not None and (found.score < SYMMETRIC or found.kept < SYMMETRIC_KEPT):
+        yield (
+            f"The map does not show the symmetry {found.group} that was asked for: its shells correlate by "
+            f"{found.score:.2f} with themselves rotated, and averaged it keeps {100 * found.kept:.0f} % of the "
+            "likelihood; run without --symmetry and look."
+        )
+
+
+def _starts(evidence: Evidence) -> Iterator[str]:
+    finalists = evidence.selected.finalists
+    best = max((finalist.score for finalist in finalists), default=0.0)
+    for finalist in finalists:
+        if finalist.score > best - AS_GOOD * abs(best) and finalist.agreement < OTHER_MAP:
+            yield (
+                f"Start {finalist.start + 1} explains the particles as well as the chosen one and is another map "
+                f"(correlation {finalist.agreement:.2f}): the result may be one of several; try other seeds."
+            )
+
+
+def view_shares(rotations: Float[Tensor, "N 3 3"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    """For directions all over the sphere: share of views in the cone around each, and slices through its neighbourhood.
+
+    The second is over what uniform views would give. A view and its opposite are the same; a slice goes through the
+    directions that are at right angles to its view.
+    """
+    directions = spherical_design(15)
+    cosine = (directions @ rotations[:, :, 2].to(directions).mT).abs()
+    half = math.radians(CONE_DEG)
+    cone = (cosine > math.cos(half)).double().mean(1)
+    return cone, (cosine < math.sin(half)).double().mean(1) / math.sin(half)
+
+
+def _views(evidence: Evidence) -> Iterator[str]:
+    cone, slices = view_shares(evidence.rotations)
+    if float(cone.max()) > COLLAPSED_SHARE:
+        yield (
+            f"{100 * float(cone.max()):.0f} % of the views are within {CONE_DEG:.0f}° of one axis: either the "
+            "particles lie that way, or the search collapsed; other seeds tell, and a tilted data set helps."
+        )
+    if float(slices.min()) < UNSEEN_SHARE:
+        yield (
+            "Some directions of the map are hardly seen from any view, so it is smeared along them: collect other "
+            "views, or tilt."
+        )
+
+
+def _resolution(evidence: Evidence) -> Iterator[str]:
+    limit = 2 * evidence.pixel_size_A
+    found = evidence.rebuilt.masked.corrected.cutoff_A(0.143, evidence.pixel_size_A)
+    if math.isinf(found):
+        yield "The half-maps have nothing in common: this is no reconstruction."
+    elif found < 1.05 * limit:
+        yield (
+            f"The resolution is at the limit of the pixels, {limit:.1f} Å: extract the particles with smaller pixels "
+            "to see more."
+        )
+
+
+def _ball(evidence: Evidence) -> Iterator[str]:
+    n, radius = len(evidence.rebuilt.volume), evidence.radius
+    distance = radial_frequencies(n, 3) * n / (2 * math.pi)
+    density = evidence.rebuilt.volume.clamp(min=0).double().square()
+    inside = float(density[distance < radius].sum())
+    edge = float(density[(distance > 0.9 * radius) & (distance < radius)].sum())
+    if inside > 0 and edge / inside > EDGE_SHARE:
+        yield (
+            f"Most of the density lies at the edge of its ball, an empty shell: the particle is larger or smaller than "
+            f"{2 * radius * evidence.pixel_size_A:.0f} Å (--diameter), or nothing was found."
+        )
+
+
+def _silent_shells(evidence: Evidence) -> Iterator[str]:
+    nodes = evidence.data.grid.nodes
+    power = evidence.data.ctf2_over_noise(torch.arange(len(evidence.data))).double().mean(0)
+    around = torch.stack([power.roll(shift) for shift in (-2, -1, 1, 2)]).amax(0)
+    silent = (power < SILENT_SHARE * around)[2:-2] & (nodes[2:-2] > math.pi / evidence.radius)
+    for k in nodes[2:-2][silent].tolist():
+        yield (
+            f"No particle's CTF passes {2 * math.pi * evidence.pixel_size_A / k:.0f} Å, so the map has an empty shell "
+            "there: use micrographs of several defocus values."
+        )

@@ -1,0 +1,200 @@
+"""What some of a stack's images say before a run: contrast, background, scale of the signal, size of the particle."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import Noise, corner_mask
+
+DIAMETER_SHARE = 0.625
+"""Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
+AGREES = 0.2
+"""The usual share of the box stands where what the images show is within this share of it: it was measured to serve
+better than a ball that just holds what can be seen."""
+MARGIN = 1.1
+"""Of the ball over what can be seen, otherwise."""
+HELD = 0.98
+"""Share of the signal's energy in projection that the particle's ball is to hold."""
+CYCLES = 6
+"""Standard deviation of the low-pass filter that sizes are measured behind, cycles per box."""
+UNEVEN_MEAN, UNEVEN_DEVIATION = 0.2, 0.1
+"""Backgrounds further from one another than this, in standard deviations, are normalised image by image."""
+UNEVEN_SIGNAL = 0.1
+"""Groups whose signal differs in scale by more than this share are brought to one scale."""
+CLEAR = 5.0
+"""Standard errors that a finding is above chance by."""
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """The findings.
+
+    ``diameter_A``: of the particle's ball; ``diameter_found``: whether the images show the particle's size, or the
+    usual share of the box is taken without; ``contrast``: skewness of the images, their CTF's sign undone, in standard
+    errors, positive where dense is bright, for a particle is compact and dense on an empty ground; ``normalised``:
+    backgrounds differ and are normalised on reading; ``scales``: the signal's scale in each noise group over that of
+    all, ones where they agree.
+    """
+
+    diameter_A: float
+    diameter_found: bool
+    contrast: float
+    normalised: bool
+    scales: Float[Tensor, "g"]
+
+    def applied(self, stack: ParticleStack) -> ParticleStack:
+        """The stack read as the findings ask for."""
+        factors = stack.factors / self.scales[stack.noise_groups()].numpy()
+        return replace(stack, normalised=self.normalised, factors=factors)
+
+    def contrast_text(self) -> str:
+        """What the contrast is, in words."""
+        if abs(self.contrast) < CLEAR:
+            return "not clear from the images"
+        return "dense is bright" if self.contrast > 0 else "dense is dark"
+
+    def notes(self, inverted: bool | None = None, *, diameter_given: bool = False) -> list[str]:
+        """One sentence for everything that was done or could not be told.
+
+        Args:
+            inverted: whether the map that came of the images says that dense is dark in them, once there is one.
+            diameter_given: whether a person has set the diameter.
+        """
+        notes = []
+        if inverted is not None and abs(self.contrast) >= CLEAR and (self.contrast < 0) != inverted:
+            notes.append(
+                f"The images look as if {self.contrast_text()}, the map as if it were the other way round: compare it "
+                "with what you know, and set --invert or --no-invert."
+            )
+        if not (self.diameter_found or diameter_given):
+            notes.append(
+                f"The images do not show where the particle ends: a ball of {self.diameter_A:.0f} Å "
+                f"({DIAMETER_SHARE} box) is assumed; set --diameter if you know it."
+            )
+        if self.normalised:
+            notes.append("The images' backgrounds differ: each is brought to mean 0 and variance 1.")
+        if bool((self.scales != 1).any()):
+            low, high = float(self.scales.min()), float(self.scales.max())
+            notes.append(
+                f"The signal of the optics groups differs in scale, {low:.2f} to {high:.2f} of the mean: they are "
+                "brought to one scale."
+            )
+        return notes
+
+
+def image_statistics(stack: ParticleStack) -> ImageStatistics:
+    """Look at up to two thousand images of every noise group.
+
+    Raises:
+        InputError: for NaN or constant images, or where corners are constant.
+    """
+    normalised = _uneven(stack)
+    stack = replace(stack, normalised=normalised)
+    noise, groups = estimated_noise(stack), stack.noise_groups()
+    looks = [_look(stack, noise, (groups == g).nonzero().flatten()) for g in range(int(groups.max()) + 1)]
+    counts = torch.tensor([look.count for look in looks], dtype=torch.float64)
+    power = torch.stack([look.signal for look in looks]).clamp(min=0)
+    scales = (power / (power @ counts / counts.sum())).sqrt()
+    clear = bool((power > 0).all()) and len(looks) > 1 and bool(((scales - 1).abs() > UNEVEN_SIGNAL).any())
+    largest = looks[int(counts.argmax())]
+    radius = particle_radius(largest.profile, largest.error)
+    contrasts = torch.stack([look.contrast for look in looks])
+    usual = DIAMETER_SHARE * stack.n / 2
+    ball = usual if radius is None or abs(radius / usual - 1) <= AGREES else min(MARGIN * radius, 0.48 * stack.n)
+    return ImageStatistics(
+        diameter_A=2 * ball * stack.pixel_size_A,
+        diameter_found=radius is not None,
+        contrast=float((contrasts @ counts.sqrt()) / counts.sum().sqrt()),
+        normalised=normalised,
+        scales=scales if clear else torch.ones(len(looks), dtype=torch.float64),
+    )
+
+
+def _uneven(stack: ParticleStack) -> bool:
+    """Whether backgrounds differ from image to image more than noise makes them."""
+    corner = corner_mask(stack.n)
+    runs = sampled_runs(stack, torch.arange(len(stack)), 500)
+    background = torch.cat([stack.images(run)[:, corner] for run in runs]).double()
+    mean, deviation = background.mean(1), background.std(1)
+    typical = float(deviation.mean())
+    if typical <= 1e-6 * float(background.abs().max()):
+        return False  # noiseless: there is nothing to normalise by
+    uneven_mean = float(mean.square().mean().sqrt()) > UNEVEN_MEAN * typical
+    return uneven_mean or float(deviation.std(correction=0)) > UNEVEN_DEVIATION * typical
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Of one noise group: ``profile``: mean variance of the low-passed signal at each radius in pixels, ``error``: its
+    standard error; ``signal``: what the signal's power is proportional to; ``contrast``: in standard errors.
+    """
+
+    count: int
+    profile: Float[Tensor, "r"]
+    error: Float[Tensor, "r"]
+    signal: Float[Tensor, ""]
+    contrast: Float[Tensor, ""]
+
+
+def _look(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _Look:
+    n = stack.n
+    k = radial_frequencies(n)
+    low = torch.exp(-0.5 * (k * n / (2 * math.pi * CYCLES)).square())
+    x = torch.arange(n) - n // 2
+    radius = (x.square()[:, None] + x.square()).double().sqrt().round().long().flatten()
+    inside, pixels = radius <= 0.3 * n, torch.bincount(radius).double()
+    profiles, contrasts, weights = [], [], []
+    for run in sampled_runs(stack, rows):
+        transform = centred_fft(stack.images(run)) * low.float()
+        spectrum = noise.at_rows(run, k) * low.square()
+        filtered, square = transform, torch.ones(1, n, n)
+        if stack.ctf is not None:
+            ctf = stack.ctf.select(run).on_grid(n, stack.pixel_size_A)
+            multiplied, square = stack.premultiplied[run, None, None], ctf.square()
+            spectrum = torch.where(multiplied, square * spectrum, spectrum)
+            filtered = torch.where(multiplied, transform, ctf * transform)
+        excess = centred_ifft(transform).real.double().square() - spectrum.mean((-2, -1))[:, None, None]
+        profiles.append(torch.zeros(len(run), len(pixels)).double().index_add_(1, radius, excess.flatten(1)) / pixels)
+        shown = centred_ifft(filtered).real.double().flatten(1)[:, inside]
+        # About their own mean: otherwise three times the noise's variance multiplies the signal's mean.
+        contrasts.append((shown - shown.mean(1, keepdim=True)).pow(3).mean(1))
+        weights.append((square * low.square()).mean((-2, -1)).double().expand(len(run)))
+    profile, contrast = torch.cat(profiles), torch.cat(contrasts)
+    mean, error = profile.mean(0), profile.std(0) / math.sqrt(len(profile))
+    radii = torch.arange(n // 4 + 1)
+    signal = (mean * pixels)[radii].sum() / torch.cat(weights).mean()
+    significance = contrast.mean() / (contrast.std() / math.sqrt(len(contrast)))
+    return _Look(len(rows), mean[: n // 2 + 1], error[: n // 2 + 1], signal, significance)
+
+
+def particle_radius(profile: Float[Tensor, "r"], error: Float[Tensor, "r"]) -> float | None:
+    """Radius in pixels of the disc that holds nearly all of a signal, or None where that cannot be told.
+
+    The signal ends where its variance first falls below a hundredth of the largest, or below three standard errors. It
+    cannot be told if it is not clear of the noise anywhere, or has not ended at 0.45 of the box, or ends with less than
+    a tenth of the box: then what is seen is no single particle.
+
+    Args:
+        profile: variance of the signal at radius 0, 1, …, half the box.
+        error: its standard error.
+    """
+    radii = torch.arange(len(profile), dtype=torch.float64)
+    peak = float(profile[2:].max())
+    if not peak > 2 * CLEAR * float(error[2:][profile[2:].argmax()]):
+        return None
+    ended = ((profile < 0.01 * peak) | (profile < 3 * error)) & (radii > 2)
+    if not bool(ended.any()):
+        return None
+    end = int(ended.nonzero()[0])
+    energy = (profile * radii).clamp(min=0)[: end + 1].cumsum(0)
+    # A shell's energy lies half a pixel to both sides of its radius.
+    radius = float(np.interp(HELD * float(energy[-1]), energy.numpy(), radii[: end + 1].numpy() + 0.5))
+    box = 2 * (len(profile) - 1)
+    return radius if 0.1 * box <= radius and end <= 0.45 * box else None

@@ -1,0 +1,167 @@
+"""One resolution's search: which directions, angles and shifts, and the E- and M-steps on them.
+
+Everything scales with the bandwidth ``B = radius · k_max``, the number of Nyquist samples across the particle's radius
+(times π): harmonics, circular modes and radial functions stop near B, so directions and angles that resolve degree B
+resolve the particle, whatever its size.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.quadrature import design_sizes, spherical_design
+from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation
+from orbitrec.inference.template_bank import TemplateBank
+from orbitrec.models.base import Circle
+from orbitrec.models.cryoem import PolarProjector, polar_circle
+from orbitrec.optim.conjugate_gradients import solve_symmetric
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+
+PRIOR_FACTOR = 4.0
+"""Prior variance of a coefficient over the current mean square of its shell: above one, so that a shell can grow; it
+plays the part of RELION's regularisation parameter T."""
+DENSITY_FLOOR = 0.2
+"""Weight of the uniform density mixed into the estimated view density, so that no direction is given up."""
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeAndViews:
+    """The unknowns.
+
+    ``coefficients``: (p,) of the volume, real; ``log_views``: (d,) log density of views, which sums to one.
+    """
+
+    coefficients: Float[Tensor, "p"]
+    log_views: Float[Tensor, "d"]
+
+
+@dataclass(frozen=True, eq=False)
+class ResolutionLevel:
+    """Projector and circle for one resolution, of ``bandwidth`` = radius · k_max."""
+
+    bandwidth: float
+    projector: PolarProjector
+    circle: Circle
+
+    @classmethod
+    def at(
+        cls, grid: PolarGrid, radius: float, bandwidth: float, group: PointGroup = NO_SYMMETRY, device: str = "cpu"
+    ) -> "ResolutionLevel":
+        """The level of ``bandwidth`` for a particle of ``radius`` pixels and some symmetry, on a prefix of ``grid``.
+
+        Its templates, and what is compared with them, are on ``device``; its models are on the CPU.
+        """
+        part = grid.below(bandwidth / radius, radius)
+        basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
+        degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
+        angles = 2 * math.ceil(1.2 * bandwidth)
+        projector = PolarProjector(basis, part, spherical_design(degree), device=device)
+        return cls(bandwidth, projector, polar_circle(part, angles))
+
+    @property
+    def basis(self) -> SphericalBesselBasis:
+        """The volume's basis."""
+        return self.projector.basis
+
+    @property
+    def grid(self) -> PolarGrid:
+        """The images' polar grid."""
+        return self.projector.grid
+
+    @property
+    def directions(self) -> Float[Tensor, "d 3"]:
+        """Viewing directions searched."""
+        return self.projector.directions
+
+    def volume(self, model: VolumeAndViews) -> SphericalBesselVolume:
+        """The model's volume."""
+        return SphericalBesselVolume(self.basis, model.coefficients.double())
+
+    def density(self, model: VolumeAndViews) -> tuple[Float[Tensor, "n n n"], float]:
+        """The volume on the coarsest lattice that holds what it shows, and the lattice's spacing in pixels."""
+        pixel = 0.8 * math.pi / self.basis.k_max  # its Nyquist frequency is 1.25 k_max
+        scaled = replace(self.basis, radius=self.basis.radius / pixel, k_max=self.basis.k_max * pixel)
+        n = 2 * math.ceil(1.3 * scaled.radius + 1)
+        return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
+
+    def bank(self, model: VolumeAndViews) -> TemplateBank:
+        """The model's templates and density of views as the E-step wants them; in-plane angles are uniform."""
+        log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
+        templates = self.projector.templates(model.coefficients)
+        log_density = log_density.contiguous().to(templates.device)
+        return TemplateBank(templates, log_density, self.circle, antipodal=True)
+
+    def expectation(
+        self, model: VolumeAndViews, observed: Observations, candidates: Int[Tensor, "b c"] | None = None
+    ) -> tuple[Statistics, Assignment]:
+        """E-step under ``model``."""
+        return expectation(observed, self.bank(model), candidates=candidates)
+
+    def maximisation(self, model: VolumeAndViews, statistics: Statistics) -> VolumeAndViews:
+        """M-step: the regularised least-squares volume and the view density.
+
+        Minimises ``½ w*(C* W C)w − w*C* first + ½ Σ w²/τ²`` by preconditioned conjugate gradients from the present
+        volume (a few iterations: a generalised EM step), τ² being :data:`PRIOR_FACTOR` × the present power of a shell.
+        """
+        precision = 1 / self.prior_variance(model.coefficients)
+        diagonal = self.projector.uniform_diagonal(statistics.second.sum(0)) + precision
+        w = solve_symmetric(
+            lambda x: self.projector.normal(x, statistics.second) + precision * x,
+            self.projector.adjoint(statistics.first),
+            start=model.coefficients,
+            diagonal=diagonal,
+            iterations=8,
+        )
+        views = statistics.occupancy.sum(1).cpu()
+        views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
+        return VolumeAndViews(w, views.log())
+
+    def prior_variance(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
+        """τ² of every coefficient from the power of coefficients at neighbouring frequencies."""
+        return PRIOR_FACTOR * (self._shell_average @ w.square()).clamp(min=torch.finfo(w.dtype).tiny)
+
+    @cached_property
+    def _shell_average(self) -> Float[Tensor, "p p"]:
+        frequency = self.basis.frequency
+        width = 0.35 * math.pi / self.basis.radius  # a third of the spacing of radial functions of one degree
+        kernel = torch.exp(-0.5 * ((frequency[:, None] - frequency) / width).square())
+        return (kernel / kernel.sum(1, keepdim=True)).to(self.projector.dtype)
+
+    def random_model(
+        self, generator: torch.Generator, ctf2_over_noise: Float[Tensor, "k"], energy: float = 0.5
+    ) -> VolumeAndViews:
+        """A random volume whose templates carry ``energy`` = Σ h² |T|² on average, and uniform views.
+
+        Half a unit is faint: it moves log-likelihoods by order one, so the first posterior is flat and the first
+        E-steps average the images; what then grows is what the data amplify most. Random volumes as strong as the data
+        lock the first posterior on to noise and end in worse optima (``docs/architecture.md``).
+        """
+        w = torch.randn(len(self.basis), generator=generator, dtype=torch.float64)
+        w = (w * torch.exp(-2 * (self.basis.frequency * self.basis.radius / 6).square())).to(self.projector.dtype)
+        power = self.projector.templates(w).abs().square().sum(1).mean(0).cpu()
+        drawn = (power * ctf2_over_noise[: self.grid.node_count]).sum()
+        return VolumeAndViews(w * (energy / drawn).sqrt(), self.uniform_views())
+
+    def uniform_views(self) -> Float[Tensor, "d"]:
+        """Log of equal weights on all directions."""
+        count = len(self.directions)
+        return torch.full((count,), -math.log(count), dtype=self.projector.dtype)
+
+    def prolongated(self, model: VolumeAndViews, to: "ResolutionLevel") -> VolumeAndViews:
+        """The model on a finer level: the same volume, the view density interpolated."""
+        views = to.directional_kernel(self) @ model.log_views.exp()
+        views = views.clamp(min=float(views.max()) * 1e-6)
+        return VolumeAndViews(self.basis.embed(model.coefficients, to.basis), (views / views.sum()).log())
+
+    def directional_kernel(self, coarse: "ResolutionLevel") -> Float[Tensor, "d e"]:
+        """Smoothing weights from a coarser level's directions to this one's: von Mises–Fisher of its spacing."""
+        concentration = len(coarse.directions) / 4  # spacing² ≈ 4π/e, so the kernel's width is about a spacing
+        cosines = (self.directions @ coarse.directions.mT).to(self.projector.dtype)
+        kernel = torch.exp(concentration * (cosines - 1))
+        return kernel / kernel.sum(1, keepdim=True)

@@ -1,0 +1,159 @@
+"""Continuous pose refinement: Levenberg–Marquardt on the likelihood of each particle's rotation and shift.
+
+For one particle the log-likelihood of a pose is ``Re⟨Y, T⟩ − ½ ⟨h² T, T⟩`` with the template T on its polar circle.
+With ``R ← R exp([δ]×)`` and points ``q₀ = (kx, ky, 0)`` the template moves by ``δ · (q₀ × Rᵀ∇v̂(R q₀))`` and, with the
+shift, by ``−i k T``; ``∇v̂`` is the transform of ``−i x v(x)``. Value and gradient come from one interpolation of four
+grids.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+from torch.nn.functional import grid_sample, pad
+
+from orbitrec.cryoem.preprocess import ParticleModes, Progress
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.rotations import rotation_vector_to_matrix
+from orbitrec.runtime.distributed import fill_in, share
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
+
+OVERSAMPLING = 3
+"""Fourier samples per Nyquist interval of the ball; with the sinc² correction the error is about 1 % of a template."""
+
+
+class SliceInterpolator:
+    """``v̂`` and ``∇v̂`` anywhere below ``k_max`` by trilinear interpolation of oversampled grids.
+
+    Works in a lattice of its own, whose Nyquist frequency is 1.25 k_max, so cost does not depend on the stack's box; on
+    ``device``, where the points must be.
+    """
+
+    def __init__(self, volume: SphericalBesselVolume, device: str = "cpu") -> None:
+        basis = volume.basis
+        self._pixel = 0.8 * math.pi / basis.k_max  # lattice spacing in pixels of the stack
+        scaled = replace(basis, radius=basis.radius / self._pixel, k_max=basis.k_max * self._pixel)
+        n = 2 * math.ceil(scaled.radius + 1)
+        self._size = OVERSAMPLING * n
+        # Orthonormal functions shrink by pixel^{3/2} in amplitude when lengths shrink by pixel; integrals by pixel³.
+        grid = SphericalBesselVolume(scaled, volume.coefficients).to_grid(n).to(torch.float32) * self._pixel**1.5
+        axis = torch.arange(n, dtype=torch.float32) - n // 2
+        # Linear interpolation multiplies the density by sinc² along each axis: divided out beforehand.
+        taper = torch.sinc(axis / self._size).square()
+        grid = grid / (taper[:, None, None] * taper[:, None] * taper)
+        x = axis * self._pixel
+        fields = torch.stack([grid, x * grid, x[:, None] * grid, x[:, None, None] * grid]).to(torch.complex64)
+        fields[1:] *= -1j
+        padded = pad(fields, [self._size // 2 - n // 2, self._size - n - (self._size // 2 - n // 2)] * 3)
+        axes = (-3, -2, -1)
+        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded, dim=axes), dim=axes), dim=axes)
+        self._half = math.ceil(basis.k_max * self._pixel * self._size / (2 * math.pi))
+        low, count = self._size // 2 - self._half, 2 * self._half + 1
+        for dim in axes:
+            spectrum = spectrum.narrow(dim, low, count)
+        grid = torch.view_as_real(spectrum.contiguous()).permute(0, 4, 1, 2, 3).flatten(0, 1)[None].contiguous()
+        self._grid = grid.to(device)
+
+    def __call__(self, points: Float[Tensor, "b p 3"]) -> tuple[Complex[Tensor, "b p"], Complex[Tensor, "b p 3"]]:
+        """Transform and gradient at frequency vectors (xyz, radians per pixel of the stack)."""
+        scale = self._pixel * self._size / (2 * math.pi) / self._half
+        where = (points * scale).to(torch.float32)[None, None].flatten(2, 3)[:, :, :, None]
+        sampled = grid_sample(self._grid, where, mode="bilinear", align_corners=True)
+        values = sampled.reshape(4, 2, *points.shape[:-1])
+        fields = torch.complex(values[:, 0], values[:, 1])
+        return fields[0], fields[1:].movedim(0, -1)
+
+
+@dataclass(frozen=True)
+class Poses:
+    """``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) content displacement; ``log_likelihood``: (N,) of the pose."""
+
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+    log_likelihood: Float[Tensor, "N"]
+
+
+def refine_poses(
+    data: ParticleModes,
+    grid: PolarGrid,
+    volume: SphericalBesselVolume,
+    rotations: Float[Tensor, "N 3 3"],
+    shifts_px: Float[Tensor, "N 2"],
+    *,
+    steps: int = 4,
+    chunk: int = 256,
+    progress: Progress = lambda count: None,
+) -> Poses:
+    """Climb from each particle's pose to the nearest maximum of its likelihood.
+
+    A step that does not raise a particle's likelihood is not taken, and its damping grows tenfold.
+    """
+    interpolate = SliceInterpolator(volume, data.device)
+    found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(len(data)))
+    for rows in share(torch.arange(len(data)).split(chunk)):
+        problem = _PoseProblem.of(data, grid, interpolate, rows)
+        climbed = problem.climb(rotations[rows].to(data.device), shifts_px[rows].to(data.device), steps)
+        for whole, part in zip(vars(found).values(), vars(climbed).values(), strict=True):
+            whole[rows] = part.cpu()
+        progress(len(rows))
+    fill_in(found.rotations, found.shifts_px, found.log_likelihood)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _PoseProblem:
+    interpolate: SliceInterpolator
+    points: Float[Tensor, "p 2"]
+    observed: Complex[Tensor, "b p"]
+    weight: Float[Tensor, "p"]
+    power: Float[Tensor, "b p"]
+
+    @classmethod
+    def of(
+        cls, data: ParticleModes, grid: PolarGrid, interpolate: SliceInterpolator, rows: Int[Tensor, "b"]
+    ) -> "_PoseProblem":
+        half = grid.circle_points // 2  # the other half of the circle is the conjugate
+        modes, power = data.seen(rows, grid)
+        circle = grid.to_circle(modes)[:, :half]
+        weight = (2 * grid.scale.square() / grid.circle_points).to(power).expand(half, -1)
+        power = power[:, None].expand(-1, half, -1)
+        points = grid.points[:half].reshape(-1, 2).to(power)
+        return cls(interpolate, points, circle.flatten(1), weight.reshape(-1), power.flatten(1))
+
+    def climb(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> Poses:
+        value, gradient, hessian = self.linearised(rotations, shifts)
+        damping = torch.full_like(value, 1e-2)
+        for _ in range(steps):
+            diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
+            damped = hessian + torch.diag_embed(diagonal * damping[:, None] + 1e-6)
+            step = torch.linalg.solve(damped, gradient).double()
+            tried_rotations = rotations @ rotation_vector_to_matrix(step[:, :3])
+            tried_shifts = shifts + step[:, 3:]
+            new_value, new_gradient, new_hessian = self.linearised(tried_rotations, tried_shifts)
+            better = new_value > value
+            damping = torch.where(better, damping / 3, damping * 10)
+            rotations = torch.where(better[:, None, None], tried_rotations, rotations)
+            shifts = torch.where(better[:, None], tried_shifts, shifts)
+            gradient = torch.where(better[:, None], new_gradient, gradient)
+            hessian = torch.where(better[:, None, None], new_hessian, hessian)
+            value = torch.where(better, new_value, value)
+        return Poses(rotations, shifts, value)
+
+    def linearised(
+        self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"]
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 5"], Float[Tensor, "b 5 5"]]:
+        """Log-likelihood, its gradient in (δ, shift) and the Gauss–Newton Hessian."""
+        R = rotations.to(torch.float32)
+        x, y = self.points.unbind(-1)
+        template, field = self.interpolate(torch.einsum("bij,pj->bpi", R[:, :, :2], self.points))
+        gx, gy, gz = torch.einsum("bji,bpj->bpi", R.to(field.dtype), field).unbind(-1)
+        rotated = torch.stack([y * gz, -x * gz, x * gy - y * gx, -1j * x * template, -1j * y * template], dim=1)
+        phase = shifts.to(torch.float32) @ self.points.mT
+        moved = self.observed * torch.polar(torch.ones_like(phase), phase)  # content moved back by the shift
+        residual = (moved - self.power * template) * self.weight
+        value = ((moved - 0.5 * self.power * template) * self.weight * template.conj()).real.sum(1)
+        gradient = torch.einsum("bap,bp->ba", rotated.conj(), residual).real
+        weighted = torch.view_as_real(rotated * (self.power * self.weight).sqrt()[:, None]).flatten(2)
+        return value, gradient, weighted @ weighted.mT

@@ -1,0 +1,121 @@
+"""Where the climb begins: volumes from the stack's moments, beside faint random ones.
+
+Moments are matched in the setting that was found best for them: frequencies up to two thirds of the first bandwidth's,
+in a ball of 0.44 box, since moments see all that the images show and not only the particle.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orbitrec.cryoem.accumulate import accumulate_moments
+from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.momnet_start import carried_moments, log_views
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.cryoem import polar_templates
+from orbitrec.moments.matching import MomentTarget, match_moments
+from orbitrec.networks.pretrained import load_momnet
+from orbitrec.optim.conjugate_gradients import solve_symmetric
+from orbitrec.volumes.base import Volume
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+
+FREQUENCY_SHARE = 2 / 3
+BALL_SHARE = 0.44
+
+
+class StartKind(StrEnum):
+    """Where starts that know the stack's moments are from; ``random``: there are none."""
+
+    moments = "moments"
+    momnet = "momnet"
+    random = "random"
+
+    def at_most(self, count: int) -> int:
+        """How many there are where ``count`` are asked for: the network has one answer."""
+        return {StartKind.moments: count, StartKind.momnet: min(count, 1), StartKind.random: 0}[self]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to climb from and where it is from: ``moments``, ``momnet`` or ``random``."""
+
+    kind: str
+    model: VolumeAndViews
+
+
+def matched_starts(
+    kind: StartKind, stack: ParticleStack, level: ResolutionLevel, count: int, generator: torch.Generator
+) -> list[Start]:
+    """``count`` starts of a kind on ``level``, or as many as there are."""
+    if kind.at_most(count) == 0:
+        return []
+    if kind is StartKind.momnet:
+        return [momnet_start(stack, level)]
+    return moment_starts(stack, level, count, generator)
+
+
+def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, generator: torch.Generator) -> list[Start]:
+    """One pass over the stack for its moments, then ``count`` matches of them, best loss first, on ``level``.
+
+    The density of views comes with each volume; the particles' shifts are fitted as one Gaussian.
+    """
+    if count == 0:
+        return []
+    pixel, n, k_max = stack.pixel_size_A, stack.n, level.basis.k_max
+    resolution_A = min(2 * math.pi * pixel / (FREQUENCY_SHARE * k_max), n * pixel)
+    moments = accumulate_moments(stack, resolution_A, n * pixel / 2, device=level.projector.device)
+    shrink = moments.grid.box / n  # they count lengths in larger pixels
+    radius = BALL_SHARE * moments.grid.box
+    basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
+    target = MomentTarget.estimated(moments)
+    own = SphericalBesselBasis(radius / shrink, basis.k_max * shrink)
+    starts = []
+    for match in match_moments(target, basis, level.directions, generator=generator, starts=count):
+        # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
+        volume = SphericalBesselVolume(own, match.coefficients * math.sqrt(shrink))
+        log_views = match.log_density.to(level.projector.dtype)
+        starts.append(Start("moments", VolumeAndViews(fitted_coefficients(level, volume), log_views)))
+    return starts
+
+
+def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
+    """One pass over the stack for its moments, and the shipped network's answer to them.
+
+    Raises:
+        InputError: if the images do not reach the network's resolution.
+    """
+    net, pixel, n = load_momnet(), stack.pixel_size_A, stack.n
+    radius = level.basis.radius
+    k_max = net.setting.grid_for(n, radius).k_max
+    moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2, device=level.projector.device)
+    shrink = moments.grid.box / n  # they count lengths in larger pixels
+    target = carried_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
+    with torch.no_grad():
+        found = net(target)
+    small = net.setting.volume(found.coefficients[0], radius * shrink)
+    own = SphericalBesselBasis(radius, small.basis.k_max * shrink)
+    volume = SphericalBesselVolume(own, small.coefficients * math.sqrt(shrink))
+    views = log_views(found, net.setting, level.directions).to(level.projector.dtype)
+    return Start("momnet", VolumeAndViews(fitted_coefficients(level, volume), views))
+
+
+def random_starts(
+    level: ResolutionLevel, ctf2_over_noise: Float[Tensor, "k"], count: int, generator: torch.Generator
+) -> list[Start]:
+    """Faint random volumes seen uniformly."""
+    return [Start("random", level.random_model(generator, ctf2_over_noise)) for _ in range(count)]
+
+
+def fitted_coefficients(level: ResolutionLevel, volume: Volume) -> Float[Tensor, "p"]:
+    """Coefficients of any volume in the level's own basis, by least squares on templates."""
+    projector = level.projector
+    templates = polar_templates(volume, level.grid, level.directions)
+    kind = torch.complex64 if projector.dtype == torch.float32 else torch.complex128
+    right = projector.adjoint(templates.to(projector.device, kind))
+    weight = torch.ones(len(level.directions), level.grid.node_count, dtype=projector.dtype, device=projector.device)
+    ridge = 1e-3 * projector.uniform_diagonal(weight.sum(0))
+    return solve_symmetric(lambda w: projector.normal(w, weight) + ridge * w, right, iterations=50)

@@ -1,0 +1,68 @@
+"""A symmetry that is known: found in the model, checked, and from then on kept."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.multiresolution import held_out_likelihood
+from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.starts import fitted_coefficients
+from orbitrec.evaluation.alignment import Alignment
+from orbitrec.evaluation.symmetry import find_axes
+from orbitrec.geometry.point_groups import PointGroup
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.models.cryoem import PolarProjector
+from orbitrec.volumes.voxel import VoxelVolume
+
+CHECKED = 300
+"""Particles that tell whether the model has lost by being averaged."""
+
+
+@dataclass(frozen=True)
+class SymmetryCheck:
+    """What the model before says of the group that was applied.
+
+    ``score``: of :class:`orbitrec.evaluation.symmetry.Axes`; ``kept``: share of the particles' log-likelihood, over
+    that of no model at all, which is left when the model is averaged over the group.
+    """
+
+    group: PointGroup
+    score: float
+    kept: float
+
+
+def symmetrised(
+    level: ResolutionLevel, model: VolumeAndViews, group: PointGroup, data: ParticleModes, centres: Float[Tensor, "N 2"]
+) -> tuple[ResolutionLevel, VolumeAndViews, SymmetryCheck | None]:
+    """The model in the group's setting, and the level whose basis has nothing but symmetric functions.
+
+    Fitting the rotated model in that basis averages it over the group. Without a symmetry everything stays.
+    """
+    if group.order == 1:
+        return level, model, None
+    density, spacing = level.density(model)
+    axes = find_axes(density, group)
+    rotated = Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(density)
+    symmetric = ResolutionLevel.at(level.grid, level.basis.radius, level.bandwidth, group, data.device)
+    fitted = VolumeAndViews(_fitted(symmetric, rotated, spacing), symmetric.uniform_views())
+    # Turned back, it is seen from where the model was and needs no other centres.
+    back = axes.rotation.mT
+    placed = Alignment(back, -back @ axes.shift_px, False, 1.0).apply(symmetric.density(fitted)[0])
+    averaged = replace(model, coefficients=_fitted(level, placed, spacing))
+    rows = torch.linspace(0, len(data) - 1, min(CHECKED, len(data))).long()
+    after, before = (held_out_likelihood(data, level, each, centres, rows) for each in (averaged, model))
+    return symmetric, fitted, SymmetryCheck(group, axes.score, after / before)
+
+
+def _fitted(level: ResolutionLevel, density: Float[Tensor, "n n n"], spacing: float) -> Float[Tensor, "p"]:
+    """Coefficients of a density on the lattice of :meth:`ResolutionLevel.density`.
+
+    Those of orthonormal functions do not depend on the unit of length: they are fitted on the lattice.
+    """
+    basis = replace(level.basis, radius=level.basis.radius / spacing, k_max=level.basis.k_max * spacing)
+    grid = PolarGrid.for_radius(len(density), basis.k_max, basis.radius)
+    lattice = ResolutionLevel(level.bandwidth, PolarProjector(basis, grid, level.directions), level.circle)
+    return fitted_coefficients(lattice, VoxelVolume(density))

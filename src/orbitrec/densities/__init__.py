@@ -1,0 +1,1 @@
+"""Densities of rotations and viewing directions."""

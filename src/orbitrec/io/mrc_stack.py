@@ -1,0 +1,108 @@
+"""A stack of particle images with no table: nothing is known but the pixel size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from orbitrec.errors import InputError
+from orbitrec.io.mrc import read_header
+from orbitrec.io.relion_tables import particle_tables
+from orbitrec.io.star import write_star
+from orbitrec.io.tables import ImageSources
+from orbitrec.models.ctf import CTFParameters
+
+
+@dataclass(frozen=True)
+class MrcStack:
+    """Every image of an MRC stack; posed particles are written as RELION 3.1 tables."""
+
+    path: Path
+    count: int
+    box: int
+    pixel_size_A: float
+    dialect: str = "image stack"
+    suffix: str = ".star"
+
+    @classmethod
+    def read(cls, path: Path | str, pixel_size_A: float | None = None) -> "MrcStack":
+        """Read the header of a stack.
+
+        Raises:
+            InputError: if it is not an MRC stack, or neither its header nor ``pixel_size_A`` gives a pixel size.
+        """
+        header = read_header(path)
+        if header.is_map:
+            raise InputError(f"{path} is a map and not a stack of images; give particles, or call a stack .mrcs")
+        size = header.voxel_size_A if pixel_size_A is None else pixel_size_A
+        if size is None:
+            raise InputError(f"the header of {path} gives no pixel size; give it in Å with --pixel-size")
+        return cls(Path(path), header.shape[0], header.shape[2], size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sources(self) -> ImageSources:
+        """All sections in order."""
+        return ImageSources([self.path.name], np.zeros(self.count, dtype=np.int64), np.arange(self.count))
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """The one that was given or that is in the header."""
+        return np.full(self.count, self.pixel_size_A)
+
+    def groups(self) -> Int[np.ndarray, "N"]:
+        """One group."""
+        return np.zeros(self.count, dtype=np.int64)
+
+    def signs(self) -> Float[np.ndarray, "N"]:
+        """1: not known."""
+        return np.ones(self.count)
+
+    def stated_boxes(self) -> None:
+        """Not stated."""
+
+    def missing_ctf_columns(self) -> list[str]:
+        """All of them."""
+        return ["CTF"]
+
+    def ctf(self) -> CTFParameters:
+        """There is none.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{self.path} is a bare stack and says nothing of a CTF; give its STAR file, or use --no-ctf")
+
+    def premultiplied(self) -> Bool[np.ndarray, "N"]:
+        """Not known to be."""
+        return np.zeros(self.count, dtype=bool)
+
+    def poses(self) -> None:
+        """Not known."""
+
+    def halves(self) -> None:
+        """None."""
+
+    def ignored_columns(self) -> list[str]:
+        """None."""
+        return []
+
+    def write_posed(
+        self,
+        path: Path | str,
+        rotations: Float[Tensor, "N 3 3"],
+        shifts_A: Float[Tensor, "N 2"],
+        stacks: Sequence[Path],
+        halves: Int[Tensor, "N"] | None = None,
+    ) -> None:
+        """See :meth:`ParticleTable.write_posed`."""
+        shifts_px = shifts_A / self.pixel_size_A
+        tables = particle_tables(
+            str(stacks[0]), self.count, self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px
+        )
+        if halves is not None:
+            tables["particles"]["rlnRandomSubset"] = halves.tolist()
+        write_star(path, tables)

@@ -1,0 +1,1 @@
+"""Moments of observations: analytic, estimated in one pass, compared and matched."""

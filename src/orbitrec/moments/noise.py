@@ -1,0 +1,67 @@
+"""Moments as N noisy particles would give them, without making the particles.
+
+Averages over millions of images are Gaussian by the central limit theorem, so it is enough to draw them with the right
+mean and covariance. Of ``Y Y*`` with ``Y = T_d e^{−imα} + noise`` there are three independent parts: how many particles
+look along each direction (multinomial), signal times noise, and noise times noise.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.moments.analytic import Moments, uniform_moments
+
+
+def sampled_moments(
+    templates: Complex[Tensor, "d m k"],
+    density: Float[Tensor, "d"],
+    grid: PolarGrid,
+    *,
+    sigma: float,
+    count: int,
+    generator: torch.Generator,
+) -> Moments:
+    """Debiased moments (2.19) of ``count`` particles with uniform in-plane angles and white noise of ``sigma``.
+
+    Directions are drawn from those of the templates. Modes m ≠ m' are taken as independent: a square of pixels couples
+    those that differ by multiples of four, weakly.
+
+    Args:
+        templates: polar templates, one for each direction.
+        density: probabilities of the directions.
+        grid: the templates' grid.
+        sigma: standard deviation of the noise in a pixel.
+        count: N.
+        generator: source of the draws.
+    """
+    share = torch.from_numpy(_multinomial(count, density, generator)).to(density) / count
+    root = _square_root(grid.noise_gram()).to(templates.dtype)
+    signal = uniform_moments(templates, share, grid)
+    # The sum of a direction's noise, over N: of variance σ² G_m · N_d / N².
+    draws = torch.randn(len(templates), *templates.shape[1:], generator=generator, dtype=templates.dtype)
+    draws[:, 0] = draws[:, 0].real * math.sqrt(2)  # mode 0 of a real image is real
+    noise = torch.einsum("mkl,dml->dmk", root, draws) * (sigma * (share / count).sqrt())[:, None, None]
+    cross = torch.einsum("dmk,dml->mkl", templates, noise.conj())
+    # An average of N products of noise: Hermitian, of unit variance between the square roots of G_m.
+    wishart = torch.randn(root.shape, generator=generator, dtype=templates.dtype)
+    wishart[0] = wishart[0].real * math.sqrt(2)
+    wishart = root @ (wishart + wishart.mH) @ root.mH * (sigma**2 / math.sqrt(2 * count))
+    first = torch.zeros_like(signal.first)
+    first[0] = noise[:, 0].sum(0)
+    return Moments(signal.first + first, signal.second + cross + cross.mH + wishart, signal.weights)
+
+
+def _multinomial(count: int, density: Float[Tensor, "d"], generator: torch.Generator) -> np.ndarray:
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    p = density.double().numpy()
+    return np.random.default_rng(seed).multinomial(count, p / p.sum())
+
+
+def _square_root(gram: Complex[Tensor, "m k k"]) -> Complex[Tensor, "m k k"]:
+    """``L`` with ``L L* = G`` of matrices that are positive up to rounding."""
+    values, vectors = torch.linalg.eigh(gram)
+    return vectors * values.clamp(min=0).sqrt()[:, None, :]

@@ -1,0 +1,1 @@
+"""Multireference alignment: a signal from its shifted, noisy copies."""

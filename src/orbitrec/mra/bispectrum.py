@@ -1,0 +1,113 @@
+"""Bispectrum inversion: a signal from shift-invariant averages, whatever the density of shifts, uniform ones included.
+
+Of ``B[a, b] = E Y_a Y_b conj Y_{a+b} = v̂_a v̂_b conj v̂_{a+b}`` (frequencies mod n) no shift is seen. Magnitudes come
+from the power spectrum and phases from B, by optimisation on the manifold of phases (Bendory, Boumal, Ma, Zhao and
+Singer 2018, section IV). White noise does not bias B where a, b and a + b are not zero; ``v̂_0`` comes from the mean.
+"""
+
+import math
+import time
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from scipy.optimize import minimize
+from torch import Tensor
+
+from orbitrec.mra.density import fitted_density
+from orbitrec.mra.identifiability import present_frequencies, signal_warnings
+from orbitrec.mra.problem import MRAEstimate, MRAProblem
+
+_BATCH = 4096  # observations whose products stay in cache
+_ROUNDING = 1e-12  # share of the largest power
+
+
+def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: int = 4) -> MRAEstimate:
+    """The signal whose bispectrum is nearest, each entry by its standard error; the density is fitted afterwards.
+
+    The phases start from frequency marching, each time from another phase of the lowest frequency.
+
+    Raises:
+        InputError: if the observations are windows, or only moments are known.
+    """
+    began = time.perf_counter()
+    n = problem.given_all_samples("bispectrum").n
+    target = _weighted(problem, mean_bispectrum(problem.given_observations()))
+    turns = torch.rand(starts, n // 2 + 1, generator=generator, dtype=torch.float64)
+    results = [_ascended(target, _marched(target, start)) for start in torch.exp(2j * math.pi * turns)]
+    _, best = max(results, key=lambda result: result[0])
+    power = problem.moments.second[0].diagonal().real * present_frequencies(problem)
+    transform = _phases(best, n)[: n // 2 + 1] * torch.fft.ifftshift(power)[: n // 2 + 1].sqrt()
+    transform[0] = problem.moments.first[0, n // 2].real
+    signal = torch.fft.irfft(transform, n=n, norm="ortho")
+    density = fitted_density(problem, signal)
+    return MRAEstimate(signal, density, 1.0, time.perf_counter() - began, signal_warnings(problem))
+
+
+def mean_bispectrum(observations: Float[Tensor, "N n"]) -> Complex[Tensor, "h n"]:
+    """Mean of ``Y_a Y_b conj Y_{a+b}`` over observations, a = 0 … n//2 and all b in the DFT's own order; one pass.
+
+    Y is the unitary transform about index 0. The other half is ``B[−a, −b] = conj B[a, b]``.
+    """
+    n = observations.shape[1]
+    half = n // 2 + 1
+    total = torch.zeros(half, n, dtype=torch.complex128)
+    for batch in observations.split(_BATCH):
+        y = torch.fft.fft(batch, norm="ortho").mT.contiguous()
+        for a in range(half):
+            total[a] += (y[a] * y * y.conj().roll(-a, dims=0)).sum(1)
+    return total / len(observations)
+
+
+def _sums(n: int) -> Int[Tensor, "h n"]:
+    """Index of a + b mod n."""
+    index = torch.arange(n)
+    return (index[: n // 2 + 1, None] + index) % n
+
+
+def _weighted(problem: MRAProblem, bispectrum: Complex[Tensor, "h n"]) -> Complex[Tensor, "h n"]:
+    """``B |v̂_a v̂_b v̂_{a+b}| / (P_a P_b P_{a+b})``, which least squares multiplies the phases with; 0 where biased."""
+    n = problem.model.n
+    power = torch.fft.ifftshift(problem.observed_power.clamp(min=_ROUNDING * float(problem.observed_power.max())))
+    ratio = torch.fft.ifftshift(problem.moments.second[0].diagonal().real).clamp(min=0).sqrt() / power
+    weight = ratio[: n // 2 + 1, None] * ratio * ratio[_sums(n)]
+    weight[0] = 0
+    weight[:, 0] = 0
+    weight[_sums(n) == 0] = 0
+    return bispectrum * weight
+
+
+def _marched(target: Complex[Tensor, "h n"], start: Complex[Tensor, "h"]) -> Float[Tensor, "h"]:
+    """Angles by frequency marching, ``u_c = sgn Σ_{a+b=c} conj B[a, b] u_a u_b``; those of ``start`` where it is 0."""
+    phases = start.clone()
+    for c in range(2, len(start)):
+        a = torch.arange(1, c)
+        total = (target[a, c - a].conj() * phases[a] * phases[c - a]).sum()
+        if total != 0:
+            phases[c] = total.sgn()
+    return phases.angle()
+
+
+def _ascended(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tuple[float, Float[Tensor, "h"]]:
+    """Maximise ``Re Σ conj B[a, b] u_a u_b conj u_{a+b}`` over the angles of u_0 … u_{n//2}, by L-BFGS."""
+    n = target.shape[1]
+    sums, scale = _sums(n), 1 / (float(target.abs().sum()) or 1.0)  # 0 for a constant signal
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        angles = torch.from_numpy(x).requires_grad_()
+        u = _phases(angles, n)
+        value = -scale * (target.conj() * u[: len(x), None] * u * u[sums].conj()).real.sum()
+        (gradient,) = torch.autograd.grad(value, angles)
+        return float(value.detach()), gradient.numpy()
+
+    options = {"maxiter": 200, "ftol": 1e-13, "gtol": 1e-10}
+    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+    return -float(found.fun), torch.from_numpy(found.x)
+
+
+def _phases(angles: Float[Tensor, "h"], n: int) -> Complex[Tensor, "n"]:
+    """Phases of a real signal's transform in the DFT's own order; even n's Nyquist frequency has a sign, relaxed."""
+    u = torch.polar(torch.ones_like(angles), angles)
+    if n % 2:
+        return torch.cat([u, u[1:].flip(0).conj()])
+    return torch.cat([u[:-1], u[-1:].real.to(u.dtype), u[1:-1].flip(0).conj()])

@@ -1,0 +1,129 @@
+"""The reconstruction phase: signals and densities whose moments match given ones (2.15), several problems at once.
+
+What is varied is a :class:`Representation`: the parameters θ of an encoder, as the thesis does it, or signal and
+density themselves. Each problem has its own parameters; Adam treats every number by itself, so that matching many
+problems together is the same as matching each alone.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call
+
+from orbitrec.moments.analytic import Moments
+from orbitrec.moments.losses import moment_loss
+from orbitrec.mra.density import LEAST_PROBABILITY
+from orbitrec.mra.model import PeriodicMRA, all_shifts
+from orbitrec.mra.problem import model_moments
+from orbitrec.mra.sampling import Problems
+from orbitrec.networks.encoders import Encoder
+
+Pair = tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]
+"""Densities and signals."""
+
+
+@dataclass(frozen=True, eq=False)
+class Representation:
+    """Numbers to vary, for each of b problems, and what they stand for.
+
+    Attributes:
+        parameters: by name, each with the problem first.
+        pair: densities and signals (b, n) of parameters.
+        rate: Adam's learning rate to begin with.
+    """
+
+    parameters: dict[str, Tensor]
+    pair: Callable[[Mapping[str, Tensor]], Pair]
+    rate: float
+
+    def start(self) -> Pair:
+        """Densities and signals before anything is varied."""
+        with torch.no_grad():
+            return self.pair(self.parameters)
+
+
+def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Float[Tensor, "b n"]) -> Int[Tensor, "b"]:
+    """The shift (b,) of each signal, of all n, with which it and the density explain the moments best (2.14), (2.15).
+
+    (2.9) forgives density and signal a shift each; their moments do not: the shift of one against the other counts.
+    """
+    candidates = all_shifts(signal)  # (b, s, n)
+    trial = model_moments(PeriodicMRA(signal.shape[-1]), candidates, density[:, None].expand_as(candidates))
+    target = Moments(moments.first[:, None], moments.second[:, None], moments.weights)
+    return moment_loss(target, trial).argmin(1)
+
+
+def by_encoder(encoder: Encoder, problems: Problems, rate: float = 1e-4) -> Representation:
+    """θ of a copy of the encoder for each problem; its signal is shifted once, at the start, to match its density."""
+
+    def one(
+        parameters: dict[str, Tensor], first: Tensor, second: Tensor, sigma: Tensor, count: Tensor
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        moments = Moments(first[None], second[None], problems.moments.weights)
+        density, signal = functional_call(encoder, parameters, (moments, sigma[None], count[None]))
+        return density[0], signal[0]
+
+    outputs = torch.func.vmap(one)
+    size, m = len(problems.signal), problems.moments
+    own = {name: value.detach() for name, value in encoder.named_parameters()}
+    copies = {name: value.expand(size, *value.shape).clone() for name, value in own.items()}
+    with torch.no_grad():
+        density, signal = outputs(copies, m.first, m.second, problems.sigma, problems.count)
+    by = jointly_shifted(m, density, signal)
+    index = (torch.arange(signal.shape[1]) - by[:, None]) % signal.shape[1]
+
+    def pair(parameters: Mapping[str, Tensor]) -> Pair:
+        density, signal = outputs(dict(parameters), m.first, m.second, problems.sigma, problems.count)
+        return density, signal.gather(1, index)
+
+    return Representation(copies, pair, rate)
+
+
+def directly(density: Float[Tensor, "b n"], signal: Float[Tensor, "b n"], rate: float = 1e-2) -> Representation:
+    """Samples of the signals and logits of the densities, ρ = softmax."""
+    logits = density.clamp(min=LEAST_PROBABILITY).log()
+    return Representation(
+        {"logits": logits.clone(), "signal": signal.clone()},
+        lambda parameters: (parameters["logits"].softmax(1), parameters["signal"]),
+        rate,
+    )
+
+
+def match(
+    representation: Representation,
+    moments: Moments,
+    iterations: int,
+    callback: Callable[[int, float, Pair], None] = lambda iteration, seconds, pair: None,
+) -> Pair:
+    """Minimise (2.15), λ = 1, by Adam with a rate that falls as a cosine to zero.
+
+    Args:
+        representation: what to vary, and from where.
+        moments: M̂¹ and M̂² of the problems, one block each.
+        iterations: of Adam.
+        callback: hears before each iteration, and after the last: its number, the processor's seconds so far, densities
+            and signals.
+    """
+    varied = {name: value.clone().requires_grad_() for name, value in representation.parameters.items()}
+    adam = torch.optim.Adam(varied.values(), lr=representation.rate)
+    model, seconds = PeriodicMRA(moments.first.shape[-1]), 0.0
+    for iteration in range(iterations):
+        start = time.process_time()
+        density, signal = representation.pair(varied)
+        loss = moment_loss(moments, model_moments(model, signal, density)).sum()
+        seconds += time.process_time() - start
+        callback(iteration, seconds, (density.detach(), signal.detach()))
+        start = time.process_time()
+        adam.zero_grad()
+        loss.backward()
+        adam.param_groups[0]["lr"] = representation.rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
+        adam.step()
+        seconds += time.process_time() - start
+    density, signal = representation.pair({name: value.detach() for name, value in varied.items()})
+    callback(iterations, seconds, (density, signal))
+    return density, signal

@@ -1,1 +1,0 @@
-"""From a particle stack to a map and poses."""

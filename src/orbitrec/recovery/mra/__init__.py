@@ -1,1 +1,0 @@
-"""Recovery of signals from noisy, shifted copies: multireference alignment (MRA)."""

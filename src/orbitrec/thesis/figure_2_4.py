@@ -1,0 +1,207 @@
+"""Figure 2.4: the reconstruction phase of MRA, moment error (2.10) and error (2.9) against iterations and seconds.
+
+Problems are mixtures of two Gaussians; their moments are of drawn observations (2.11), (2.12). Minimised is (2.15)
+
+* over θ of both encoders, trained (the shipped weights) and untrained, as the thesis does;
+* over signal and density themselves, from the spectral method and from what the trained structured encoder finds.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.table import Table
+
+from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.runs import RunFolder
+from orbitrec.moments.analytic import Moments
+from orbitrec.moments.estimator import SignalMomentAccumulator
+from orbitrec.moments.losses import orbit_error, relative_errors
+from orbitrec.mra.families import LENGTH, default_law
+from orbitrec.mra.matching import Pair, Representation, by_encoder, directly, match
+from orbitrec.mra.model import PeriodicMRA, draw_observations
+from orbitrec.mra.problem import MRAProblem, model_moments
+from orbitrec.mra.sampling import Problems
+from orbitrec.mra.spectral import recover_spectral
+from orbitrec.mra.training import Training
+from orbitrec.networks.encoders import ENCODERS
+from orbitrec.networks.pretrained import encoder_name, load_encoder, load_recipe
+from orbitrec.thesis.plots.curves import Curve, draw_matching
+
+Recorder = Callable[[int, float, Pair], None]
+"""Hears an iteration's number, the seconds so far, densities and signals."""
+
+GAUSSIANS = 2
+REFERENCE = "thesis θ, untrained"
+"""The start whose final moment error the others are to reach."""
+STARTS = (
+    "thesis θ, trained",
+    REFERENCE,
+    "structured θ, trained",
+    "structured θ, untrained",
+    "direct, structured encoder's output",
+    "direct, spectral",
+)
+"""In the order in which they are run."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much to do; the defaults are the thesis's."""
+
+    instances: int = 20
+    observations: int = 1_000_000
+    iterations: int = 3000
+    sigma: float = 1.0
+    seed: int = 1
+
+
+QUICK = Scale(instances=6, observations=100_000, iterations=300)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means over problems before an iteration of one start; seconds are of the processor, for one problem.
+
+    ``moment_error``: sum of (2.10) for both moments; ``density_error``, ``signal_error``: (2.9).
+    """
+
+    start: str
+    iteration: int
+    seconds: float
+    moment_error: float
+    density_error: float
+    signal_error: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One start: where it begins and ends, and what it needs to reach the final moment error of :data:`REFERENCE`."""
+
+    start: str
+    first: Row
+    last: Row
+    reached: Row | None
+
+
+def problems(scale: Scale) -> Problems:
+    """Signals and densities by the default law, and moments of as many drawn observations as the scale says."""
+    generator = torch.Generator().manual_seed(scale.seed)
+    signals, densities = default_law(GAUSSIANS).pairs(scale.instances, LENGTH, generator, torch.float32)
+    model, size, found = PeriodicMRA(LENGTH), scale.instances, []
+    for v, rho in zip(signals, densities, strict=True):
+        batches = draw_observations(model, v, rho, scale.sigma, scale.observations, generator)
+        found.append(SignalMomentAccumulator.of(batches).estimate(scale.sigma))
+    moments = Moments(
+        torch.stack([m.first for m in found]).to(torch.complex64),
+        torch.stack([m.second for m in found]).to(torch.complex64),
+        found[0].weights.float(),
+    )
+    sigma, count = torch.full((size,), scale.sigma), torch.full((size,), float(scale.observations))
+    return Problems(signals, densities, moments, sigma, count)
+
+
+def starts(problem: Problems) -> Iterator[Representation]:
+    """The representation of each of :data:`STARTS`."""
+    trained = {name: load_encoder(encoder_name(name, GAUSSIANS), LENGTH) for name in ENCODERS}
+    for name, encoder in trained.items():
+        yield by_encoder(encoder, problem)
+        training = Training.from_dict(load_recipe(encoder_name(name, GAUSSIANS))["training"])
+        yield by_encoder(training.network(torch.Generator().manual_seed(training.seed)), problem)
+    yield directly(*by_encoder(trained["structured"], problem).start())
+    yield directly(*_spectral(problem))
+
+
+def _spectral(problem: Problems) -> Pair:
+    estimates = []
+    for i in range(len(problem.signal)):
+        m = problem.moments
+        moments = Moments(m.first[i].to(torch.complex128), m.second[i].to(torch.complex128), m.weights.double())
+        sigma, count = float(problem.sigma[i]), float(problem.count[i])
+        estimates.append(recover_spectral(MRAProblem(PeriodicMRA(LENGTH), None, sigma, moments, count)))
+    return torch.stack([e.density for e in estimates]).float(), torch.stack([e.signal for e in estimates]).float()
+
+
+def curves(scale: Scale, callback: Callable[[], None] = lambda: None) -> list[Row]:
+    """All starts, one after the other; ``callback`` hears of every iteration.
+
+    Raises:
+        InputError: if weights are missing.
+    """
+    problem, rows = problems(scale), []
+    for name, start in zip(STARTS, starts(problem), strict=True):
+        record = _recorder(name, problem, scale.iterations, rows)
+
+        def hear(iteration: int, seconds: float, pair: Pair, record: Recorder = record) -> None:
+            record(iteration, seconds, pair)
+            if iteration:
+                callback()
+
+        match(start, problem.moments, scale.iterations, hear)
+    return rows
+
+
+def _recorder(name: str, problem: Problems, iterations: int, rows: list[Row]) -> Recorder:
+    """Appends the errors of every tenth iteration, and of the first twenty and the last."""
+
+    def record(iteration: int, seconds: float, pair: Pair) -> None:
+        if iteration > 20 and iteration % 10 and iteration != iterations:
+            return
+        density, signal = pair
+        with torch.no_grad():
+            model = model_moments(PeriodicMRA(LENGTH), signal, density)
+            moment_error = sum(float(part.mean()) for part in relative_errors(problem.moments, model))
+            errors = orbit_error(density, problem.density), orbit_error(signal, problem.signal)
+        per_problem = seconds / len(problem.signal)
+        rows.append(Row(name, iteration, per_problem, moment_error, *(float(e.mean()) for e in errors)))
+
+    return record
+
+
+def summaries(rows: list[Row]) -> list[Summary]:
+    """Each start in a line."""
+    by_start = {name: [row for row in rows if row.start == name] for name in dict.fromkeys(row.start for row in rows)}
+    goal = by_start[REFERENCE][-1].moment_error
+    return [
+        Summary(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
+        for name, of in by_start.items()
+    ]
+
+
+def write_results(run: RunFolder, rows: list[Row], scale: Scale) -> None:
+    """figure.png, curves.csv and summary.json."""
+    write_csv(run.file("curves.csv"), [asdict(row) for row in rows])
+    write_json(run.file("summary.json"), as_json(rows, scale))
+    shown = [_curve(name, [row for row in rows if row.start == name]) for name in STARTS]
+    title = f"Matching moments of {scale.observations:,} observations, σ = {scale.sigma:g}: {scale.instances} problems"
+    draw_matching(run.file("figure.png"), shown, title)
+
+
+def _curve(name: str, rows: list[Row]) -> Curve:
+    errors = {
+        "moment error (2.10)": [row.moment_error for row in rows],
+        "signal error (2.9)": [row.signal_error for row in rows],
+        "density error (2.9)": [row.density_error for row in rows],
+    }
+    times = [row.iteration for row in rows], [row.seconds for row in rows]
+    return Curve(name, *times, errors, dashed=name.endswith("untrained"))
+
+
+def as_json(rows: list[Row], scale: Scale) -> dict[str, object]:
+    """Scale and summaries."""
+    return {"figure": "2.4", "scale": asdict(scale), "starts": [asdict(s) for s in summaries(rows)]}
+
+
+def as_text(rows: list[Row]) -> Table:
+    """The summaries as a table."""
+    table = Table(title=f"Figure 2.4; goal: the final moment error of “{REFERENCE}”")
+    for heading in ("start", "moment error", "ρ (2.9)", "v (2.9)", "seconds", "iterations to goal", "seconds to goal"):
+        table.add_column(heading, justify="left" if heading == "start" else "right")
+    for s in summaries(rows):
+        errors = (
+            f"{getattr(s.first, name):.4f} → {getattr(s.last, name):.4f}"
+            for name in ("moment_error", "density_error", "signal_error")
+        )
+        goal = ("not", "") if s.reached is None else (str(s.reached.iteration), f"{s.reached.seconds:.2f}")
+        table.add_row(s.start, *errors, f"{s.last.seconds:.2f}", *goal)
+    return table

@@ -1,0 +1,136 @@
+"""Figure 3.7: the Kam loss (3.13) against iterations of the reconstruction phase, encoder trained and untrained.
+
+EMD-0409, centred and masked, without shifts; exact moments on MoM-net's grid. As the thesis does, Adam varies the
+weights θ of the encoder, from the shipped ones and from those that training began with. Beside them L-BFGS varies
+volume, views and shifts themselves, from what either encoder finds.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.runs import RunFolder
+from orbitrec.networks.molecules import ViewLaw
+from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.networks.momnet_training import MomNetTraining
+from orbitrec.networks.pretrained import MOMNET, load_momnet, load_recipe
+from orbitrec.thesis.momnet_matching import Reconstruction
+from orbitrec.thesis.plots.curves import Curve, draw_matching
+from orbitrec.thesis.table_3_1 import aligned, compact_map, exact_moments, reconstruction, slices
+from orbitrec.volumes.voxel import VoxelVolume
+
+_LOSS = "Kam loss (3.13)"
+_PIECE = 50  # iterations of L-BFGS between two points of its curve; it starts anew at each
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way of matching: Kam losses at ``iterations`` and processor ``seconds``, and FSC 0.5 in Å at the end."""
+
+    name: str
+    iterations: list[int]
+    seconds: list[float]
+    losses: list[float]
+    fsc05_A: float
+
+
+def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: None) -> list[Run]:
+    """Four runs of so many iterations; ``callback`` hears of each that is done.
+
+    Raises:
+        InputError: if the map cannot be read.
+    """
+    trained = load_momnet()
+    training = MomNetTraining.from_dict(load_recipe(MOMNET)["training"])
+    untrained = training.network(torch.Generator().manual_seed(training.seed))
+    truth, voxel_A = compact_map(path)
+    setting = trained.setting
+    views = ViewLaw().draw(1, torch.Generator().manual_seed(1))[0]
+    directions = spherical_design(35)
+    target = exact_moments(setting, slices(setting, VoxelVolume(truth), len(truth)), views.density(directions), 0.0)
+    matching, found = reconstruction(setting, target), []
+    ways = {"θ of the encoder": _over_weights, "volume itself": _over_volume}
+    for way, run in ways.items():
+        for kind, net in {"trained": trained, "untrained": untrained}.items():
+            curve, estimate = run(matching, net, iterations)
+            found.append(Run(f"{way}, {kind}", *curve, aligned(setting, estimate, truth, voxel_A).fsc05_A))
+            callback()
+    return found
+
+
+_Points = tuple[list[int], list[float], list[float]]
+
+
+def _over_weights(matching: Reconstruction, net: MomNet, iterations: int) -> tuple[_Points, Estimate]:
+    points: _Points = ([], [], [])
+
+    def record(iteration: int, loss: float, seconds: float) -> None:
+        if iteration % 10 == 0:
+            _add(points, iteration, seconds, loss)
+
+    return points, matching.encoded(net, iterations, record).double()
+
+
+def _over_volume(matching: Reconstruction, net: MomNet, iterations: int) -> tuple[_Points, Estimate]:
+    points: _Points = ([], [], [])
+    with torch.no_grad():
+        estimate = net(matching.target).double()
+    begun = time.process_time()
+    for step in range(0, iterations + 1, _PIECE):
+        _add(points, step, time.process_time() - begun, float(matching.loss(estimate).detach()))
+        if step < iterations:
+            estimate = matching.matched(estimate, _PIECE)
+    return points, estimate
+
+
+def _add(points: _Points, iteration: int, seconds: float, loss: float) -> None:
+    points[0].append(iteration)
+    points[1].append(seconds)
+    points[2].append(loss)
+
+
+def write_results(run: RunFolder, found: list[Run]) -> None:
+    """figure.png, curves.csv and summary.json."""
+    rows = [
+        {"run": one.name, "iteration": i, "seconds": s, "kam_loss": loss}
+        for one in found
+        for i, s, loss in zip(one.iterations, one.seconds, one.losses, strict=True)
+    ]
+    write_csv(run.file("curves.csv"), rows)
+    write_json(run.file("summary.json"), as_json(found))
+    curves = [
+        Curve(one.name, one.iterations, one.seconds, {_LOSS: one.losses}, dashed="untrained" in one.name)
+        for one in found
+    ]
+    draw_matching(run.file("figure.png"), curves, "EMD-0409, no shifts: reconstruction by MoM-net")
+
+
+def as_json(found: list[Run]) -> dict[str, object]:
+    """Losses on the way and resolutions."""
+    return {"figure": "3.7", "runs": [asdict(one) for one in found]}
+
+
+def as_text(found: list[Run]) -> Table:
+    """Start and end of every run, and when the trained one is where the untrained one ends."""
+    table = Table(title="Figure 3.7: Kam loss of the reconstruction phase")
+    for heading in ("run", "start", "10 %", "end", "iterations to the untrained end", "seconds", "FSC 0.5 Å"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for trained, untrained in ((found[0], found[1]), (found[2], found[3])):
+        for one in (trained, untrained):
+            goal = untrained.losses[-1]
+            reached = [i for i, loss in zip(one.iterations, one.losses, strict=True) if loss <= goal]
+            tenth = one.losses[len(one.losses) // 10]
+            cells = (
+                f"{one.losses[0]:.4f}",
+                f"{tenth:.4f}",
+                f"{one.losses[-1]:.5f}",
+                str(reached[0]) if reached else "not",
+            )
+            table.add_row(one.name, *cells, f"{one.seconds[-1]:.0f}", f"{one.fsc05_A:.1f}")
+    return table

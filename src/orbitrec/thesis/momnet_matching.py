@@ -1,0 +1,133 @@
+"""The reconstruction phase of MoM-net (section 3.4.2) on the polar grid: one data set's moments matched from a start.
+
+Matched are the two relative errors of the Kam loss (3.13): their squares over coefficients, harmonics of the log
+density and the spread of shifts, by L-BFGS, which wants a smooth function; or their sum over the weights θ of the
+encoder, by Adam, as the thesis does. Then a FourierNet that starts at zero is added (3.11) and refines.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orbitrec.models.cryoem import PolarProjector, polar_templates
+from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
+from orbitrec.moments.batched import BatchedMoments
+from orbitrec.moments.losses import kam_loss, relative_errors
+from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.optim.lbfgs import minimise
+from orbitrec.volumes.fourier_net import FourierNet
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume, real_spherical_harmonics
+
+_NO_SHIFT = -30.0  # of the free parameter: a spread of 1e-13 of the largest
+_RATE = 1e-3
+_PRIOR = 1e-7  # keeps a density that moments do not determine from running away
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What is matched and with what: everything is in pixels of the images that the moments are of.
+
+    Attributes:
+        target: one problem's moments on the projector's grid, a batch of one.
+        projector: basis, grid, directions in antipodal pairs.
+        density_degree: largest degree of the log density of views.
+        largest_shift_px: η_max; zero for the framework of chapter 2, which knows no shifts.
+    """
+
+    target: Moments
+    projector: PolarProjector
+    density_degree: int
+    largest_shift_px: float
+
+    @cached_property
+    def moments(self) -> BatchedMoments:
+        """The forward map (3.12)."""
+        return BatchedMoments(self.projector)
+
+    @cached_property
+    def harmonics(self) -> Float[Tensor, "d h"]:
+        """Of the directions, as in :meth:`Setting.harmonics`."""
+        values = real_spherical_harmonics(self.projector.directions, self.density_degree)[:, 1:]
+        return (values * (4 * torch.pi) ** 0.5).to(self.projector.dtype)
+
+    def loss(self, estimate: Estimate) -> Float[Tensor, ""]:
+        """The Kam loss."""
+        return kam_loss(self.target, self.explained(estimate)).sum()
+
+    def explained(self, estimate: Estimate) -> Moments:
+        """Moments of an estimate."""
+        return self.moments(estimate.coefficients, estimate.density(self.harmonics), estimate.shift_px)
+
+    def matched(self, start: Estimate, iterations: int) -> Estimate:
+        """L-BFGS from an estimate, a batch of one, over all it consists of."""
+        unit = start.coefficients.square().mean().sqrt()
+        share = (start.shift_px / max(self.largest_shift_px, 1e-12)).clamp(0.02, 0.98)
+        free = torch.logit(share) if self.largest_shift_px else torch.full_like(share, _NO_SHIFT)
+        sizes = [start.coefficients.shape[1], start.log_density.shape[1], 1]
+
+        def unpack(x: Float[Tensor, "x"]) -> Estimate:
+            w, density, shift = x[None].split(sizes, dim=1)
+            return Estimate(w * unit, density, bounded_spread(shift[:, 0], self.largest_shift_px))
+
+        def squares(x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
+            errors = relative_errors(self.target, self.explained(unpack(x)))
+            return errors[0].square().sum() + errors[1].square().sum() + _PRIOR * x[sizes[0] : -1].square().sum()
+
+        x = torch.cat([start.coefficients[0] / unit, start.log_density[0], free])
+        found, _ = minimise(squares, x.detach(), iterations)
+        return unpack(found)
+
+    def encoded(
+        self, net: MomNet, iterations: int, callback: Callable[[int, float, float], None] = lambda *step: None
+    ) -> Estimate:
+        """Adam over the weights θ of a copy of the encoder; ``callback`` hears iteration, Kam loss and seconds."""
+        net = copy.deepcopy(net).train()
+        adam = torch.optim.Adam(net.parameters(), lr=_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, iterations)
+        begun, best, least = time.process_time(), net(self.target), float("inf")
+        for iteration in range(iterations + 1):
+            estimate = net(self.target)
+            loss = self.loss(estimate)
+            if float(loss.detach()) < least:
+                best, least = estimate, float(loss.detach())
+            callback(iteration, float(loss.detach()), time.process_time() - begun)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            schedule.step()
+        return Estimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
+
+    def refined(self, estimate: Estimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
+        """Train ``net``, which starts at zero, beside the estimate's volume (3.11); returns the least Kam loss.
+
+        Views and shifts stay. Half of the directions are enough: the others are their mirror images.
+        """
+        grid, half = self.projector.grid, self.projector.directions[: len(self.projector.directions) // 2]
+        basis = self.projector.basis
+        with torch.no_grad():
+            fixed = polar_templates(SphericalBesselVolume(basis, estimate.coefficients[0].double()), grid, half)
+            density = estimate.density(self.harmonics)[0].detach()
+        fixed = fixed.to(torch.complex64)
+        sign = (1 - 2 * (torch.arange(grid.max_mode + 1) % 2)).float()[:, None]
+        adam = torch.optim.Adam(net.parameters(), lr=rate)
+        least = float("inf")
+        for _ in range(iterations + 1):
+            added = polar_templates(net, grid, half).to(torch.complex64)
+            templates = fixed + added
+            templates = torch.cat([templates, sign * templates.conj()])
+            model = shifted_uniform_moments(
+                uniform_moments(templates, density, grid), grid, estimate.shift_px[0].detach()
+            )
+            batch = Moments(model.first[None], model.second[None], model.weights)
+            loss = kam_loss(self.target, batch).sum()
+            least = min(least, float(loss.detach()))
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        return least

@@ -1,0 +1,112 @@
+"""Twenty random starts of every problem for every method: which runs diverge, which end at the lowest minimum."""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+
+import torch
+from rich.table import Table
+
+from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.runs import RunFolder
+from orbitrec.mra.likelihood import MRALikelihood
+from orbitrec.mra.model import PeriodicMRA, draw_observations
+from orbitrec.optim.driver import Result, Termination
+from orbitrec.thesis import table_4_1, table_4_2
+from orbitrec.thesis.cryoem_problem import CryoEMProblem
+from orbitrec.thesis.optimiser_table import ALONE, SAME_MINIMUM, Comparison, Contestant, Instance, Watch, compare
+from orbitrec.thesis.windowed_mra import SIGMA, pulse, random_start, shift_density, windowed_problem
+
+STARTS = 20
+IMAGES = 240
+"""Of the cryo-EM problem, so that hundreds of runs of it take minutes."""
+
+_SLOW = "cryo-EM"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of ``starts`` runs: ``safe`` stayed finite and ended no higher than they began, ``at_minimum`` at the lowest."""
+
+    problem: str
+    method: str
+    starts: int
+    safe: int
+    at_minimum: int
+    median_passes: float
+
+
+def problems(starts: int) -> dict[str, list[Instance]]:
+    """One problem of each kind, each from so many starts."""
+    found = {}
+    for name, problem in _mra_problems().items():
+        generator = torch.Generator().manual_seed(1)
+        found[name] = [Instance(problem, random_start(problem, generator), seed) for seed in range(starts)]
+    cryoem = CryoEMProblem.simulated(0, IMAGES)
+    likelihood = cryoem.polar()
+    found[_SLOW] = [Instance(likelihood, cryoem.random_start(seed), seed) for seed in range(starts)]
+    return found
+
+
+def _mra_problems() -> dict[str, MRALikelihood]:
+    model, generator = PeriodicMRA(16), torch.Generator().manual_seed(0)
+    observations = torch.cat(list(draw_observations(model, pulse(), shift_density(), SIGMA, 3000, generator)))
+    return {
+        "windowed MRA, density estimated": windowed_problem(generator, known=False),
+        "windowed MRA, density known": windowed_problem(generator, known=True),
+        "MRA, density estimated": MRALikelihood(model, observations, SIGMA),
+    }
+
+
+def contestants(dimension: int) -> list[Contestant]:
+    """All methods of Tables 4.1 and 4.2, each once."""
+    named = {c.name: c for c in [*table_4_1.contestants(dimension), *table_4_2.contestants()]}
+    return list(named.values())
+
+
+def table(starts: int, most_epochs: float, watch: Watch = ALONE) -> list[Row]:
+    """A row for each problem and method; a quarter of the epochs on cryo-EM, whose passes take long."""
+    rows = []
+    for name, instances in problems(starts).items():
+        methods = contestants(instances[0].problem.dimension)
+        epochs = most_epochs * (0.25 if name == _SLOW else 1.0)
+        comparison = compare(name, instances, methods, Termination(reported=epochs), watch)
+        rows += [_row(comparison, contestant) for contestant in methods]
+    return rows
+
+
+def _row(comparison: Comparison, contestant: Contestant) -> Row:
+    results = comparison.results[contestant.name]
+    least = min(comparison.minima)  # of one problem, whatever the start
+    passes = torch.tensor([result.trace[-1].cost.measured for result in results]).median()
+    at_minimum = sum(result.trace[-1].value - least <= SAME_MINIMUM for result in results)
+    safe = sum(map(_safe, results))
+    return Row(comparison.setting, contestant.name, len(results), safe, at_minimum, float(passes))
+
+
+def _safe(result: Result) -> bool:
+    finite = all(isfinite(info.value) for info in result.trace) and bool(result.w.isfinite().all())
+    return finite and result.trace[-1].value <= result.trace[0].value
+
+
+def as_json(rows: list[Row]) -> dict[str, object]:
+    """The rows."""
+    return {"rows": [asdict(row) for row in rows]}
+
+
+def as_text(rows: list[Row]) -> Table:
+    """A line for each method, two numbers for each problem."""
+    names = list(dict.fromkeys(row.problem for row in rows))
+    table = Table(title=f"{rows[0].starts} random starts: neither diverged nor NaN / ended at the lowest minimum")
+    table.add_column("method")
+    for name in names:
+        table.add_column(name, justify="right")
+    for method in dict.fromkeys(row.method for row in rows):
+        own = {row.problem: f"{row.safe} / {row.at_minimum}" for row in rows if row.method == method}
+        table.add_row(method, *(own[name] for name in names))
+    return table
+
+
+def write_results(folder: RunFolder, rows: list[Row]) -> None:
+    """table.json and table.csv."""
+    write_json(folder.file("table.json"), as_json(rows))
+    write_csv(folder.file("table.csv"), [asdict(row) for row in rows])

@@ -1,0 +1,1 @@
+"""Pictures of the thesis's figures."""

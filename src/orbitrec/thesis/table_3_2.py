@@ -1,0 +1,297 @@
+"""Table 3.2: the reconstruction phase on EMD-0409 in 45 × 45 images with shifts of 0, 2 and 4 pixels.
+
+Moments are those of N = 5·10⁶ particles with σ = 0.5 of a volume of norm 1: exact ones of the real map, centred and
+masked, with noise drawn from its covariance. "MoM-net" starts from what the trained encoder finds and fits volume,
+views and shifts; "chapter 2" fits the same from the same volume and views, but knows no shifts. Then a FourierNet that
+starts at zero is trained beside either volume (3.11).
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.table import Table
+from torch import Tensor
+
+from orbitrec.cryoem.momnet_start import smooth_views
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from orbitrec.evaluation.alignment import align
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.runs import RunFolder
+from orbitrec.models.cryoem import PolarProjector, polar_templates
+from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
+from orbitrec.moments.losses import kam_loss
+from orbitrec.moments.noise import sampled_moments
+from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.networks.pretrained import load_momnet
+from orbitrec.report.sphere import draw_sphere
+from orbitrec.runtime.checkpoints import Checkpoints, Record
+from orbitrec.thesis.momnet_matching import Reconstruction
+from orbitrec.thesis.plots.volumes import draw_volumes
+from orbitrec.thesis.table_3_1 import RADIUS_SHARE, compact_map
+from orbitrec.volumes.fourier_net import FourierNet
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+from orbitrec.volumes.voxel import VoxelVolume
+
+PRINTED = {0.0: (0.012, 0.013), 2.0: (0.008, 0.014), 4.0: (0.007, 0.017)}
+"""Shift in pixels → the thesis's Kam losses of MoM-net and of chapter 2's framework."""
+
+BOX = 45
+LARGEST_SHIFT_PX = 6.0
+"""η_max of the reconstruction."""
+
+
+_ROUNDS = 3  # of L-BFGS
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to do; what is not said is as in the thesis.
+
+    Attributes:
+        bandwidth: radius · k_max of the moments; π · radius = 44 is Nyquist.
+        view_degree: of the design of viewing directions.
+        iterations: of L-BFGS.
+        refining: steps of FourierNet.
+        count: N.
+        sigma: standard deviation of the noise in a pixel, of a volume of norm 1.
+        seed: of views and noise.
+        as_seen: moments at the frequencies that MoM-net's encoder sees, and no others.
+    """
+
+    bandwidth: float = 22.0
+    view_degree: int = 31
+    iterations: int = 1500
+    refining: int = 300
+    count: int = 5_000_000
+    sigma: float = 0.5
+    seed: int = 1
+    as_seen: bool = False
+
+
+QUICK = Size(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10, as_seen=True)
+"""The frequencies that 15 × 15 images have, and MoM-net's encoder sees."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One spread of shifts and one method: Kam losses after L-BFGS and after FourierNet.
+
+    ``noise_loss`` is the Kam loss of the exact moments against the noisy ones: what noise alone makes.
+    """
+
+    shift_px: float
+    method: str
+    start_kam_loss: float
+    kam_loss: float
+    refined_kam_loss: float
+    noise_loss: float
+    shift_estimate_px: float
+    fsc05_A: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Particles:
+    """The truth, unit norm on 45³ voxels, and what its particles' moments are on any grid."""
+
+    truth: Float[Tensor, "n n n"]
+    voxel_A: float
+    size: Size
+
+    @cached_property
+    def views(self) -> VonMisesFisherMixture:
+        return VonMisesFisherMixture.random(torch.Generator().manual_seed(self.size.seed), 8)
+
+    def moments(self, grid: PolarGrid, shift_px: float) -> tuple[Moments, Moments]:
+        """Exact and noisy moments, batches of one.
+
+        Noise is added after the shifts; that they would damp what noise and signal make together is left out.
+        """
+        design = spherical_design(min(63, 2 * self.size.view_degree + 5))
+        templates = polar_templates(VoxelVolume(self.truth), grid, design)
+        density = self.views.density(design)
+        density = density / density.sum()
+        generator = torch.Generator().manual_seed(self.size.seed)
+        clean = uniform_moments(templates, density, grid)
+        drawn = sampled_moments(
+            templates, density, grid, sigma=self.size.sigma, count=self.size.count, generator=generator
+        )
+        exact = shifted_uniform_moments(clean, grid, torch.tensor(shift_px, dtype=torch.float64))
+        noise = drawn - clean
+        noisy = Moments(exact.first + noise.first, exact.second + noise.second, exact.weights)
+        return _batch(exact), _batch(noisy)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A row with what its pictures show: the aligned volume, and its views in the truth's frame."""
+
+    row: Row
+    volume: Float[Tensor, "n n n"]
+    directions: Float[Tensor, "d 3"]
+    density: Float[Tensor, "d"]
+
+    def as_record(self) -> Record:
+        """For a checkpoint."""
+        kept = {"volume": self.volume, "directions": self.directions, "density": self.density}
+        return {"row": asdict(self.row), **kept}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Case":
+        """What :meth:`as_record` made of one."""
+        return cls(Row(**record["row"]), record["volume"], record["directions"], record["density"])
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All cases, and the truth with its views."""
+
+    truth: Float[Tensor, "n n n"]
+    directions: Float[Tensor, "d 3"]
+    density: Float[Tensor, "d"]
+    cases: list[Case]
+
+
+def _batch(moments: Moments) -> Moments:
+    return Moments(moments.first[None], moments.second[None], moments.weights)
+
+
+def table(
+    path: Path, size: Size, callback: Callable[[Row], None] = lambda row: None, checkpoints: Checkpoints | None = None
+) -> Comparison:
+    """All cases for the map; each that is done is kept in ``checkpoints``.
+
+    Raises:
+        InputError: if the map cannot be read, or a checkpoint is broken.
+    """
+    full, full_voxel_A = compact_map(path)
+    truth = VoxelVolume(full).resampled(BOX).grid
+    particles = _Particles(truth / truth.norm(), full_voxel_A * len(full) / BOX, size)
+    net, cases, kept = load_momnet(), [], checkpoints or Checkpoints()
+    for shift in PRINTED:
+        for method, largest in (("MoM-net", LARGEST_SHIFT_PX), ("chapter 2", 0.0)):
+            name = f"{method} {shift:g}"
+            record = kept.load(name)
+            if record is None:
+                case = _case(net, particles, shift, largest)
+                case = replace(case, row=replace(case.row, method=method))
+                record = kept.save(name, case.as_record())
+            cases.append(Case.from_record(record))
+            callback(cases[-1].row)
+    directions = spherical_design(size.view_degree)
+    return Comparison(particles.truth, directions, particles.views.density(directions), cases)
+
+
+def _grid(bandwidth: float) -> PolarGrid:
+    radius = RADIUS_SHARE * BOX
+    # Shifts of 4 px widen the images: more nodes and modes than the particle alone would need.
+    margin = 6 + 1.5 * bandwidth ** (1 / 3)
+    return PolarGrid(
+        BOX, min(bandwidth / radius, math.pi), math.ceil(0.9 * bandwidth + margin), math.ceil(bandwidth + margin)
+    )
+
+
+def _carried(net: MomNet, found: Estimate, basis: SphericalBesselBasis) -> Estimate:
+    """The encoder's estimate in a basis of the images' own pixels."""
+    small = net.setting.volume(found.coefficients[0], basis.radius)
+    w = small.basis.embed(small.coefficients, basis)[None]
+    return Estimate(w, found.log_density, found.shift_px * (basis.radius / net.setting.radius))
+
+
+def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float) -> Case:
+    size, radius = particles.size, RADIUS_SHARE * BOX
+    basis = SphericalBesselBasis(radius, max(size.bandwidth + 1, net.setting.bandwidth) / radius)
+    seen = net.setting.grid_for(BOX, radius)
+    grid = seen if size.as_seen else _grid(size.bandwidth)
+    projector = PolarProjector(basis, grid, spherical_design(size.view_degree), torch.float64)
+    exact, noisy = particles.moments(grid, shift_px)
+    with torch.no_grad():
+        found = net(particles.moments(seen, shift_px)[1]).double()
+    start = _carried(net, smooth_views(found, net.setting, projector.directions), basis)
+    if not largest_px:
+        start = replace(start, shift_px=torch.zeros_like(start.shift_px))
+    matching = Reconstruction(noisy, projector, net.setting.density_degree, largest_px)
+    begun, first, found = time.process_time(), float(matching.loss(start).detach()), start
+    for _ in range(_ROUNDS):  # each begins with a new metric and a new unit of the loss
+        found = matching.matched(found, size.iterations // _ROUNDS)
+    volume = SphericalBesselVolume(basis, found.coefficients[0].detach())
+    refined = _refined(matching, found, volume, size)
+    row = Row(
+        shift_px, "", first, float(matching.loss(found).detach()), refined, float(kam_loss(noisy, exact)),
+        float(found.shift_px.detach()), 0.0, time.process_time() - begun,
+    )  # fmt: skip
+    return _beside_truth(row, volume.to_grid(BOX), found.density(matching.harmonics)[0].detach(), particles)
+
+
+def _refined(matching: Reconstruction, found: Estimate, volume: SphericalBesselVolume, size: Size) -> float:
+    """Least Kam loss with a FourierNet beside the volume."""
+    k_max = float(matching.projector.grid.k_max)
+    scale = 0.3 * float(volume.fourier(torch.tensor([[0.0, 0.0, k_max / 3]], dtype=torch.float64)).abs().max())
+    generator = torch.Generator().manual_seed(size.seed)
+    net = FourierNet(volume.basis.radius, generator, scale=scale, k_max=k_max, width=64).zero_()
+    return matching.refined(found, net, size.refining)
+
+
+def _beside_truth(row: Row, grid: Float[Tensor, "n n n"], density: Float[Tensor, "d"], particles: _Particles) -> Case:
+    alignment = align(grid, particles.truth)
+    moved = alignment.apply(grid)
+    resolution_A = fourier_shell_correlation(moved, particles.truth).cutoff_A(0.5, particles.voxel_A)
+    directions = alignment.rotated(spherical_design(particles.size.view_degree))
+    return Case(replace(row, fsc05_A=resolution_A), moved, directions, density)
+
+
+def write_results(run: RunFolder, found: Comparison, size: Size) -> None:
+    """table.json, table.csv, and for every spread of shifts volumes (Figures 3.5, 3.6) and views."""
+    write_json(run.file("table.json"), as_json(found, size))
+    write_csv(run.file("table.csv"), [asdict(case.row) for case in found.cases])
+    for shift in PRINTED:
+        cases = [case for case in found.cases if case.row.shift_px == shift]
+        volumes = {f"{case.row.method}, {case.row.fsc05_A:.0f} Å": case.volume for case in cases}
+        views = {case.row.method: (case.directions, case.density) for case in cases}
+        title = f"EMD-0409, η = {shift:g} px"
+        draw_volumes(run.file(f"volumes-{shift:g}-px.png"), {"truth": found.truth, **volumes}, title)
+        true_views = {"truth": (found.directions, found.density)}
+        draw_sphere(run.file(f"views-{shift:g}-px.png"), true_views | views, f"{title}: density of views")
+
+
+def as_json(found: Comparison, size: Size) -> dict[str, object]:
+    """The rows, the size and the printed figures."""
+    printed = {f"{shift:g}": losses for shift, losses in PRINTED.items()}
+    rows = [asdict(case.row) for case in found.cases]
+    return {"table": "3.2", "size": asdict(size), "rows": rows, "thesis": printed}
+
+
+def as_text(found: Comparison, size: Size) -> Table:
+    """The rows, the printed Kam losses beside them."""
+    shown = Table(title=f"Table 3.2: Kam loss after reconstruction, moments to bandwidth {size.bandwidth:.1f} of 44")
+    columns = (
+        "η px",
+        "method",
+        "printed",
+        "start",
+        "matched",
+        "and FourierNet",
+        "noise alone",
+        "η̂ px",
+        "FSC 0.5 Å",
+        "s",
+    )
+    for heading in columns:
+        shown.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in (case.row for case in found.cases):
+        printed = PRINTED[row.shift_px][row.method != "MoM-net"]
+        losses = (printed, row.start_kam_loss, row.kam_loss, row.refined_kam_loss, row.noise_loss)
+        cells = [f"{loss:.4f}" for loss in losses]
+        cells += [f"{row.shift_estimate_px:.2f}", f"{row.fsc05_A:.1f}", f"{row.seconds:.0f}"]
+        shown.add_row(f"{row.shift_px:g}", row.method, *cells)
+    return shown

@@ -1,0 +1,34 @@
+"""Table 4.1 and Figure 4.2: gradient methods on windowed MRA, beside the thesis's figures and strong baselines."""
+
+from orbitrec.optim import solvers
+from orbitrec.optim.driver import Termination
+from orbitrec.thesis.baselines import Adam, newton
+from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, scipy_lbfgs, stepping
+from orbitrec.thesis.windowed_mra import SETTINGS, instance
+
+TITLE: str = "Table 4.1: gradient methods on windowed MRA"
+
+
+def contestants(dimension: int) -> list[Contestant]:
+    """The thesis's four, SGD, and what it left out, for so many unknowns."""
+    return [
+        Contestant("GD", stepping(solvers.gradient_descent()), "14000+", "3500+"),
+        Contestant("SVRG", stepping(solvers.svrg()), "14000+", "3500+"),
+        Contestant("SVRG+I", stepping(solvers.svrg_newton(dimension // 2)), "14000+", "3500+"),
+        Contestant("SVRG+II", stepping(solvers.svrg_bfgs()), "821", "217"),
+        Contestant("SGD", stepping(solvers.stochastic_gradient()), most_epochs=1000.0),
+        Contestant("Adam", stepping(Adam()), most_epochs=1000.0),
+        Contestant("L-BFGS", scipy_lbfgs),
+        Contestant("Newton", stepping(newton(dimension))),
+        Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
+    ]
+
+
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
+    """Both settings; as many instances as ``seeds``."""
+    stop = Termination(reported=most_epochs)
+    settings = {name: [instance(seed, known) for seed in range(seeds)] for name, known in SETTINGS.items()}
+    return [
+        compare(name, instances, contestants(instances[0].problem.dimension), stop, watch)
+        for name, instances in settings.items()
+    ]

@@ -1,0 +1,1 @@
+"""Volumes matched to two moments: neural, and made of pseudo-atoms."""

@@ -1,0 +1,269 @@
+"""Moments of a molecule made of beads, and how well they match.
+
+Two moments do not determine a volume. Where in-plane angles are uniform they hold, at bandwidth B = radius · k_max,
+about 0.025 B³ real numbers, Σ_m n_m² over the n_m radial functions of each circular mode; the volume has
+(2/9π) B³ ≈ 0.071 B³. So what a volume is like has to tell the rest, and here it is a molecule: so many nearly equal
+**beads** at free positions, which leave most of the box empty, and whose number grows with the band. What a map's
+filtering, sharpening and masking have done to it is told by the beads' form factor and a smooth background of low
+degree. Moments are trusted only as if they came from 10⁴ clean images, which is about how well a few dozen beads can
+tell a molecule; some hundred can do with more. How good beads are found is
+:mod:`orbitrec.thesis.volume_matching.pseudo_atom_search`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from orbitrec.geometry.quadrature import spherical_design
+from orbitrec.models.cryoem import PolarProjector
+from orbitrec.moments.analytic import Moments, antipodal_moments
+from orbitrec.moments.matching import MomentTarget, prior_scale
+from orbitrec.optim.lbfgs import minimise
+from orbitrec.thesis.volume_matching.pseudo_atom_templates import PseudoAtomProjector
+from orbitrec.thesis.volume_matching.pseudo_atom_volume import FormFactor, PseudoAtomVolume
+from orbitrec.thesis.volume_matching.views import view_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+from orbitrec.volumes.summed import SummedVolume
+
+_LARGEST_DESIGN = 63
+_FEWEST = 8  # beads of a lump
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to do, and what a molecule may be like.
+
+    Attributes:
+        beads: their number at the full bandwidth B; a part of the band has (bandwidth / B)^(4/3) of them, between a
+            rod's power 1 and a ball's 3, and at least eight.
+        starts: random starts; after each stage half of them stay,
+        finalists: but so many of them at least until the search is over,
+        kept: and so many after it; so many are returned.
+        tries: changes that are tried of each solution at each stage that is searched.
+        searched: smallest and largest bandwidth of such stages. Below, every descent finds the lump; above, what has
+            been found goes on by itself, and a descent takes minutes.
+        first_bandwidth: reach times frequency at the first stage.
+        growth: of the bandwidth, from a stage to the next.
+        iterations: of L-BFGS for each match;
+        last_rounds: and so many times as many at the end.
+        trust: number of clean images that moments are trusted like while there is a search,
+        late_trust: and above its bandwidths, where there are many beads.
+        density_degree: largest degree of the log density of views.
+        density_scale: standard deviation of each of its harmonics in the prior.
+        weight_scale: that of the logarithms of the beads' weights.
+        ripples: cosines of the form factor;
+        ripple_scale: standard deviation of the first in the prior, of the j-th 1/√j of that.
+        background_degree: largest degree of the background.
+    """
+
+    beads: int = 60
+    starts: int = 64
+    finalists: int = 8
+    kept: int = 4
+    tries: int = 20
+    searched: tuple[float, float] = (8.0, 18.0)
+    first_bandwidth: float = 4.5
+    growth: float = 1.4
+    iterations: int = 80
+    last_rounds: int = 4
+    trust: float = 1e4
+    late_trust: float = 1e4
+    density_degree: int = 6
+    density_scale: float = 0.3
+    weight_scale: float = 0.5
+    ripples: int = 5
+    ripple_scale: float = 0.5
+    background_degree: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What is fitted, as one vector of standard normal variables, and the loss that ranks it."""
+
+    variables: Float[Tensor, "x"]
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Variables:
+    """The parts of that vector, in its order: views of it, not copies.
+
+    Attributes:
+        centers: of the beads, thirds of the reach.
+        weights: logarithms of the beads' weights.
+        amplitude: logarithm of the mean weight.
+        width: logarithm of the beads' width.
+        ripples: of their form factor.
+        views: harmonics of the log density.
+        background: coefficients.
+    """
+
+    centers: Float[Tensor, "a 3"]
+    weights: Float[Tensor, "a"]
+    amplitude: Float[Tensor, "1"]
+    width: Float[Tensor, "1"]
+    ripples: Float[Tensor, "j"]
+    views: Float[Tensor, "b"]
+    background: Float[Tensor, "p"]
+
+    def joined(self) -> Float[Tensor, "x"]:
+        """One vector."""
+        parts = [self.weights, self.amplitude, self.width, self.ripples, self.views, self.background]
+        return torch.cat([self.centers.flatten(), *parts])
+
+
+@dataclass(frozen=True, eq=False)
+class BeadMatching:
+    """The problem: what to match, and how large the molecule may be.
+
+    Args:
+        target: moments (float32) and how well they are known.
+        reach: of the ball that holds the molecule, pixels.
+        radius: of the ball that holds the background, pixels.
+        settings: see there.
+    """
+
+    target: MomentTarget
+    reach: float
+    radius: float
+    settings: Settings
+
+    @cached_property
+    def background(self) -> SphericalBesselBasis:
+        """Basis of the background."""
+        highest = self.target.grid.k_max + math.pi / self.radius
+        return SphericalBesselBasis(self.radius, highest, self.settings.background_degree)
+
+    @cached_property
+    def _background_scale(self) -> Float[Tensor, "p"]:
+        projector = PolarProjector(self.background, self.target.grid, spherical_design(3))
+        return prior_scale(self.target, projector).float()
+
+    def bandwidths(self) -> list[float]:
+        """Of the stages; the last is the target's."""
+        last, found = self.reach * self.target.grid.k_max, []
+        bandwidth = self.settings.first_bandwidth
+        while bandwidth < last / math.sqrt(self.settings.growth):
+            found.append(bandwidth)
+            bandwidth *= self.settings.growth
+        return [*found, last]
+
+    def beads(self, bandwidth: float) -> int:
+        """Their number at a bandwidth."""
+        share = bandwidth / (self.reach * self.target.grid.k_max)
+        most = self.settings.beads
+        return max(min(_FEWEST, most), round(most * share ** (4 / 3)))
+
+    def parts(self, variables: Float[Tensor, "x"]) -> Variables:
+        """The parts of a vector, whose length tells the number of beads."""
+        settings = self.settings
+        rest = [1, 1, settings.ripples, (settings.density_degree + 1) ** 2 - 1, len(self.background)]
+        count = (len(variables) - sum(rest)) // 4
+        centers, *others = variables.split([3 * count, count, *rest])
+        return Variables(centers.reshape(-1, 3), *others)
+
+    def molecule(self, parts: Variables) -> PseudoAtomVolume:
+        """The beads."""
+        settings, orders = self.settings, torch.arange(1, self.settings.ripples + 1)
+        k_max, unit = self.target.grid.k_max, settings.first_bandwidth / self.reach  # the first stage's frequency
+        ripples = parts.ripples * settings.ripple_scale / orders.sqrt()
+        weights = (settings.weight_scale * parts.weights + parts.amplitude).exp()
+        form = FormFactor(parts.width[0].exp() / unit, ripples, k_max)
+        return PseudoAtomVolume(parts.centers * (self.reach / 3), weights, form)
+
+    def coefficients(self, parts: Variables) -> Float[Tensor, "p"]:
+        """Of the background."""
+        return parts.background * self._background_scale
+
+    def volume(self, solution: Solution) -> SummedVolume:
+        """The volume of a solution, in float64."""
+        parts = self.parts(solution.variables.double())
+        return SummedVolume(self.molecule(parts), SphericalBesselVolume(self.background, self.coefficients(parts)))
+
+    def view_density(self, solution: Solution, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
+        """Probabilities of directions, which should be spread evenly."""
+        harmonics = view_harmonics(directions, self.settings.density_degree)
+        views = self.parts(solution.variables.double()).views
+        return (harmonics @ views * self.settings.density_scale).softmax(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """A solution on voxels, to be averaged (:mod:`orbitrec.thesis.volume_matching.consensus`)."""
+
+    problem: BeadMatching
+    solution: Solution
+    voxels: Float[Tensor, "n n n"]
+
+    @property
+    def loss(self) -> float:
+        """What ranks it."""
+        return self.solution.loss
+
+    @classmethod
+    def of(cls, problem: BeadMatching, solution: Solution) -> "Molecule":
+        """On the voxels of the images' box."""
+        return cls(problem, solution, problem.volume(solution).to_grid(problem.target.grid.box))
+
+    def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
+        """Probabilities of directions."""
+        return self.problem.view_density(self.solution, directions)
+
+
+@dataclass(frozen=True, eq=False)
+class BeadStage:
+    """The problem up to one bandwidth."""
+
+    problem: BeadMatching
+    bandwidth: float
+    target: MomentTarget
+    projector: PseudoAtomProjector
+    background: Complex[Tensor, "m h lm"]
+    radial: Float[Tensor, "p k"]
+    harmonics: Float[Tensor, "d b"]
+
+    @classmethod
+    def of(cls, problem: BeadMatching, bandwidth: float) -> "BeadStage":
+        """The stage of a ``bandwidth``."""
+        settings = problem.settings
+        k_max = min(problem.target.grid.k_max, bandwidth / problem.reach)
+        trust = settings.trust if bandwidth <= settings.searched[1] else settings.late_trust
+        target = replace(problem.target.below(k_max, problem.radius), count=trust)
+        directions = spherical_design(min(_LARGEST_DESIGN, 2 * int(bandwidth) + 7))
+        smooth = PolarProjector(problem.background, target.grid, directions)
+        half = directions[: len(directions) // 2]
+        return cls(
+            problem,
+            bandwidth,
+            target,
+            PseudoAtomProjector(target.grid, half, 1.5 * problem.reach),
+            smooth.angular[: len(half), : settings.background_degree + 1].transpose(0, 1),
+            smooth.radial,
+            view_harmonics(directions, settings.density_degree).float() * settings.density_scale,
+        )
+
+    def moments(self, variables: Float[Tensor, "x"]) -> Moments:
+        """Of the beads, their background and views."""
+        parts, grid = self.problem.parts(variables), self.target.grid
+        molecule = self.problem.molecule(parts)
+        templates = self.projector.templates(molecule.centers, molecule.weights)
+        templates = templates * molecule.form(grid.nodes.to(variables))
+        shells = self.problem.background.angular_sum(self.radial, self.problem.coefficients(parts))
+        smooth = self.background @ shells.to(templates.dtype)
+        low, high = templates.split([len(smooth), len(templates) - len(smooth)])
+        templates = torch.cat([low + smooth, high])
+        return antipodal_moments(templates, (self.harmonics @ parts.views).softmax(0), grid)
+
+    def loss(self, variables: Float[Tensor, "x"]) -> Float[Tensor, ""]:
+        """Misfit and prior. Centres and the amplitude are free."""
+        parts = self.problem.parts(variables)
+        prior = (parts.weights, parts.width, parts.ripples, parts.views, parts.background)
+        return self.target.misfit(self.moments(variables)) + sum(part.square().sum() for part in prior) / 2
+
+    def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:
+        """After ``rounds`` times the iterations that are set."""
+        return Solution(*minimise(self.loss, variables, rounds * self.problem.settings.iterations))

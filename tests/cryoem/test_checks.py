@@ -1,0 +1,109 @@
+"""What a run gives reason to doubt: good data raise no doubt, each fault its own."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from orbitrec.cryoem.checks import Evidence, doubts, view_shares
+from orbitrec.cryoem.level import ResolutionLevel
+from orbitrec.cryoem.multiresolution import Candidate, Selection
+from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.reconstruct import Reconstruction
+from orbitrec.cryoem.symmetry import SymmetryCheck
+from orbitrec.evaluation.fsc import FSC, HalfMapFSC
+from orbitrec.geometry.fourier import radial_frequencies
+from orbitrec.geometry.point_groups import PointGroup
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.geometry.rotations import random_rotations, rotation_vector_to_matrix
+from orbitrec.models.noise import NoiseSpectrum
+
+N, RADIUS, COUNT = 24, 9.0, 2000
+
+
+def _curve(last: int) -> HalfMapFSC:
+    """One up to shell ``last``, then zero."""
+    shells = torch.arange(N // 2 + 1)
+    fsc = FSC(2 * math.pi / N * shells.double(), (shells <= last).double())
+    return HalfMapFSC(fsc, fsc, fsc, fsc, last)
+
+
+def _map(density: Tensor, last: int = 8) -> Reconstruction:
+    curve = _curve(last)
+    return Reconstruction(density, (density, density), curve.corrected, torch.ones(N, N, N), curve)
+
+
+def _distance() -> Tensor:
+    return radial_frequencies(N, 3) * N / (2 * math.pi)
+
+
+@pytest.fixture
+def good() -> Evidence:
+    """A blob seen from everywhere."""
+    grid = PolarGrid.for_radius(N, 1.5, RADIUS)
+    modes = torch.zeros(COUNT, grid.max_mode + 1, grid.node_count, dtype=torch.complex64)
+    filters, index = torch.ones(1, grid.node_count), torch.zeros(COUNT, dtype=torch.long)
+    data = ParticleModes(grid, modes, filters, index, NoiseSpectrum.white(N, 1.0), 3.0)
+    level = ResolutionLevel.at(grid, RADIUS, 8.0)
+    model = level.random_model(torch.Generator().manual_seed(1), torch.ones(grid.node_count))
+    finalists = [Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.95), Candidate(1, 45.0, 0.2)]
+    selected = Selection(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], finalists)
+    rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
+    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selected, None)
+
+
+def test_good_data_raise_no_doubt(good):
+    assert doubts(good) == []
+
+
+def test_uniform_views_have_their_shares():
+    """A cone of 20° and its opposite hold 1 − cos 20° of the sphere; slices are what they are compared with."""
+    rotations = random_rotations(50_000, torch.Generator().manual_seed(3))
+    cone, slices = view_shares(rotations)
+    assert torch.allclose(cone, torch.full_like(cone, 1 - math.cos(math.radians(20))), atol=0.006)
+    assert torch.allclose(slices, torch.ones_like(slices), atol=0.04)
+
+
+def _along_one_axis(count: int, spread: float) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    tilt = spread * torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    psi = torch.zeros(count, 3, dtype=torch.float64)
+    psi[:, 2] = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
+    return rotation_vector_to_matrix(tilt) @ rotation_vector_to_matrix(psi)
+
+
+def _silenced(good: Evidence) -> ParticleModes:
+    filters = good.data.filters.clone()
+    filters[:, filters.shape[1] // 2] = 1e-4
+    return replace(good.data, filters=filters)
+
+
+FAULTS = {
+    "few": (lambda good: {"rotations": good.rotations[:300]}, "300 particles are few"),
+    "collapsed": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "views are within 20° of one axis"),
+    "unseen": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "hardly seen from any view"),
+    "Nyquist": (lambda good: {"rebuilt": _map(good.rebuilt.volume, N // 2)}, "at the limit of the pixels, 6.0 Å"),
+    "nothing": (lambda good: {"rebuilt": _map(good.rebuilt.volume, 0)}, "nothing in common"),
+    "shell": (lambda good: {"rebuilt": _map(torch.exp(-((_distance() - RADIUS) ** 2)))}, "an empty shell: the"),
+    "silent": (lambda good: {"data": _silenced(good)}, "No particle's CTF passes"),
+    "symmetry": (
+        lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.2, 1.0)}, "does not show the symmetry C4"
+    ),
+    "averaged": (
+        lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.6, 0.87)}, "averaged it keeps 87 % of the"
+    ),
+    "starts": (
+        lambda good: {"selected": replace(good.selected, finalists=[Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.4)])},
+        "Start 3 explains the particles as well as the chosen one",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named(good, fault):
+    change, sentence = FAULTS[fault]
+    found = doubts(replace(good, **change(good)))
+    assert [words for words in found if sentence in words]
+    assert len(found) <= 2

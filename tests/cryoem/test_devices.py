@@ -1,0 +1,192 @@
+"""Work on another device than the CPU: a GPU where there is one, and everywhere one that is only pretended."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from orbitrec.cryoem.accumulate import accumulate_moments
+from orbitrec.cryoem.centring import centre
+from orbitrec.cryoem.config import Options
+from orbitrec.cryoem.level import ResolutionLevel
+from orbitrec.cryoem.multiresolution import Schedule
+from orbitrec.cryoem.pipeline import initial_model
+from orbitrec.cryoem.pose_refinement import refine_poses
+from orbitrec.cryoem.preprocess import ParticleModes, prepare
+from orbitrec.cryoem.reconstruct import half_map
+from orbitrec.cryoem.refine import Refinement, refine
+from orbitrec.cryoem.result import InitialModel
+from orbitrec.cryoem.starts import StartKind, momnet_start
+from orbitrec.geometry.point_groups import PointGroup
+from orbitrec.geometry.rotations import rotation_vector_to_matrix
+from orbitrec.inference import likelihood
+from orbitrec.io.particles import ParticleStack
+from orbitrec.optim.solvers import sem_vr
+from orbitrec.runtime.checkpoints import Checkpoints
+from orbitrec.volumes.phantoms import protein_phantom
+
+N, PIXEL_A, COUNT, RADIUS = 28, 3.0, 120, 9.0
+SCHEDULE = Schedule(
+    matched=0, starts=2, start_bandwidth=6.0, start_steps=2, settle_steps=1, select_bandwidth=8.0, select_steps=1,
+    march=(8.0, 10.0), sweeps=2, candidates=16,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, phantom_particles: Callable[..., Path]) -> Path:
+    return phantom_particles(tmp_path_factory.mktemp("devices") / "stack", N, COUNT, 1.0)
+
+
+@pytest.fixture(scope="module")
+def stack(folder: Path) -> ParticleStack:
+    """Of two noise groups, the second multiplied by its CTF already: every way through the reading is taken."""
+    stack = ParticleStack.open(folder / "particles.star")
+    return replace(stack, premultiplied=torch.arange(COUNT) >= COUNT // 2)
+
+
+@pytest.fixture(scope="module")
+def data(stack: ParticleStack) -> ParticleModes:
+    return prepare(stack, 10.0 / RADIUS, RADIUS + 3)
+
+
+def close(found: Tensor, expected: Tensor, share: float = 1e-4) -> bool:
+    """To rounding in single precision, over the largest of the numbers; and on the CPU."""
+    assert found.device.type == "cpu"
+    return float((found - expected).abs().max()) <= share * float(expected.abs().max())
+
+
+def test_the_pretended_device_refuses_what_a_gpu_refuses(pretended):
+    here = torch.arange(6.0)
+    there = here.to(pretended)
+    assert {each.device.type for each in (there, there + 1, there.new_zeros(2), there[:2])} == {pretended}
+    assert there[torch.tensor([1, 2])].cpu().tolist() == [1, 2]
+    row = there.view(2, 3)[1]
+    row += torch.tensor(1.0)
+    assert there.cpu().tolist() == [0, 1, 2, 4, 5, 6]
+    here[:3] = there[3:]
+    assert here.tolist() == [4, 5, 6, 3, 4, 5]
+    index = torch.tensor([1])
+    for mixed in (
+        lambda: here + there, lambda: torch.stack([here[0], there[0]]), lambda: here[0].add_(there[0]),
+        lambda: here[there.long()], lambda: here.index_put_((index,), there[:1]),
+        lambda: there.index_add_(0, index, there[:1]),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with pytest.raises(RuntimeError, match="numpy"):
+        there.numpy()
+
+
+def test_images_become_the_same_modes_centres_and_moments(elsewhere, stack, data):
+    found = prepare(stack, 10.0 / RADIUS, RADIUS + 3, device=elsewhere)
+    assert close(found.modes, data.modes)
+    assert torch.equal(found.filters, data.filters)
+    here, there = (centre(each, 0.6, prior_px=2.0) for each in (data, found))
+    assert close(there.centres, here.centres)
+    assert close(there.profile, here.profile)
+    here, there = (accumulate_moments(stack, 15.0, 30.0, device=device) for device in ("cpu", elsewhere))
+    assert int(there.count) == COUNT
+    assert all(close(a, b) for a, b in zip(there.sums().values(), here.sums().values(), strict=True))
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_expectation_stays_there_and_maximisation_comes_back(narrowed, elsewhere, data):
+    """On the CPU scores are cut into small chunks, elsewhere they are not: that too is to rounding only."""
+    rows, shifts = torch.arange(50), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, -1.0]])
+    centres, log_shift = torch.zeros(50, 2).double(), torch.full((3,), 1 / 3).log()
+    found = []
+    for device in ("cpu", elsewhere):
+        level = ResolutionLevel.at(data.grid, RADIUS, 8.0, device=device)
+        model = level.random_model(torch.Generator().manual_seed(2), data.filters[0], energy=20.0)
+        own = torch.arange(len(level.directions)).roll(7)[:12].expand(50, -1) if narrowed else None
+        observed = replace(data, device=device).observations(rows, level.grid, centres, shifts.double(), log_shift)
+        sums, assigned = level.expectation(model, observed, own)
+        tensors = [sums.first, sums.second, sums.occupancy, *vars(assigned).values()]
+        assert {each.device for each in tensors} == {torch.device(device)}
+        climbed = level.maximisation(model, sums)
+        sums, assigned = sums.to("cpu"), assigned.to("cpu")
+        found.append([sums.first, sums.second, sums.occupancy, assigned.direction, assigned.shift,
+                      climbed.coefficients, climbed.log_views])  # fmt: skip
+        found[-1].append(torch.tensor(sums.log_likelihood))
+    assert all(close(there, here, 1e-3) for here, there in zip(*found, strict=True))
+
+
+def test_poses_and_half_map_are_the_same(elsewhere, stack, data):
+    generator = torch.Generator().manual_seed(3)
+    level = ResolutionLevel.at(data.grid, RADIUS, 10.0)
+    volume = level.volume(level.random_model(generator, data.filters[0], energy=20.0))
+    rotations = rotation_vector_to_matrix(torch.randn(COUNT, 3, generator=generator).double())
+    shifts = torch.randn(COUNT, 2, generator=generator).double()
+    here, there = (
+        refine_poses(replace(data, device=device), level.grid, volume, rotations, shifts, steps=1)
+        for device in ("cpu", elsewhere)
+    )
+    assert close(there.log_likelihood, here.log_likelihood, 1e-3)
+    assert float((there.rotations - here.rotations).abs().amax((1, 2)).quantile(0.9)) < 1e-3
+    rows = torch.arange(0, COUNT, 2)
+    here, there = (half_map(stack, data.noise, rows, rotations, shifts, device=device) for device in ("cpu", elsewhere))
+    assert close(there, here, 1e-3)
+
+
+def same(found: InitialModel, expected: InitialModel) -> bool:
+    pairs = [(each.reconstruction.volume, each.rotations, each.shifts_px) for each in (found, expected)]
+    return all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are grouped elsewhere as on the CPU, so that where nothing rounds otherwise all is the same bit by bit."""
+    monkeypatch.setattr(likelihood, "BUSY", likelihood.CACHED)
+
+
+@pytest.fixture(scope="module")
+def expected(stack: ParticleStack) -> InitialModel:
+    return initial_model(stack, Options(50.0, schedule=SCHEDULE))
+
+
+def test_the_main_job_elsewhere_is_that_on_the_cpu(pretended, cached, stack, expected):
+    assert same(initial_model(stack, Options(50.0, schedule=SCHEDULE, device=pretended)), expected)
+
+
+def test_a_run_begun_elsewhere_goes_on_on_the_cpu(pretended, cached, stack, expected, tmp_path):
+    def interrupt(stage: str, share: float) -> None:
+        if stage == "march to bandwidth 10":
+            raise KeyboardInterrupt
+
+    options, kept = Options(50.0, schedule=SCHEDULE), Checkpoints(tmp_path / "records")
+    with pytest.raises(KeyboardInterrupt):
+        initial_model(stack, replace(options, device=pretended), interrupt, kept)
+    assert kept.load("march") is not None
+    assert same(initial_model(stack, options, checkpoints=kept), expected)
+
+
+def test_refinement_with_a_symmetry_elsewhere_is_that_on_the_cpu(pretended, cached, stack, folder):
+    options = Options(50.0, 18.0, group=PointGroup.named("C2"))
+    grid = protein_phantom(40, 0.27 * N, torch.Generator().manual_seed(5)).to_grid(N)
+    found = [
+        refine(stack, grid, replace(options, device=device), Refinement(sem_vr(0.5, 1), passes=2.0))
+        for device in ("cpu", pretended)
+    ]
+    assert same(*found)
+
+
+def test_momnet_starts_elsewhere_as_on_the_cpu(pretended, stack):
+    here, there = (
+        momnet_start(
+            stack, ResolutionLevel.at(prepare(stack, 8.0 / RADIUS, RADIUS + 3).grid, RADIUS, 8.0, device=device)
+        )
+        for device in ("cpu", pretended)
+    )
+    assert StartKind(there.kind) is StartKind.momnet
+    assert torch.equal(there.model.coefficients, here.model.coefficients)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_gives_the_same_map_twice_and_nearly_that_of_the_cpu(stack, expected):
+    one, two = (initial_model(stack, Options(50.0, schedule=SCHEDULE, device="cuda:0")) for _ in range(2))
+    assert same(one, two)
+    volumes = torch.stack([each.reconstruction.volume.flatten() for each in (one, expected)])
+    assert float(torch.corrcoef(volumes)[0, 1]) > 0.8

@@ -1,0 +1,133 @@
+"""MoM-net's supervised phase: it learns, resumes to the same weights, and scales as moments do."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.moments.analytic import Moments
+from orbitrec.networks.momnet import Setting
+from orbitrec.networks.momnet_training import MomNetTraining, distances
+from orbitrec.networks.pretrained import load_encoder, load_momnet, load_recipe, write_encoder
+from orbitrec.networks.training import Trainer
+
+SMALL = Setting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
+
+
+def training(**changes):
+    return MomNetTraining(**({"setting": SMALL, "width": 16, "steps": 20, "batch": 8} | changes))
+
+
+def test_training_reduces_the_loss_to_a_half(tmp_path):
+    run = training(steps=60, batch=16, learning_rate=5e-3)
+    trainer, held_out = Trainer(run), run.held_out(64)
+    before = run.validation(trainer.encoder, held_out)["kam_loss"]
+    trainer.run(tmp_path / "checkpoint.safetensors", 60, lambda progress: None, held_out=8)
+    assert run.validation(trainer.encoder, held_out)["kam_loss"] < before / 2
+
+
+def test_resumed_is_uninterrupted(tmp_path):
+    whole, part = Trainer(training()), Trainer(training())
+    whole.run(tmp_path / "whole.safetensors", 20, lambda progress: None, held_out=8)
+    for _ in range(9):
+        part.advance()
+    part.save(tmp_path / "part.safetensors")
+    again = Trainer.resumed(tmp_path / "part.safetensors", MomNetTraining.from_dict)
+    assert (again.step, again.training) == (9, part.training)
+    again.run(tmp_path / "part.safetensors", 20, lambda progress: None, held_out=8)
+    weights = whole.encoder.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in again.encoder.state_dict().items())
+
+
+def test_the_answer_scales_with_the_images_and_shifts_stay_within_their_bound():
+    run = training()
+    net, problems = run.network(torch.Generator().manual_seed(0)), run.held_out(4)
+    m = problems.moments
+    with torch.no_grad():
+        one, ten = net(m), net(Moments(10 * m.first, 100 * m.second, m.weights))
+    torch.testing.assert_close(ten.coefficients, 10 * one.coefficients, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ten.shift_px, one.shift_px, rtol=1e-3, atol=1e-4)
+    assert ((one.shift_px > 0) & (one.shift_px < SMALL.largest_shift_px)).all()
+    density = one.density(SMALL.harmonics(SMALL.directions))
+    torch.testing.assert_close(density.sum(1), torch.ones(4))
+
+
+def test_reflections_are_those_of_the_coordinates():
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values, harmonics = SMALL.basis.values(points), SMALL.harmonics(points)
+    signs, turns = iter(SMALL.reflections.double()), iter(SMALL.view_turns.double())
+    for mirror in torch.cartesian_prod(*3 * [torch.tensor([1.0, -1.0]).double()]):
+        turn = mirror * mirror.prod()
+        torch.testing.assert_close(SMALL.basis.values(points * mirror), values * next(signs))
+        torch.testing.assert_close(SMALL.harmonics(points * turn), harmonics * next(turns))
+
+
+def test_errors_do_not_depend_on_turns_by_180_degrees_or_the_hand():
+    run = training()
+    problems, net = run.held_out(3), run.network(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        estimate = net(problems.moments)
+    errors = distances(SMALL, estimate, problems)
+    for signs, turn in zip(SMALL.reflections, SMALL.view_turns, strict=True):
+        alike = replace(estimate, coefficients=estimate.coefficients * signs, log_density=estimate.log_density * turn)
+        torch.testing.assert_close(distances(SMALL, alike, problems), errors)
+
+
+def test_the_other_hand_has_the_same_moments():
+    problems = training().held_out(3)
+    inverted = problems.coefficients * SMALL.reflections[-1]
+    again = SMALL.moments(inverted, problems.density, problems.shift_px)
+    torch.testing.assert_close(again.second, problems.moments.second)
+    torch.testing.assert_close(again.first, problems.moments.first)
+
+
+def test_the_answer_is_the_proposal_of_least_kam_loss():
+    run = training(proposals=3)
+    problems, net = run.held_out(8), run.network(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        losses = torch.stack([SMALL.kam_losses(problems.moments, e) for e in net.proposals(problems.moments)])
+        chosen = SMALL.kam_losses(problems.moments, net(problems.moments))
+    assert len(losses) == 3
+    assert len(losses.argmin(0).unique()) > 1
+    torch.testing.assert_close(chosen, losses.amin(0))
+
+
+def test_the_printed_encoder_learns_and_its_weights_are_read_back(tmp_path):
+    run = training(encoder="printed", setting=replace(SMALL, box=9, radius=2.8), steps=2, learning_rate=1e-2)
+    trainer = Trainer(run)
+    before = {name: value.clone() for name, value in trainer.encoder.named_parameters()}
+    trainer.run(tmp_path / "checkpoint.safetensors", 2, lambda progress: None, held_out=8)
+    assert all(not torch.equal(before[name], value) for name, value in trainer.encoder.named_parameters())
+    write_encoder(tmp_path / "net.safetensors", trainer.encoder, {"training": asdict(run)}, torch.float32)
+    moments = run.held_out(2).moments
+    with torch.no_grad():
+        found, again = trainer.encoder(moments), load_momnet(tmp_path / "net.safetensors")(moments)
+    assert found.coefficients.shape == (2, len(run.setting.basis))
+    torch.testing.assert_close(found.coefficients, again.coefficients)
+    torch.testing.assert_close(found.log_density, again.log_density)
+
+
+def test_shipped_weights_are_below_the_printed_kam_loss():
+    """0.056 on the thesis's family; one hundred problems, far below."""
+    from orbitrec.networks.molecules import PLAIN
+
+    run = MomNetTraining.from_dict(load_recipe("momnet-polar")["training"])
+    found = run.validation(load_momnet(), replace(run, proteins=PLAIN).held_out(100, stream=5))
+    assert found["kam_loss"] < 0.056
+    assert found["shift_error_px"] < 0.15
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match="width"):
+        training(width=0)
+    with pytest.raises(InputError, match="proposals"):
+        training(proposals=0)
+    with pytest.raises(InputError, match="choose among polar, printed"):
+        training(encoder="other")
+    with pytest.raises(InputError, match="no encoder of signals"):
+        load_encoder("momnet-polar")
+    with pytest.raises(InputError, match=r"is no MoM-net"):
+        load_momnet("mra-structured-2")
+    with pytest.raises(InputError, match="radius"):
+        Setting().grid_for(15, 4.0)
