@@ -10,7 +10,7 @@ given map. They differ in their steps:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -25,9 +25,8 @@ from orbitrec.optim.multiresolution import MultiResolution
 from orbitrec.optim.online import OnlineEM, OnlineState
 from orbitrec.optim.solvers import Solver
 from orbitrec.optim.termination import Cost, StepInfo, Termination
-from orbitrec.runtime.checkpoints import Record
 from orbitrec.runtime.distributed import count
-from orbitrec.runtime.progress import RunState, Stage, restored
+from orbitrec.runtime.progress import RunState, Stage
 
 FEWEST_BATCHES = 5
 """Of a pass of online EM, so that the model moves during it."""
@@ -175,21 +174,6 @@ class Search:
         return callback
 
 
-class StateRecords:
-    """How a :class:`State` becomes a record, and back."""
-
-    def record(self, state: State) -> Record:
-        """All tensors and numbers by name."""
-        parts = {**vars(state.model), **vars(state.particles)}
-        own = {name: value for name, value in vars(state).items() if name not in ("model", "particles")}
-        return {**parts, **own}
-
-    def restored(self, record: Record) -> State:
-        """The state of a record."""
-        own = {part.name: record[part.name] for part in fields(State) if part.name not in ("model", "particles")}
-        return State(restored(VolumeAndViews, record), restored(ParticleState, record), **own)  # pyright: ignore[reportArgumentType]
-
-
 def marched(
     name: str,
     search: Search,
@@ -217,7 +201,7 @@ def marched(
             search.data.grid, level.basis.radius, bandwidth, level.basis.group, search.data.device
         )
 
-    finest, ended = MultiResolution(name, plan, at, prolongated, StateRecords()).run(state, search.run)
+    finest, ended = MultiResolution(name, plan, at, prolongated).run(state, search.run)
     assert ended.rotations is not None
     assert ended.shifts_px is not None
     return PosedVolume(finest, ended.model, ended.particles, ended.rotations, ended.shifts_px)

@@ -12,7 +12,9 @@ from orbitrec.errors import InputError
 from orbitrec.optim.problem import FiniteSum
 from orbitrec.optim.solvers import S, Solver
 from orbitrec.optim.termination import Result, StepInfo, Termination
-from orbitrec.runtime.checkpoints import flattened, load_record, rebuilt, save_record
+from orbitrec.runtime.checkpoints import flattened, read_checkpoint, rebuilt, write_checkpoint
+
+KIND = "optimiser checkpoint"
 
 
 def run(
@@ -55,7 +57,8 @@ def run(
         callback(info)
         outcome = termination.outcome(info)
         if checkpoint is not None and (outcome is not None or info.cost.epochs % every == 0):
-            save_record(checkpoint, {**flattened(state), "trace": trace})
+            tensors, numbers = flattened(state)
+            write_checkpoint(checkpoint, {**tensors, "numbers": numbers, "trace": trace}, KIND)
     return Result(state.snapshot.w, trace, outcome)
 
 
@@ -92,9 +95,10 @@ def continued(
 
 def _loaded(path: Path, like: S) -> tuple[S, list[StepInfo]]:
     """State and trace from a checkpoint; ``like`` is a state of the same solver and problem."""
-    record = load_record(path, "remove it to start anew")
+    record = read_checkpoint(path, KIND, "remove it to start anew")
     try:
-        state, trace = rebuilt(like, record), [StepInfo.from_json(row) for row in record["trace"]]
+        tensors = {name: value for name, value in record.items() if isinstance(value, Tensor)}
+        state, trace = rebuilt(like, tensors, record["numbers"]), [StepInfo.from_json(row) for row in record["trace"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is a checkpoint of another solver; remove it to start anew") from error
     found, wanted = len(state.w), len(like.w)  # pyright: ignore[reportAttributeAccessIssue]

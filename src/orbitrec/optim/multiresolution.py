@@ -5,28 +5,18 @@ level is a resolution or a number of observations, a step takes the state at a l
 level changes the state is prolongated to the finer one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from orbitrec.runtime.checkpoints import Record
+from torch import Tensor
+
+from orbitrec.runtime.checkpoints import flattened, rebuilt
 from orbitrec.runtime.progress import RunState
 
 V = TypeVar("V")  # what a level is known by, say its bandwidth
 L = TypeVar("L")  # what is needed at a level
-S = TypeVar("S")  # the state
-
-
-class Records(Protocol[S]):
-    """How a state becomes a record of a checkpoint, and back."""
-
-    def record(self, state: S) -> Record:
-        """Tensors, and what JSON knows, by name."""
-        ...
-
-    def restored(self, record: Record) -> S:
-        """The state of a record."""
-        ...
+S = TypeVar("S")  # the state, a dataclass or named tuple of tensors, numbers and such
 
 
 @dataclass(frozen=True)
@@ -39,14 +29,12 @@ class MultiResolution(Generic[V, L, S]):
         level: what is needed at a level. It is made when it is reached and forgotten when it is left, since it may hold
             large matrices.
         prolong: takes a state from one level to the next finer one.
-        records: how a state is kept.
     """
 
     name: str
     plan: Sequence[tuple[V, Callable[[L, S], S]]]
     level: Callable[[V], L]
     prolong: Callable[[L, L, S], S]
-    records: Records[S]
 
     def run(self, state: S, run: RunState) -> tuple[L, S]:
         """All steps from a state at the first level, or those that the run's checkpoints do not have.
@@ -63,16 +51,26 @@ class MultiResolution(Generic[V, L, S]):
         """
         if not self.plan:
             raise ValueError("a multi-resolution run needs at least one step")
-        saved = run.load(self.name)
-        done = 0 if saved is None else saved.pop("done")
-        state = state if saved is None else self.records.restored(saved)
+        done, state = self._resumed(state, run)
         present = self.plan[max(done - 1, 0)][0]
         level = self.level(present)
         for number, (wanted, step) in enumerate(self.plan[done:], start=done + 1):
             if wanted != present:
                 finer = self.level(wanted)
                 present, level, state = wanted, finer, self.prolong(level, finer, state)
-            record = {"done": number, **self.records.record(step(level, state))}
-            kept = run.save(self.name, record)
-            state = self.records.restored({key: value for key, value in kept.items() if key != "done"})
+            state = step(level, state)
+            tensors, numbers = flattened(state)
+            # What comes back is laid out in memory as it will be read, so that going on from there gives the same sums.
+            kept = run.save(self.name, {**tensors, "done": number, "numbers": numbers})
+            state = _restored(state, kept)
         return level, state
+
+    def _resumed(self, state: S, run: RunState) -> tuple[int, S]:
+        """How many steps are done, and the state after them."""
+        saved = run.load(self.name)
+        return (0, state) if saved is None else (saved["done"], _restored(state, saved))
+
+
+def _restored(like: S, record: Mapping[str, Any]) -> S:
+    tensors = {name: value for name, value in record.items() if isinstance(value, Tensor)}
+    return rebuilt(like, tensors, record["numbers"])
