@@ -69,6 +69,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown.replace(SIZES, rooms.table())
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Short code stays on one line: a browser would break an option after its first hyphen."""
+    return re.sub(r"(?<!<pre>)<code>(?=[^<\n]{1,28}</code>)", '<code class="short">', html)
+
+
 def _commands() -> Iterator[tuple[list[str], object]]:
     """Every command that does something, as the words that call it; a group's own commands follow one another."""
 
