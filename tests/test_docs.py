@@ -99,7 +99,7 @@ def test_the_reference_describes_what_it_documents(site):
     shown = page[page.index('id="orbitrec.geometry.polar.PolarGrid"') :]
     assert "class PolarGrid(" in shown
     assert "<strong>Raises</strong>" in shown
-    assert "<code>radial_nodes</code>: number of Gauss–Legendre nodes" in shown
+    assert ">radial_nodes</code>: number of Gauss–Legendre nodes" in shown
     assert "classmethod for_radius(" in shown
 
 
