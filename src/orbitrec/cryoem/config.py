@@ -102,7 +102,7 @@ class SearchConfig:
     dense_is_dark: bool | None = None
     flip: bool = False
     device: str = "cpu"
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=lambda: Schedule())
 
     def __post_init__(self) -> None:
         for name in ("diameter_A", "resolution_A", "shift_px"):
