@@ -6,6 +6,7 @@ the rotations as angles. Everything that has to be said is how an image's coeffi
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_both_images_are_recovered(observed, solver):
     begun = distance(problem.templates(w), truth)
     found = run(solver, problem, w, Termination(moved=1e-9, measured=400.0))
     values = [info.value for info in found.trace if info.accepted]
-    assert all(b <= a + 1e-10 for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a + 1e-10 for a, b in pairwise(values))
     error = distance(problem.templates(found.w), truth)
     assert begun > 0.3
     assert error < 0.08

@@ -116,6 +116,6 @@ def test_the_ab_initio_search_and_the_refinement_run_on_it(folder):
     assert len(marching) == 2 * 3  # two bandwidths, three data passes of this solver at each
     assert resolution_A(found.combined.volume, folder) < 16
     refined = refined_map(
-        stack, found.combined.volume.double(), RefineConfig(75.0, schedule=SCHEDULE, solver=AveragedEM(), passes=3)
+        stack, found.combined.volume.double(), RefineConfig(75.0, schedule=SCHEDULE, solver=AveragedEM(), passes=3.0)
     )
     assert resolution_A(refined.combined.volume, folder) < 16

@@ -197,7 +197,7 @@ class RefineConfig(SearchConfig):
     """
 
     solver: Solver = field(default_factory=em)
-    passes: float = 6
+    passes: float = 6.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
