@@ -110,7 +110,7 @@ def test_no_item_rises_and_each_has_a_damping_of_its_own():
     assert bool((values.diff(dim=0) <= 0).all())
     assert bool((values.diff(dim=0)[:, 0] == 0).any())  # a step that was refused
     for row, start in enumerate(starts):
-        (alone,), value = minimise(model, added, (start[None],), steps=11)
+        _, value = minimise(model, added, (start[None],), steps=11)
         torch.testing.assert_close(value[0], values[-1, row], rtol=1e-12, atol=0)
 
 

@@ -88,6 +88,4 @@ def _damped(matrix: Float[Tensor, "b p p"], strength: Float[Tensor, "b"], dampin
 
 def _chosen(better: Bool[Tensor, "b"], new: Point, old: Point) -> Point:
     """The items of ``new`` where better, else those of ``old``."""
-    return tuple(
-        torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, old, strict=True)
-    )
+    return tuple(torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, old, strict=True))

@@ -80,8 +80,7 @@ class Reconstruction:
             return errors[0].square().sum() + errors[1].square().sum() + _PRIOR * x[sizes[0] : -1].square().sum()
 
         x = torch.cat([start.coefficients[0] / unit, start.log_density[0], free])
-        found, _ = minimise(squares, x.detach(), iterations)
-        return unpack(found)
+        return unpack(minimise(squares, x.detach(), iterations).x)
 
     def encoded(
         self, net: MomNet, iterations: int, callback: Callable[[int, float, float], None] = lambda *step: None
