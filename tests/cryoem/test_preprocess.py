@@ -171,7 +171,7 @@ def test_observations_are_moved_back_by_centres_and_shifts(tmp_path, n):
     moved = noiseless(data := prepare(on_disk(tmp_path, with_cancelling_noise(simulation, noise)), K_MAX, RADIUS))
     data = ParticleModes(data.grid, moved, data.filters, data.filter_index[:12], data.noise, data.pixel_size_A)
     unmoved = data.grid.from_images(still.clean(torch.arange(12))) / data.noise.at(data.grid.nodes).float()
-    part = data.grid.below(1.0, 8.0)
+    part = data.grid.truncated(1.0, 8.0)
     wanted = unmoved[:, : part.max_mode + 1, : part.node_count]
     rows = torch.tensor([7, 2, 9])
     shifts = torch.tensor([[0.0, 0.0], [1.0, -0.5]], dtype=torch.float64)

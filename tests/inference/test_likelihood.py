@@ -4,7 +4,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import frequencies, radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations

@@ -21,7 +21,7 @@ from orbitrec.thesis.cartesian import NO_CIRCLE, CartesianProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 N, COUNT, ANGLES = 15, 30, 8
-BASIS = SphericalBesselBasis.truncated(7.0, 2, 2)
+BASIS = SphericalBesselBasis.of_degrees(7.0, 2, 2)
 DIRECTIONS = spherical_design(5)
 CIRCLE = polar_circle(PolarGrid(N, math.pi, 14, 2), ANGLES)
 ROTATIONS = (direction_frames(DIRECTIONS)[:, None] @ in_plane(-CIRCLE.in_plane_angles)).flatten(0, 1)
@@ -89,7 +89,7 @@ def unit_volumes() -> list[SphericalBesselVolume]:
 
 
 def test_problem_of_the_thesis_has_64_real_unknowns():
-    basis = SphericalBesselBasis.truncated(7.0, 3, 4)
+    basis = SphericalBesselBasis.of_degrees(7.0, 3, 4)
     assert [len(us) for us in basis.zeros] == [4, 4, 4, 4]
     # 4 radial functions for each of the ten (l, m ≥ 0): the thesis's 40 coefficients, complex where m > 0.
     assert len(basis) == 4 * (4 + 2 * 6)

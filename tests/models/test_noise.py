@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.models.noise import NoiseSpectrum, corner_mask, estimate_noise
 
 

@@ -7,7 +7,8 @@ from scipy.special import ive
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations

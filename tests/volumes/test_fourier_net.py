@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_ifft, frequencies
+from orbitrec.geometry.fourier import centred_ifft
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.base import Circle

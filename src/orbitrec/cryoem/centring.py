@@ -14,15 +14,13 @@ from scipy.special import jv
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.geometry.polar import PolarGrid
 
 
 def shift_grid(radius: float, step: float) -> Float[Tensor, "s 2"]:
     """Displacements (x, y) on a square lattice of ``step`` within ``radius`` pixels; always holds zero."""
-    reach = int(radius / step) + 1
-    axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * step
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)
+    points = step * pixel_vectors(2 * int(radius / step) + 3).reshape(-1, 2)
     return points[points.norm(dim=1) <= radius * (1 + 1e-9)]
 
 
@@ -58,7 +56,7 @@ def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Flo
 def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1024, iterations: int = 8) -> Centring:
     """Centre all particles at frequencies up to ``k_max`` from a Gaussian prior of ``prior_px`` per axis."""
     reach = 3 * prior_px
-    grid = data.grid.below(k_max, reach + 1)
+    grid = data.grid.truncated(k_max, reach + 1)
     step = 0.8 / k_max
     shifts = shift_grid(reach, step)
     kernel = _mode_zero_after_shift(grid, shifts).to(data.device, torch.float32).flatten(1, 2)

@@ -15,7 +15,7 @@ from orbitrec.cryoem.multiresolution import Selection
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import Reconstruction
 from orbitrec.cryoem.symmetry import SymmetryCheck
-from orbitrec.geometry.fourier import radial_frequencies
+from orbitrec.geometry.grids import radii
 from orbitrec.geometry.quadrature import spherical_design
 
 FEW_PARTICLES = 1000
@@ -126,7 +126,7 @@ def _resolution(evidence: Evidence) -> Iterator[str]:
 
 def _ball(evidence: Evidence) -> Iterator[str]:
     n, radius = len(evidence.rebuilt.volume), evidence.radius
-    distance = radial_frequencies(n, 3) * n / (2 * math.pi)
+    distance = radii(n, 3)
     density = evidence.rebuilt.volume.clamp(min=0).double().square()
     inside = float(density[distance < radius].sum())
     edge = float(density[(distance > 0.9 * radius) & (distance < radius)].sum())

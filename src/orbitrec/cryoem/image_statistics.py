@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies, shell_indices
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise, corner_mask
 
@@ -147,8 +148,7 @@ def _look(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _Look:
     n = stack.n
     k = radial_frequencies(n)
     low = torch.exp(-0.5 * (k * n / (2 * math.pi * CYCLES)).square())
-    x = torch.arange(n) - n // 2
-    radius = (x.square()[:, None] + x.square()).double().sqrt().round().long().flatten()
+    radius = shell_indices(n).flatten()
     inside, pixels = radius <= 0.3 * n, torch.bincount(radius).double()
     profiles, contrasts, weights = [], [], []
     for run in sampled_runs(stack, rows):

@@ -57,7 +57,7 @@ class ResolutionLevel:
 
         Its templates, and what is compared with them, are on ``device``; its models are on the CPU.
         """
-        part = grid.below(bandwidth / radius, radius)
+        part = grid.truncated(bandwidth / radius, radius)
         basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
         degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
         angles = 2 * math.ceil(1.2 * bandwidth)

@@ -14,7 +14,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop
+from orbitrec.geometry.grids import radial_frequencies, shell_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations
 from orbitrec.io.particles import ParticleStack
@@ -47,7 +48,7 @@ class ParticleModes:
         return len(self.modes)
 
     def seen(self, rows: Int[Tensor, "b"], grid: PolarGrid) -> tuple[Complex[Tensor, "b m k"], Float[Tensor, "b k"]]:
-        """Modes and h² of the particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), brought to the device."""
+        """Modes and h² of the particles ``rows`` on a smaller grid (:meth:`PolarGrid.truncated`), brought to the device."""
         modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
         return modes.to(self.device), self.ctf2_over_noise(rows)[:, : grid.node_count].to(self.device)
 
@@ -156,7 +157,7 @@ def _noise_of(stack: ParticleStack, rows: Int[Tensor, "g"]) -> NoiseSpectrum:
     taken = sampled_runs(stack, rows)
     noise = estimate_noise(stack.images(run) for run in taken)
     if stack.ctf is not None and bool(stack.premultiplied[rows[0]]):
-        shells = 2 * math.pi * torch.arange(len(noise.shells), dtype=torch.float64) / noise.n
+        shells = shell_frequencies(noise.n, len(noise.shells))
         power = stack.ctf.select(torch.cat(taken)).radial_square(shells, stack.pixel_size_A).mean(0)
         return noise.before_filter(power)
     return noise

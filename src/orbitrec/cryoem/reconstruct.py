@@ -16,7 +16,8 @@ from torch import Tensor
 from orbitrec.cryoem.preprocess import PIXELS_AT_ONCE, Progress
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc, soft_sphere
 from orbitrec.evaluation.masks import soft_mask
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import frequency_vectors, shell_indices
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
 from orbitrec.optim.conjugate_gradients import solve_symmetric
@@ -125,7 +126,7 @@ def combined(
     first_lost = (value[1:] < 0.143).nonzero().flatten()
     if len(first_lost):
         value[int(first_lost[0]) + 1 :] = 0
-    shell = (radial_frequencies(m, 3) * m / (2 * torch.pi)).round().long().clamp(max=m // 2)
+    shell = shell_indices(m, 3).clamp(max=m // 2)
     mean = (halves[0] + halves[1]) / 2
     spectrum = centred_fft(mean * ball, ndim=3) * (2 * value / (1 + value))[shell]
     filtered = centred_ifft(spectrum, ndim=3).real
@@ -197,10 +198,10 @@ class _NormalEquations:
     ) -> None:
         """Add particles; only half the plane is summed, since the other half is its conjugate."""
         n, m = stack.n, len(self.right)
-        k = frequencies(n)
-        ky, kx = torch.meshgrid(k, k, indexing="ij")
+        plane = frequency_vectors(n)
+        kx, ky = plane.unbind(-1)
         used = (torch.hypot(kx, ky) * n / m < torch.pi * (1 - 1 / m)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
-        points = torch.stack([kx[used], ky[used]], dim=-1)
+        points = plane[used]
         weight = torch.where(points.any(dim=1), 2.0, 1.0) / noise.at_rows(rows, points.norm(dim=1))
         transform = centred_fft(stack.images(rows))[:, used]
         phase = shifts @ points.mT

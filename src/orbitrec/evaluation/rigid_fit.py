@@ -13,6 +13,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import pixels, radii, shell_indices
 from orbitrec.geometry.rotations import geodesic_distance, rotation_vector_to_matrix
 from orbitrec.optim.levenberg_marquardt import Damping, LocalModel, Point, minimise
 from orbitrec.volumes.voxel import VoxelVolume
@@ -86,11 +87,11 @@ class RigidFit:
         n = reference.shape[0]
         axis = torch.arange(-cycles, cycles + 1)
         lattice = torch.cartesian_prod(axis[cycles:], axis, axis)
-        radius = lattice.square().sum(1).double().sqrt()
+        radius, shell = (values[cycles:].flatten() for values in (radii(len(axis), 3), shell_indices(len(axis), 3)))
         ball = (radius > 0) & (radius <= cycles)
-        lattice, shell = lattice[ball], radius[ball].round().long() - 1
+        lattice, shell = lattice[ball], shell[ball] - 1
         # The derivative of the transform is the transform of −i x v(x).
-        x = torch.arange(n) - n // 2
+        x = pixels(n, reference.dtype)
         moments = torch.stack([reference, reference * x, reference * x[:, None], reference * x[:, None, None]])
         value, *slopes = centred_fft(moments.float(), ndim=3)[:, *(lattice + n // 2).flip(1).unbind(1)]
         gradient = 2 * math.pi / n * torch.stack([-1j * slope for slope in slopes], dim=-1)

@@ -1,34 +1,14 @@
 """Centred unitary Fourier transforms and cropping in Fourier space.
 
 Kernel ``e^{-ikx}``, unitary, and index ``n // 2`` is the origin in both domains for even and odd ``n``
-(``docs/conventions.md``). Frequencies are the DFT's own points ``2πj/n`` in radians per pixel.
+(``docs/conventions.md``). The points of both domains are those of :mod:`orbitrec.geometry.grids`.
 """
 
-import math
-
 import torch
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Complex, Shaped
 from torch import Tensor
 
 from orbitrec.errors import InputError
-
-
-def frequencies(n: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n"]:
-    """Centred DFT frequencies ``2π(j − n//2)/n``, j = 0 … n−1, in radians per pixel."""
-    return 2 * math.pi * (torch.arange(n, dtype=dtype) - n // 2) / n
-
-
-def radial_frequencies(n: int, ndim: int = 2, dtype: torch.dtype = torch.float64) -> Float[Tensor, "..."]:
-    """Length of the frequency vector at every point of the centred ``n``^ndim DFT grid, radians per pixel."""
-    k = frequencies(n, dtype)
-    axes = torch.meshgrid(*([k] * ndim), indexing="ij")
-    return torch.stack(axes).square().sum(0).sqrt()
-
-
-def frequency_vectors(n: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n n n 3"]:
-    """Frequency vectors (x, y, z) at the points (z, y, x) of the centred ``n``³ DFT grid, radians per pixel."""
-    k = frequencies(n, dtype)
-    return torch.stack(torch.meshgrid(k, k, k, indexing="ij")[::-1], dim=-1)
 
 
 def _last(ndim: int) -> tuple[int, ...]:

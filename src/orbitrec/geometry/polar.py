@@ -21,6 +21,7 @@ from scipy.special import jv
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.grids import pixel_vectors, vectors
 
 
 def _even_fft_size(at_least: int) -> int:
@@ -59,7 +60,7 @@ class PolarGrid:
         k_max: largest frequency in radians per pixel, at most π.
         radial_nodes: number of Gauss–Legendre nodes of the rule.
         max_mode: largest circular mode M.
-        kept: how many of the rule's lowest nodes the grid has (all, unless made by :meth:`below`).
+        kept: how many of the rule's lowest nodes the grid has (all, unless made by :meth:`truncated`).
 
     Raises:
         InputError: if a size is not positive or ``k_max`` is outside (0, π].
@@ -109,7 +110,7 @@ class PolarGrid:
         """Radial nodes K of the grid."""
         return len(self.nodes)
 
-    def below(self, k_max: float, radius: float) -> "PolarGrid":
+    def truncated(self, k_max: float, radius: float) -> "PolarGrid":
         """The part of this grid below ``k_max`` for objects of ``radius`` pixels: a prefix of its nodes and modes.
 
         Coordinates on the smaller grid are ``modes[..., : M + 1, : K]`` of those on this one. Leaving nodes out of the
@@ -174,7 +175,7 @@ class PolarGrid:
         mode depends on one of the image's four reflection-symmetric parts, which a quadrant holds.
         """
         axis = torch.arange(self.box // 2 + 1, dtype=torch.float64)
-        y, x = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+        x, y = vectors(axis).reshape(-1, 2).unbind(1)
         matrices = []
         for parity in (0, 1):
             modes = [self._circular(x, y, m) for m in range(parity, self.max_mode + 1, 2)]
@@ -206,8 +207,7 @@ class PolarGrid:
 
     def noise_gram(self) -> Complex[Tensor, "m k k"]:
         """``G_m = A_m A_m*``: covariance of the coordinates of unit white pixel noise, mode by mode (complex128)."""
-        axis = torch.arange(self.box, dtype=torch.float64) - self.box // 2
-        y, x = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+        x, y = pixel_vectors(self.box).reshape(-1, 2).unbind(1)
         by_mode = (self._circular(x, y, m) for m in range(self.max_mode + 1))
         return torch.stack([a.mT @ a.conj() for a in by_mode])
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.grids import pixels
 
 
 def resampling_matrix(n: int, size: int, step: float) -> Float[Tensor, "size n"]:
@@ -22,8 +23,7 @@ def resampling_matrix(n: int, size: int, step: float) -> Float[Tensor, "size n"]
     """
     if (size - 1) * step > n:
         raise InputError(f"{size} pixels {step:g} pixels apart do not fit an image of {n} pixels; choose a smaller box")
-    x = step * (torch.arange(size, dtype=torch.float64) - size // 2)
-    apart = x[:, None] - (torch.arange(n, dtype=torch.float64) - n // 2)
+    apart = step * pixels(size)[:, None] - pixels(n)
     highest = math.ceil(n / (2 * max(step, 1.0))) - 1
     q = torch.arange(1, highest + 1, dtype=torch.float64)
     return (1 + 2 * torch.cos(2 * math.pi / n * apart[..., None] * q).sum(-1)) / n

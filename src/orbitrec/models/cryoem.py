@@ -18,12 +18,13 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequencies
+from orbitrec.geometry.harmonics import harmonic_count, harmonic_phases, indices_by_parity, real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.models.base import Circle
 from orbitrec.volumes.base import Volume
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, harmonic_phases, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 _DIRECTIONS_AT_ONCE = 256  # of any volume's templates, whose points fill memory
 
@@ -103,8 +104,7 @@ class PolarProjector:
     def _angular(self) -> list[tuple[Float[Tensor, "two hm lm"], Int[Tensor, "lm"], slice]]:
         """For each parity: real and imaginary (d/2·m, lm) matrices with (−i)^l and c_m inside, lm indices, modes."""
         degree, M = self.basis.degree, self.grid.max_mode
-        l = torch.arange(degree + 1).repeat_interleave(2 * torch.arange(degree + 1) + 1)
-        columns = [torch.nonzero(l % 2 == parity).squeeze(1) for parity in (0, 1)]
+        columns = indices_by_parity(degree)
         blocks: list[list[Tensor]] = [[], []]
         # A few directions at a time: the harmonics on their circles are much larger than their modes.
         for part in self.directions[: len(self.directions) // 2].double().split(32):
@@ -152,7 +152,7 @@ class PolarProjector:
         """``C* x`` for the real inner product ``Re Σ conj(T) x``."""
         half, K = len(self.directions) // 2, self.grid.node_count
         folded = x[:half] + self._mirror_sign * x[half:].conj()
-        shells = x.real.new_zeros((self.basis.degree + 1) ** 2, K)
+        shells = x.real.new_zeros(harmonic_count(self.basis.degree), K)
         for matrix, columns, modes in self._angular:
             part = folded[:, modes].reshape(-1, K)
             shells[columns] = matrix[0].mT @ part.real + matrix[1].mT @ part.imag
@@ -164,7 +164,7 @@ class PolarProjector:
 
     def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
         """The matrix ``C* W C`` of :meth:`normal`, for bases of a hundred functions or so."""
-        lm, count = self.basis.lm, (self.basis.degree + 1) ** 2
+        lm, count = self.basis.lm, harmonic_count(self.basis.degree)
         shells = (weight.to(self.device).mT @ self._angular_power).reshape(-1, count, count).cpu()
         return torch.einsum("ik,jk,kij->ij", self.radial, self.radial, shells[:, lm[:, None], lm])
 
@@ -173,7 +173,7 @@ class PolarProjector:
         """``C_m[d, lm] (−i)^l c_m`` dense, for the few degrees of a small basis: ``T = Σ_lm angular · A_lm(k) s_k``."""
         half = len(self.directions) // 2
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        harmonics = (self.basis.degree + 1) ** 2
+        harmonics = harmonic_count(self.basis.degree)
         out = torch.zeros(2 * half, self.grid.max_mode + 1, harmonics, dtype=kind, device=self.device)
         for matrix, columns, modes in self._angular:
             values = torch.complex(*matrix).reshape(half, -1, len(columns))

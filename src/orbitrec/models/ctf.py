@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequency_vectors
 
 
 def electron_wavelength_A(voltage_kV: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -77,9 +77,7 @@ class CTFParameters:
         self, n: int, pixel_size_A: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
     ) -> Float[Tensor, "N n n"]:
         """CTF on the centred n × n DFT grid, axes (y, x)."""
-        k = frequencies(n, dtype).to(device)
-        y, x = torch.meshgrid(k, k, indexing="ij")
-        return self.evaluate(torch.stack([x, y], dim=-1), pixel_size_A)
+        return self.evaluate(frequency_vectors(n, dtype=dtype).to(device), pixel_size_A)
 
     def radial(self, k: Float[Tensor, "K"], pixel_size_A: float) -> Float[Tensor, "N K"]:
         """Average of the CTF over the circle of radius ``k`` radians per pixel.

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import pixel_vectors, radial_frequencies, radii, shell_frequencies, shell_indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class NoiseSpectrum:
 
         ``1 + 4 / (1 + (k/0.5)²)``, k in radians per pixel.
         """
-        k = 2 * math.pi * torch.arange(n // 2 + 1, dtype=torch.float64) / n
+        k = shell_frequencies(n)
         return cls(1 + 4 / (1 + (k / 0.5).square()), n).scaled(1.0)
 
     @property
@@ -72,8 +73,7 @@ class NoiseSpectrum:
         """
         k = radial_frequencies(self.n)
         covariance = centred_ifft(NoiseSpectrum(power.double(), self.n).at(k).to(torch.complex128))
-        x = torch.arange(self.n, dtype=torch.float64) - self.n // 2
-        taper = _hann((x.square()[:, None] + x.square()).sqrt(), self.n)
+        taper = _hann(radii(self.n), self.n)
         smooth = _shell_means(centred_fft(covariance * taper).real)
         return NoiseSpectrum(self.shells / smooth.to(self.shells).clamp(min=1e-3 * float(smooth.mean())), self.n)
 
@@ -118,8 +118,7 @@ Noise = NoiseSpectrum | GroupedNoise
 
 def corner_mask(n: int, radius: float = 0.45) -> Bool[Tensor, "n n"]:
     """Pixels further than ``radius · n`` from the origin, where particles leave the noise alone."""
-    x = torch.arange(n, dtype=torch.float64) - n // 2
-    return x.square()[:, None] + x.square() > (radius * n) ** 2
+    return pixel_vectors(n).square().sum(-1) > (radius * n) ** 2
 
 
 def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.45) -> NoiseSpectrum:
@@ -174,7 +173,7 @@ def _hann(lag: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
 def _shell_means(spectrum: Float[Tensor, "n n"]) -> Float[Tensor, "R"]:
     """Means over the shells 0 … n//2 of a centred spectrum."""
     n = spectrum.shape[-1]
-    shell = (radial_frequencies(n).to(spectrum) * n / (2 * math.pi)).round().long().reshape(-1)
+    shell = shell_indices(n).to(spectrum.device).reshape(-1)
     sums = torch.zeros(2, int(shell.max()) + 1, dtype=torch.float64, device=spectrum.device)
     sums.index_add_(1, shell, torch.stack([spectrum.reshape(-1), torch.ones(n * n).to(spectrum)]))
     return (sums[0] / sums[1])[: n // 2 + 1]

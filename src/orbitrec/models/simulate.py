@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import NoiseSpectrum, corner_mask

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import indices_by_parity
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments
 
@@ -35,10 +36,8 @@ class BatchedMoments:
         """For each parity, up to the basis' degree: real rows above imaginary ones; which coefficients they need."""
         basis, half = self.projector.basis, len(self.projector.directions) // 2
         angular = self.projector.angular[:half, : basis.degree + 1]
-        l = torch.arange(basis.degree + 1).repeat_interleave(2 * torch.arange(basis.degree + 1) + 1)
         blocks = []
-        for parity in (0, 1):
-            columns = torch.nonzero(l % 2 == parity).squeeze(1)
+        for parity, columns in enumerate(indices_by_parity(basis.degree)):
             part = angular[:, parity::2][:, :, columns]
             rows = torch.cat([part.real, part.imag]).flatten(0, 1)
             pick = (basis.lm == columns[:, None]).to(rows.dtype)

@@ -80,9 +80,9 @@ class MomentAccumulator:
             raise InputError(f"moments on {other.grid} cannot be merged with moments on {self.grid}; use one grid")
         return MomentAccumulator(self.grid, **{name: s + other.sums()[name] for name, s in self.sums().items()})
 
-    def below(self, k_max: float, radius: float) -> "MomentAccumulator":
-        """The sums on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.below`)."""
-        grid = self.grid.below(k_max, radius)
+    def truncated(self, k_max: float, radius: float) -> "MomentAccumulator":
+        """The sums on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.truncated`)."""
+        grid = self.grid.truncated(k_max, radius)
         m, k = slice(grid.max_mode + 1), slice(grid.node_count)
         return MomentAccumulator(
             grid, self.first[k], self.second[m, k, k], self.power[k], self.noise[k, k], self.product[k, k], self.count

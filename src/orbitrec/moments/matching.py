@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.estimator import MomentAccumulator
 from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +63,9 @@ class MomentTarget:
         variance = variance / torch.diagonal(accumulator.product)
         return cls(accumulator.estimate(), grid, variance, float(accumulator.count), 2 * math.pi / grid.box)
 
-    def below(self, k_max: float, radius: float) -> "MomentTarget":
-        """The same on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.below`)."""
-        grid = self.grid.below(k_max, radius)
+    def truncated(self, k_max: float, radius: float) -> "MomentTarget":
+        """The same on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.truncated`)."""
+        grid = self.grid.truncated(k_max, radius)
         m, k = slice(grid.max_mode + 1), slice(grid.node_count)
         kept = Moments(self.moments.first[m, k], self.moments.second[m, k, k], self.moments.weights[m])
         return replace(self, moments=kept, grid=grid, variance=self.variance[m, k])
@@ -167,8 +168,8 @@ class _Problem:
     ) -> "_Problem":
         projector = PolarProjector(basis, target.grid, directions.double(), torch.float64)
         # The softmax does not see the constant harmonic. The prior's log density varies by 0.7: factors of two.
-        harmonics = real_spherical_harmonics(directions, density_degree)[:, 1:]
-        harmonics = harmonics * (0.7 * math.sqrt(4 * math.pi / max(1, harmonics.shape[1])))
+        harmonics = nonconstant_harmonics(directions, density_degree)
+        harmonics = harmonics * (0.7 / math.sqrt(max(1, harmonics.shape[1])))
         nothing = target.moments - target.moments
         return cls(target, projector, prior_scale(target, projector), harmonics, shift_px, target.misfit(nothing))
 

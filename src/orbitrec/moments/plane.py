@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float
 from scipy.interpolate import barycentric_interpolate
 from torch import Tensor
 
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequency_vectors
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.moments.analytic import Moments
 
@@ -42,9 +42,7 @@ class PlaneMoments:
 
     @cached_property
     def _plane(self) -> Float[Tensor, "n2 2"]:
-        k = frequencies(self.grid.box)
-        ky, kx = torch.meshgrid(k, k, indexing="ij")
-        return torch.stack([kx, ky], dim=-1).reshape(-1, 2)
+        return frequency_vectors(self.grid.box).reshape(-1, 2)
 
     @cached_property
     def _inside(self) -> Bool[Tensor, "n2"]:

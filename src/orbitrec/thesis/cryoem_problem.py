@@ -78,7 +78,7 @@ class CryoEMProblem:
 
 def basis() -> SphericalBesselBasis:
     """L = 3, S = 4."""
-    return SphericalBesselBasis.truncated(RADIUS, DEGREE, RADIAL)
+    return SphericalBesselBasis.of_degrees(RADIUS, DEGREE, RADIAL)
 
 
 def polar_projector() -> PolarProjector:

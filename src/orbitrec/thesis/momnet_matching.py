@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
@@ -23,7 +24,7 @@ from orbitrec.networks.momnet import Estimate, MomNet
 from orbitrec.optim.adam import ScheduledAdam, constant, cosine
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet
-from orbitrec.volumes.spherical_bessel import SphericalBesselVolume, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
 _NO_SHIFT = -30.0  # of the free parameter: a spread of 1e-13 of the largest
 _RATE = 1e-3
@@ -54,8 +55,7 @@ class Reconstruction:
     @cached_property
     def harmonics(self) -> Float[Tensor, "d h"]:
         """Of the directions, as in :meth:`Setting.harmonics`."""
-        values = real_spherical_harmonics(self.projector.directions, self.density_degree)[:, 1:]
-        return (values * (4 * torch.pi) ** 0.5).to(self.projector.dtype)
+        return nonconstant_harmonics(self.projector.directions, self.density_degree).to(self.projector.dtype)
 
     def loss(self, estimate: Estimate) -> Float[Tensor, ""]:
         """The Kam loss."""

@@ -20,7 +20,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_ifft, frequency_vectors
+from orbitrec.geometry.fourier import centred_ifft
+from orbitrec.geometry.grids import frequency_vectors
 
 _W0 = 30.0  # what SIREN multiplies every argument of a sine by; weights are smaller, so their steps are larger
 _POINTS_AT_ONCE = 2**16
@@ -129,7 +130,7 @@ class FourierNet(nn.Module):
         Raises:
             InputError: if the latent vector is missing or of another length.
         """
-        points = frequency_vectors(n).to(self.amplitude.bias).reshape(-1, 3)
+        points = frequency_vectors(n, 3).to(self.amplitude.bias).reshape(-1, 3)
         spectrum = torch.cat([self.fourier(part, latent) for part in points.split(_POINTS_AT_ONCE)])
         return centred_ifft(spectrum.reshape(n, n, n) / n**1.5, ndim=3).real
 

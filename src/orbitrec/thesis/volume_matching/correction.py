@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, antipodal_moments
 from orbitrec.moments.matching import MomentTarget, prior_scale
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.thesis.volume_matching.consensus import Estimate
-from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -54,7 +54,7 @@ class Corrected:
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        changes = view_harmonics(directions, _VIEW_DEGREE) @ self.views
+        changes = nonconstant_harmonics(directions, _VIEW_DEGREE) @ self.views
         return (self.mean.view_density(directions).log() + changes).softmax(0)
 
 
@@ -71,7 +71,7 @@ def corrected(mean: Estimate, target: MomentTarget, radius: float, directions: F
     """
     k_max = min(target.grid.k_max, _LARGEST_BANDWIDTH / radius)
     basis = SphericalBesselBasis(radius, k_max + math.pi / radius)
-    target = target.below(k_max, radius)
+    target = target.truncated(k_max, radius)
     problem = _Problem.of(mean, target, PolarProjector(basis, target.grid, directions))
     found = minimise(problem.loss, torch.zeros(len(problem.scale)), _ITERATIONS).x
     coefficients, views = (found * problem.scale).double().split([len(basis), len(problem.scale) - len(basis)])
@@ -103,7 +103,7 @@ class _Problem:
         """The problem of a mean."""
         volume, directions = VoxelVolume(mean.voxels), projector.directions
         templates = polar_templates(volume, target.grid, directions[: len(directions) // 2]).to(torch.complex64)
-        harmonics = view_harmonics(directions, _VIEW_DEGREE).float()
+        harmonics = nonconstant_harmonics(directions, _VIEW_DEGREE).float()
         scale = torch.cat(
             [_SHARE * prior_scale(target, projector), torch.full((harmonics.shape[1],), _VIEW_SCALE)]
         ).float()
