@@ -25,19 +25,11 @@ class Evaluation(NamedTuple):
     gradient: Float[Tensor, "x"]
 
 
-@dataclass(frozen=True)
-class Minimum:
-    """Where a search ended.
-
-    Attributes:
-        x: the last accepted point, in the dtype of the start.
-        value: the function there.
-        message: why it ended, in scipy's words.
-    """
+class Minimum(NamedTuple):
+    """Where a search ended: the last accepted point, in the dtype of the start, and the function there."""
 
     x: Float[Tensor, "x"]
     value: float
-    message: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def minimise(loss: Callable[[Tensor], Tensor], start: Float[Tensor, "x"], iterat
         return value / unit, gradient.double() / unit
 
     found = minimise_function(scaled, start.detach(), Rules(iterations, evaluations=2 * iterations))
-    return Minimum(found.x, found.value * unit, found.message)
+    return Minimum(found.x, found.value * unit)
 
 
 def minimise_function(
@@ -114,7 +106,7 @@ def minimise_function(
     found = scipy_minimize(
         evaluated, start.double().numpy(), jac=True, method="L-BFGS-B", callback=accepted, options=options
     )
-    return Minimum(torch.from_numpy(np.array(found.x)).to(start.dtype), float(found.fun), str(found.message))
+    return Minimum(torch.from_numpy(np.array(found.x)).to(start.dtype), float(found.fun))
 
 
 def differentiated(loss: Callable[[Tensor], Tensor], x: Float[Tensor, "x"]) -> tuple[float, Float[Tensor, "x"]]:

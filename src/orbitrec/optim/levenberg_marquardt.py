@@ -1,8 +1,8 @@
 """Levenberg–Marquardt for many small independent problems at once, on manifolds too.
 
-For each item F is modelled around its point p by ``F + gᵀδ + ½ δᵀHδ``, with H positive semidefinite: of least squares
-the Gauss–Newton matrix JᵀJ. The step solves ``(H + λ D) δ = −g``; where F falls it is taken and λ shrinks, else the item
-stays and λ grows (Levenberg 1944; Marquardt 1963; Nocedal and Wright 2006, section 10.3).
+For each item F is modelled around its point p by ``F + gᵀδ + ½ δᵀHδ``, with H positive semidefinite, of least squares
+the Gauss–Newton matrix JᵀJ. The step solves ``(H + λ D) δ = −g``; where F falls it is taken and λ shrinks, else the
+item stays and λ grows (Levenberg 1944; Marquardt 1963; Nocedal and Wright 2006, section 10.3).
 """
 
 from collections.abc import Callable

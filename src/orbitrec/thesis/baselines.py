@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from orbitrec.optim.driver import Result, Termination
 from orbitrec.optim.estimators import Full, Snapshot, batch_size, draw, em_residual, gradient
 from orbitrec.optim.lbfgs import Evaluation, Rules, minimise_function
 from orbitrec.optim.metrics import SubsampledNewton
 from orbitrec.optim.problem import Counted, FiniteSum
-from orbitrec.optim.solvers import ROUNDING, Cost, Solver, StepInfo
+from orbitrec.optim.solvers import ROUNDING, SnapshotSolver
+from orbitrec.optim.termination import Cost, Outcome, Result, StepInfo, Termination
 
 
 def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, memory: int = 30) -> Result:
@@ -25,17 +25,17 @@ def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, memory: 
         moved = abs(at.value - trace[-1].value) if trace else math.inf
         cost = Cost(len(trace) + 1, counted.passes, counted.passes, time.process_time() - started)
         trace.append(StepInfo(at.value, float(at.gradient.norm()), moved, True, cost))
-        return stop.reason(trace[-1]) is not None
+        return stop.outcome(trace[-1]) is not None
 
     rules = Rules(10**6, pairs=memory, value_tolerance=0.0, gradient_tolerance=0.0)
     found = minimise_function(counted.gradient, w, rules, stop=record)
-    reason = stop.reason(trace[-1]) if trace else None
-    return Result(found.x, trace, reason or f"not converged: the line search said {found.message}")
+    outcome = stop.outcome(trace[-1]) if trace else None
+    return Result(found.x, trace, outcome or Outcome.LINE_SEARCH_FAILED)
 
 
-def newton(dimension: int) -> Solver:
+def newton(dimension: int) -> SnapshotSolver:
     """Newton's method with the exact Hessian's absolute eigenvalues, halving steps that do not descend."""
-    return Solver(gradient, Full(), SubsampledNewton(dimension, 1.0))
+    return SnapshotSolver(gradient, Full(), SubsampledNewton(dimension, 1.0))
 
 
 class EMState(NamedTuple):
