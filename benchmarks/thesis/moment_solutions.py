@@ -116,7 +116,7 @@ class Problem:
             at = begin + whitening @ change
             return self.misfit(at, trust) + at.square().sum() / 2
 
-        change, _ = minimise(loss, torch.zeros(len(x)), _ITERATIONS)
+        change = minimise(loss, torch.zeros(len(x)), _ITERATIONS).x
         return (begin + whitening @ change).double()
 
     @cached_property

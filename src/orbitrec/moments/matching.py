@@ -14,10 +14,8 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from orbitrec.geometry.harmonics import nonconstant_harmonics
@@ -25,6 +23,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.estimator import MomentAccumulator
+from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 
@@ -138,13 +137,12 @@ def match_moments(
         iterations: most iterations of each start.
     """
     problem = _Problem.of(target, basis, directions, shift_px, density_degree)
-    options = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30, "ftol": 1e-7}
+    rules = Rules(iterations, evaluations=2 * iterations, pairs=30, value_tolerance=1e-7)
     results = []
     for _ in range(starts):
-        start = problem.random_start(generator).numpy()
-        found = minimize(problem.value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
-        coefficients, log_density, sigma = problem.unpack(torch.from_numpy(found.x))
-        results.append(MatchResult(coefficients, log_density, float(sigma), float(found.fun)))
+        found = minimise_function(problem.value_and_gradient, problem.random_start(generator), rules)
+        coefficients, log_density, sigma = problem.unpack(found.x)
+        results.append(MatchResult(coefficients, log_density, float(sigma), found.value))
     return sorted(results, key=lambda result: result.loss)
 
 
@@ -194,16 +192,17 @@ class _Problem:
         x[spherical] = torch.linalg.solve(normal, response @ (weight * self.target.moments.first[0].real))
         return torch.cat([x, x.new_zeros(free)])
 
-    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_gradient(self, x: Float[Tensor, "x"]) -> tuple[float, Float[Tensor, "x"]]:
         """Loss and its gradient by automatic differentiation."""
-        variables = torch.from_numpy(x).requires_grad_()
-        w, log_density, sigma = self.unpack(variables)
+        return differentiated(self.loss, x)
+
+    def loss(self, x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
+        """Minus the log posterior, relative to that of an empty volume."""
+        w, log_density, sigma = self.unpack(x)
         model = uniform_moments(self.projector.templates(w), log_density.exp(), self.target.grid)
         if self.shift_px != 0:
             model = shifted_uniform_moments(model, self.target.grid, sigma)
-        loss = (self.target.misfit(model) + variables.square().sum() / 2) / self.empty
-        (gradient,) = torch.autograd.grad(loss, variables)
-        return float(loss.detach()), gradient.numpy()
+        return (self.target.misfit(model) + x.square().sum() / 2) / self.empty
 
 
 def prior_scale(target: MomentTarget, projector: PolarProjector) -> Float[Tensor, "p"]:

@@ -73,7 +73,7 @@ def corrected(mean: Estimate, target: MomentTarget, radius: float, directions: F
     basis = SphericalBesselBasis(radius, k_max + math.pi / radius)
     target = target.truncated(k_max, radius)
     problem = _Problem.of(mean, target, PolarProjector(basis, target.grid, directions))
-    found, _ = minimise(problem.loss, torch.zeros(len(problem.scale)), _ITERATIONS)
+    found = minimise(problem.loss, torch.zeros(len(problem.scale)), _ITERATIONS).x
     coefficients, views = (found * problem.scale).double().split([len(basis), len(problem.scale) - len(basis)])
     return Corrected(mean, SphericalBesselVolume(basis, coefficients), views)
 

@@ -266,4 +266,5 @@ class BeadStage:
 
     def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:
         """After ``rounds`` times the iterations that are set."""
-        return Solution(*minimise(self.loss, variables, rounds * self.problem.settings.iterations))
+        found = minimise(self.loss, variables, rounds * self.problem.settings.iterations)
+        return Solution(found.x, found.value)
