@@ -20,6 +20,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
+from orbitrec.densities.harmonic import log_probabilities_on_nodes
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.cryoem import PolarProjector
@@ -179,7 +180,7 @@ class _Problem:
         """Coefficients, log density and shift."""
         p, b = len(self.scale), self.harmonics.shape[1]
         sigma = 2 * x[p + b].exp() if self.shift_px is None else x.new_tensor(self.shift_px)
-        return x[:p] * self.scale, torch.log_softmax(self.harmonics @ x[p : p + b], dim=0), sigma
+        return x[:p] * self.scale, log_probabilities_on_nodes(x[p : p + b], self.harmonics), sigma
 
     def random_start(self, generator: torch.Generator) -> Float[Tensor, "x"]:
         """A draw of the prior, but with the spherical part that the first moment gives: it knows the contrast."""
