@@ -18,7 +18,6 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.harmonics import harmonic_count, harmonic_phases, indices_by_parity, real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
@@ -49,15 +48,6 @@ def polar_templates(volume: Volume, grid: PolarGrid, directions: Float[Tensor, "
         return grid.from_circle(volume.fourier(points))
 
     return torch.cat([templates(some) for some in directions.split(_DIRECTIONS_AT_ONCE)])
-
-
-def cartesian_templates(volume: Volume, n: int, rotations: Float[Tensor, "q 3 3"]) -> Complex[Tensor, "q one n2"]:
-    """Templates on the Cartesian K₂ grid, unitary: ``v̂(R (kx, ky, 0)) / n`` as one mode of n² nodes (2.8)."""
-    k = frequencies(n, rotations.dtype)
-    ky, kx = torch.meshgrid(k, k, indexing="ij")
-    points = torch.stack([kx, ky, torch.zeros_like(kx)], dim=-1).reshape(-1, 3)
-    slices = volume.fourier(torch.einsum("qij,pj->qpi", rotations, points)) / n
-    return slices[:, None, :]
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,21 +82,10 @@ class NoiseSpectrum:
     ) -> Float[Tensor, "count n n"]:
         """Gaussian noise images with this spectrum."""
         white = torch.randn(count, self.n, self.n, generator=generator, dtype=dtype)
-        return self._filter(white, 0.5)
-
-    def whiten(self, images: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-        """The images with every Fourier coefficient divided by the noise's standard deviation there.
-
-        The noise becomes white with variance 1. Images may have another box than the one the spectrum was
-        estimated in, since it is a function of radians per pixel.
-        """
-        return self._filter(images, -0.5)
-
-    def _filter(self, images: Float[Tensor, "*batch n n"], power: float) -> Float[Tensor, "*batch n n"]:
         if bool((self.shells == self.shells[0]).all()):
-            return images * float(self.shells[0]) ** power
-        k = radial_frequencies(images.shape[-1], dtype=images.dtype).to(images.device)
-        return centred_ifft(centred_fft(images) * self.at(k).pow(power)).real
+            return white * float(self.shells[0]) ** 0.5
+        k = radial_frequencies(self.n, dtype=dtype)
+        return centred_ifft(centred_fft(white) * self.at(k).pow(0.5)).real
 
 
 @dataclass(frozen=True, eq=False)
