@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from orbitrec.cryoem.reconstruct import Reconstruction, alternate_halves, combined, half_map
+from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import frequency_vectors, radial_frequencies
 from orbitrec.io.particles import ParticleStack
@@ -44,7 +44,7 @@ def reconstruct(
     *,
     chunk: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
-) -> Reconstruction:
+) -> CombinedMap:
     """Half-maps of alternate particles at known poses, and their combination."""
     halves = alternate_halves(len(stack))
     first, second = (

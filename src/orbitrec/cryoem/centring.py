@@ -16,6 +16,10 @@ from torch import Tensor
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.geometry.polar import PolarGrid
+from orbitrec.runtime.progress import RunState
+
+CENTRING_BANDWIDTHS = (6.0, 9.0, 12.0)
+"""Images are centred at these in turn, none above the finest of the search."""
 
 
 def shift_grid(radius: float, step: float) -> Float[Tensor, "s 2"]:
@@ -83,7 +87,7 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
     return Centring(centres.cpu(), variance**0.5, residual**0.5, profile.cpu())
 
 
-def centre_marching(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:
+def centre_from_coarse_to_fine(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:
     """Centre at rising frequencies for as long as the fit stays a centring.
 
     A radial template can lock on to a feature smaller than the particle. It then moves images about more than they were
@@ -96,3 +100,20 @@ def centre_marching(data: ParticleModes, k_starts: list[float], *, prior_px: flo
             break
         best = finer
     return best
+
+
+def centred(data: ParticleModes, radius: float, finest: float, shift_px: float, run: RunState) -> Centring:
+    """The particles' centres, found at rising bandwidths.
+
+    Args:
+        data: the particles.
+        radius: of the particle's ball, pixels.
+        finest: bandwidth of the search, which centring does not go beyond.
+        shift_px: first guess of the shifts' standard deviation per axis.
+        run: keeps the record.
+
+    Returns:
+        The fit at the last bandwidth at which it still was a centring.
+    """
+    at = sorted({min(bandwidth, finest) / radius for bandwidth in CENTRING_BANDWIDTHS})
+    return Centring(**run.step("centring", lambda: vars(centre_from_coarse_to_fine(data, at, prior_px=shift_px))))

@@ -33,7 +33,7 @@ RIDGE = 0.02
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class CombinedMap:
     """Maps of two half-sets, the FSC between them within the ball, and their mean in the ball, filtered by it.
 
     The half-maps are not masked. Where they come from poses that one model gave to both halves, the FSC says where the
@@ -48,11 +48,11 @@ class Reconstruction:
     mask: Float[Tensor, "n n n"]
     masked: HalfMapFSC
 
-    def negated(self) -> "Reconstruction":
+    def negated(self) -> "CombinedMap":
         """The same with dense and empty exchanged."""
         return replace(self, volume=-self.volume, half_maps=(-self.half_maps[0], -self.half_maps[1]))
 
-    def mirrored(self) -> "Reconstruction":
+    def mirrored(self) -> "CombinedMap":
         """The same of the other hand, ``v(−x, y, z)``."""
         volume, first, second, mask = map(mirror_image, (self.volume, *self.half_maps, self.mask))
         return replace(self, volume=volume, half_maps=(first, second), mask=mask)
@@ -113,7 +113,7 @@ def half_map(
 
 def combined(
     halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]], n: int, radius: float, generator: torch.Generator
-) -> Reconstruction:
+) -> CombinedMap:
     """The result on n³ voxels from two half-maps of :func:`half_map` and the ball's ``radius`` in pixels.
 
     ``generator`` draws the random phases of the correction for the mask.
@@ -139,7 +139,7 @@ def combined(
     curves = (fsc, masked.unmasked, masked.masked, masked.randomised, masked.corrected)
     fsc, unmasked, within, randomised, corrected = (FSC(each.frequency * m / n, each.value) for each in curves)
     masked = HalfMapFSC(unmasked, within, randomised, corrected, masked.random_from)
-    return Reconstruction(volume, (first, second), fsc, mask.clamp(0, 1), masked)
+    return CombinedMap(volume, (first, second), fsc, mask.clamp(0, 1), masked)
 
 
 def _within_mask(

@@ -81,6 +81,11 @@ class PolarProjector:
             raise InputError("viewing directions must come in antipodal pairs, the second half minus the first")
 
     @property
+    def dimension(self) -> int:
+        """Number of functions of the basis."""
+        return len(self.basis)
+
+    @property
     def antipodal(self) -> bool:
         """Direction ``i + d/2`` is minus direction i, its template the mirror image."""
         return True

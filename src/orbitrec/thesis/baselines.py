@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 from scipy.optimize import minimize
 from torch import Tensor
 
-from orbitrec.optim.driver import Result, Termination
 from orbitrec.optim.estimators import Full, Snapshot, batch_size, draw, em_residual, gradient
 from orbitrec.optim.metrics import SubsampledNewton
 from orbitrec.optim.problem import Counted, FiniteSum
-from orbitrec.optim.solvers import ROUNDING, Cost, Solver, StepInfo
+from orbitrec.optim.solvers import ROUNDING, SnapshotSolver
+from orbitrec.optim.termination import Cost, Outcome, Result, StepInfo, Termination
 
 
 def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, memory: int = 30) -> Result:
@@ -34,20 +34,18 @@ def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, memory: 
         moved = abs(value - trace[-1].value) if trace else math.inf
         seconds = time.process_time() - started
         trace.append(StepInfo(value, norm, moved, True, Cost(len(trace) + 1, counted.passes, counted.passes, seconds)))
-        if stop.reason(trace[-1]) is not None:
+        if stop.outcome(trace[-1]) is not None:
             raise StopIteration
 
     options = {"maxcor": memory, "ftol": 0.0, "gtol": 0.0, "maxiter": 10**6, "maxfun": 10**6}
     found = minimize(value_and_gradient, w.numpy(), jac=True, method="L-BFGS-B", callback=record, options=options)
-    reason = stop.reason(trace[-1]) if trace else None
-    return Result(
-        torch.from_numpy(np.array(found.x)), trace, reason or f"not converged: the line search said {found.message}"
-    )
+    outcome = stop.outcome(trace[-1]) if trace else None
+    return Result(torch.from_numpy(np.array(found.x)), trace, outcome or Outcome.LINE_SEARCH_FAILED)
 
 
-def newton(dimension: int) -> Solver:
+def newton(dimension: int) -> SnapshotSolver:
     """Newton's method with the exact Hessian's absolute eigenvalues, halving steps that do not descend."""
-    return Solver(gradient, Full(), SubsampledNewton(dimension, 1.0))
+    return SnapshotSolver(gradient, Full(), SubsampledNewton(dimension, 1.0))
 
 
 class EMState(NamedTuple):

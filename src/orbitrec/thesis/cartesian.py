@@ -40,6 +40,11 @@ class CartesianProjector:
     half_plane: bool = False
 
     @property
+    def dimension(self) -> int:
+        """Number of functions of the basis."""
+        return len(self.basis)
+
+    @property
     def antipodal(self) -> bool:
         """Rotations are in no pairs."""
         return False
