@@ -34,26 +34,20 @@ ARGUMENTS = 3
 
 UNDOCUMENTED: dict[str, int] = {
     "cryoem": 36,
-    "densities": 1,
     "evaluation": 7,
-    "geometry": 6,
     "inference": 3,
     "io": 11,
-    "models": 7,
-    "moments": 10,
     "mra": 24,
     "networks": 16,
     "optim": 33,
     "report": 14,
     "runtime": 2,
     "thesis": 47,
-    "volumes": 2,
 }
 """How many of a room's functions are not yet: only ever fewer."""
 
 NAMING_OPTIONS: dict[str, int] = {
     "cryoem": 4,
-    "geometry": 1,
     "io": 12,
     "mra": 13,
     "networks": 12,

@@ -55,7 +55,16 @@ class MomentTarget:
 
     @classmethod
     def exact(cls, moments: Moments, grid: PolarGrid, count: float = 1e6) -> "MomentTarget":
-        """Moments without noise, taken to be as accurate as those of ``count`` noiseless images."""
+        """Moments without noise.
+
+        Args:
+            moments: block moments for uniform in-plane angles.
+            grid: their grid.
+            count: number of noiseless images whose moments would be as accurate.
+
+        Returns:
+            The target.
+        """
         return cls(moments, grid, torch.diagonal(moments.second, dim1=1, dim2=2).real, count)
 
     @classmethod
