@@ -73,9 +73,9 @@ def abinitio(
     from orbitrec.cryoem.pipeline import initial_model
     from orbitrec.cryoem.starts import StartKind
     from orbitrec.geometry.point_groups import PointGroup
-    from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.report.run import KnownMap, write_initial_model
+    from orbitrec.report.run import KnownMap, write_run
+    from orbitrec.report.summary import RunKind
 
     kind = StartKind(start.value)
     matched = kind.at_most(matched)
@@ -96,8 +96,8 @@ def abinitio(
             result = initial_model(stack, options, callback, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
-        summary = write_initial_model(run, particles, stack, options, result, true_map)
+        summary = write_run(run, particles, stack, options, result, true_map)
     if as_json:
-        typer.echo(to_json(summary))
+        typer.echo(summary.to_json())
         return
-    print_summary(output, summary, "initial_model")
+    print_summary(output, summary, RunKind.INITIAL_MODEL)

@@ -89,9 +89,9 @@ def refine(
     from orbitrec.cryoem.refine import Refinement
     from orbitrec.cryoem.refine import refine as compute
     from orbitrec.geometry.point_groups import PointGroup
-    from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
-    from orbitrec.report.run import KnownMap, write_initial_model
+    from orbitrec.report.run import KnownMap, write_run
+    from orbitrec.report.summary import RunKind
 
     group, where = PointGroup.named(symmetry), usable(device)
     with shared_run(output, given, resume, where) as (run, checkpoints):
@@ -108,8 +108,8 @@ def refine(
             result = compute(stack, start.grid, options, refinement, callback, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
-        summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")
+        summary = write_run(run, particles, stack, options, result, true_map, RunKind.REFINED)
     if as_json:
-        typer.echo(to_json(summary))
+        typer.echo(summary.to_json())
         return
-    print_summary(output, summary, "refined")
+    print_summary(output, summary, RunKind.REFINED)
