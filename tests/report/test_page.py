@@ -27,6 +27,7 @@ from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
+from orbitrec.report.notebook import notebook_html
 from orbitrec.report.page import write_report
 from orbitrec.report.page_facts import assumed_facts
 from orbitrec.report.run_files import RunFiles, write_views
@@ -355,3 +356,28 @@ def test_poses_are_read_back_from_a_cryosparc_table_without_its_images(run, tmp_
     found = RunFiles.read(copy)
     torch.testing.assert_close(found.rotations, star.rotations, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.shifts_px, star.shifts_px, atol=1e-5, rtol=0)
+
+
+def test_a_notebook_shows_pictures_numbers_and_checks(run, chromium, tmp_path):
+    """Rendered with checks: nothing is loaded, and their text is escaped."""
+    files = RunFiles.read(run)
+    shown = notebook_html(
+        files.volume, files.voxel_size_A, files.curves["half_maps"], files.rotations, [CHECK], files.summary
+    )
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{shown}")
+    page = Page(path)
+    assert [address[:22] for address in page.addresses] == ["data:image/png;base64,"]
+    for words in ("240 particles of some folder/particles.star", CHECK.replace("`", ""), "agree to none", "117 min"):
+        assert words in page.text
+    assert "<bundle>" not in shown
+    picture = tmp_path / "notebook.png"
+    result = chromium(path, "--window-size=920,700", f"--screenshot={picture}")
+    assert console(result) == []
+    pixels = imread(picture)[:, :, :3]
+    assert (pixels.max(axis=2) < 0.1).mean() > 0.05  # the black ground of the slices
+    assert (pixels.min(axis=2) > 0.95).mean() > 0.3
+    passed = notebook_html(
+        files.volume, files.voxel_size_A, files.curves["half_maps"], files.rotations, [], files.summary
+    )
+    assert "Quality checks passed" in passed
