@@ -126,8 +126,8 @@ def test_a_run_of_the_version_before_is_read():
 
 def test_a_history_of_the_version_before_is_read():
     rows = read_history(FORMER / "history.csv")
-    assert [row.stage for row in rows[:: len(rows) - 1]] == ["starts", "frequency marching"]
-    assert {row.alternative for row in rows if row.stage == "starts"} == set("12345678")
+    assert [row.stage for row in rows[:: len(rows) - 1]] == ["stochastic EM", "frequency marching"]
+    assert {row.alternative for row in rows if row.stage == "stochastic EM"} == set("12345678")
     assert {row.alternative for row in rows if row.stage == "selection"} == set("1568")
     assert {row.alternative for row in rows if row.stage == "frequency marching"} == {""}
 
