@@ -14,7 +14,7 @@ from jinja2 import Environment
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.evaluation.view_averages import ViewAverages
+from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.files import replacing, to_json
 from orbitrec.report.continuing import next_steps
 from orbitrec.report.isosurface import fine_grid, surface_level, surface_share

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
-from orbitrec.evaluation.view_averages import ViewAverages
+from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.cryosparc import POSE, SHIFT, SHIFT_PIXEL
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
