@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Self
+from typing import TypeVar
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
@@ -16,6 +16,9 @@ DIAMETER_SHARE = 0.625
 """Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
 FEWEST_SHELLS = 6.0
 """Least bandwidth that a search can work at: two resolved shells."""
+
+
+C = TypeVar("C", bound="SearchConfig")
 
 
 class StartKind(StrEnum):
@@ -110,7 +113,7 @@ class SearchConfig:
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"`{name}` must be a positive number, not {value:g}")
 
-    def with_diameter(self, found_A: float) -> Self:
+    def with_diameter(self: C, found_A: float) -> C:
         """The record with a diameter where none is given."""
         return self if self.diameter_A is not None else replace(self, diameter_A=found_A)
 
@@ -194,7 +197,7 @@ class RefineConfig(SearchConfig):
     """
 
     solver: Solver = field(default_factory=em)
-    passes: float = 6
+    passes: float = 6.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
