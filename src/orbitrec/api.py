@@ -19,7 +19,8 @@ from orbitrec.cryoem.refine import refined_map
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import Alignment, align, resampled
-from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder, new_run
 from orbitrec.io.simulation import write_simulation

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from orbitrec.cli import main
-from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.rotations import geodesic_distance

@@ -46,7 +46,7 @@ def test_a_symmetric_model_is_turned_and_otherwise_kept():
     assert 0.97 < check.kept < 1.01
     assert str(symmetric.basis.group) == "C3"
     assert len(symmetric.basis) < 0.45 * len(level.basis)
-    same = align(symmetric.density(found)[0], level.density(model)[0], hand=False)
+    same = align(symmetric.density(found)[0], level.density(model)[0], handedness=False)
     assert same.correlation > 0.98
 
 

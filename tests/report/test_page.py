@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from orbitrec.cli.main import app
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import fourier_shell_correlation
-from orbitrec.evaluation.view_averages import popular_directions, view_averages
+from orbitrec.evaluation.orientation import popular_directions, view_averages
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_map, write_map

@@ -13,7 +13,7 @@ from jinja2 import Environment
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.evaluation.view_averages import ViewAverages
+from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.files import replacing
 from orbitrec.report.isosurface import fine_grid, surface_level, surface_share
 from orbitrec.report.next_steps import next_steps

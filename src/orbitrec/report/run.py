@@ -17,7 +17,7 @@ from orbitrec.cryoem.result import PosedMap
 from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
-from orbitrec.evaluation.view_averages import view_averages
+from orbitrec.evaluation.orientation import view_averages
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack

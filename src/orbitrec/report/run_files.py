@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
-from orbitrec.evaluation.view_averages import ViewAverages
+from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
 from orbitrec.io.runs import RunFolder
