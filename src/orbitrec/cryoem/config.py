@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Self
+from typing import TypeVar
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.solvers import Solver, em
+
+Config = TypeVar("Config", bound="SearchConfig")
 
 FEWEST_PARTICLES = 100
 NYQUIST_SHARE = 0.9
@@ -110,7 +112,7 @@ class SearchConfig:
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"`{name}` must be a positive number, not {value:g}")
 
-    def with_diameter(self, found_A: float) -> Self:
+    def with_diameter(self: Config, found_A: float) -> Config:
         """The record with a diameter where none is given."""
         return self if self.diameter_A is not None else replace(self, diameter_A=found_A)
 
