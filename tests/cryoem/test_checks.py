@@ -95,7 +95,9 @@ FAULTS = {
         lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.6, 0.87)}, "averaged it keeps 87 % of the"
     ),
     "starts": (
-        lambda good: {"selection": replace(good.selection, candidates=[Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.4)])},
+        lambda good: {
+            "selection": replace(good.selection, candidates=[Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.4)])
+        },
         "Start 3 explains the particles as well as the chosen one",
     ),
 }  # fmt: skip

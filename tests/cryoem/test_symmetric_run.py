@@ -1,4 +1,4 @@
-"""The main job on a particle whose symmetry is known: the map has it and is better for it; a wrong one fails a check."""
+"""The main job on a particle of known symmetry: the map has it and is better for it; a wrong one fails a check."""
 
 from dataclasses import replace
 from pathlib import Path

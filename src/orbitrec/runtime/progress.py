@@ -142,7 +142,7 @@ class RunState:
         saved = self.checkpoints.save(name, {**record, **{f"run {key}": value for key, value in state.items()}})
         return {key: saved[key] for key in record}
 
-    def advance(self, stage: Stage, images: float, part: str = "") -> None:
+    def advance(self, stage: Stage, images: int | float, part: str = "") -> None:
         """So many images of ``stage`` have been done."""
         self._done += stage.cost * images
         self.callback(Status(stage, part, min(1.0, self._done / self.total)))
