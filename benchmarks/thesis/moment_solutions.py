@@ -23,6 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from orbitrec.densities.harmonic import probabilities_on_nodes
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.harmonics import nonconstant_harmonics
@@ -85,7 +86,7 @@ class Problem:
         """Of views."""
         directions = self.projector.directions
         known = self.matching.views.log_density(directions) if self.views_known else torch.zeros(len(directions))
-        return (known.to(x) + self.harmonics.to(x) @ x[len(self.shells.functions) :]).softmax(0)
+        return probabilities_on_nodes(x[len(self.shells.functions) :], self.harmonics, known.to(x))
 
     def moments(self, x: Point) -> Moments:
         """In x's precision."""
@@ -116,7 +117,7 @@ class Problem:
             at = begin + whitening @ change
             return self.misfit(at, trust) + at.square().sum() / 2
 
-        change, _ = minimise(loss, torch.zeros(len(x)), _ITERATIONS)
+        change = minimise(loss, torch.zeros(len(x)), _ITERATIONS).x
         return (begin + whitening @ change).double()
 
     @cached_property

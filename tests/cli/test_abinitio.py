@@ -33,9 +33,9 @@ FILES = [
 ]  # fmt: skip
 KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "device", "diameter_A",
-    "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "hand", "start_log_likelihoods",
-    "start_kinds", "chosen_start", "start_agreements", "half_sets", "half_sets_from", "half_maps_unmasked_fsc0143_A",
-    "seconds", "peak_memory_GiB", "dialect", "posed", "warnings", "contrast_of_images", "symmetry", "symmetry_score",
+    "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "handedness", "starts", "half_sets",
+    "half_sets_from", "half_maps_unmasked_fsc0143_A", "seconds", "peak_memory_GiB", "dialect", "posed", "checks",
+    "contrast_of_images", "symmetry", "symmetry_score", "format",
 }  # fmt: skip
 TRUTH_KEYS = {"truth", "fsc05_A", "fsc0143_A", "correlation", "mirrored"}
 
@@ -101,8 +101,10 @@ def test_json_is_all_that_is_printed_and_is_the_summary(finished):
     assert summary["diameter_A"] == pytest.approx(0.625 * N * PIXEL_A)
     assert summary["search_resolution_A"] == pytest.approx(20)
     assert summary["seconds"]["total"] == pytest.approx(sum(finished.result.seconds.values()))
-    assert summary["start_kinds"] == ["random", "random"]
-    assert summary["start_log_likelihoods"] == pytest.approx(finished.result.selection.scores)
+    starts = summary["starts"]
+    assert [start["source"] for start in starts] == ["random", "random"]
+    assert [start["log_likelihood"] for start in starts] == pytest.approx(finished.result.selection.scores)
+    assert [start["chosen"] for start in starts].index(True) == finished.result.selection.chosen
     assert 2 * PIXEL_A <= summary["fsc0143_A"] <= summary["fsc05_A"] < 30
     assert 0.6 < summary["correlation"] <= 1
 
@@ -133,6 +135,7 @@ def test_posed_star_file_gives_the_poses(finished):
 def test_tables_hold_the_history_and_both_curves(finished):
     history = pd.read_csv(finished.folder / "history.csv")
     assert list(history) == ["stage", "alternative", "step", "resolution_A", "log_likelihood", "seconds"]
+    assert list(history["stage"].unique()) == ["stochastic EM", "selection", "frequency marching"]
     assert len(history) == len(finished.result.history)
     assert history["log_likelihood"].tolist() == pytest.approx([s.log_likelihood for s in finished.result.history])
     fsc = pd.read_csv(finished.folder / "fsc.csv")

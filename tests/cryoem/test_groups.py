@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import reconstruct
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.preprocess import estimated_noise, preprocess
-from orbitrec.cryoem.reconstruct import reconstruct
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import cartesian_templates
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane
@@ -14,7 +15,7 @@ from orbitrec.inference.curvature import CurvedOrbitLikelihood
 from orbitrec.inference.group_density import EstimatedDirections, KnownDensity
 from orbitrec.inference.likelihood import Observations
 from orbitrec.inference.orbit_likelihood import GaussianPrior, MStep, ObservationSet, OrbitLikelihood
-from orbitrec.models.cryoem import PolarProjector, cartesian_templates, polar_circle
+from orbitrec.models.cryoem import PolarProjector, polar_circle
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.optim.problem import ExpectationMaximisation, TwiceDifferentiable, em_map
 from orbitrec.thesis.cartesian import NO_CIRCLE, CartesianProjector

@@ -16,7 +16,6 @@ from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget
-from orbitrec.optim.lbfgs import minimise
 from orbitrec.thesis.volume_matching.pseudo_atom_search import (
     CHANGES,
     Change,
@@ -53,13 +52,6 @@ def problem(settings: Settings) -> BeadMatching:
 def stage_of(settings: Settings, number: int = -1) -> BeadStage:
     matching = problem(settings)
     return BeadStage.of(matching, matching.bandwidths()[number])
-
-
-def test_minimise_finds_the_minimum_of_a_quadratic():
-    target = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
-    x, value = minimise(lambda y: (y - target).square().sum() + 5, torch.zeros(3, dtype=torch.float64), 50)
-    assert torch.allclose(x, target, atol=1e-4)
-    assert value == pytest.approx(5)
 
 
 def test_exact_moments_give_the_volume():

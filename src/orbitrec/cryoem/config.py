@@ -10,14 +10,15 @@ from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.solvers import Solver, em
 
-Config = TypeVar("Config", bound="SearchConfig")
-
 FEWEST_PARTICLES = 100
 NYQUIST_SHARE = 0.9
 DIAMETER_SHARE = 0.625
 """Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
 FEWEST_SHELLS = 6.0
 """Least bandwidth that a search can work at: two resolved shells."""
+
+
+C = TypeVar("C", bound="SearchConfig")
 
 
 class StartKind(StrEnum):
@@ -112,7 +113,7 @@ class SearchConfig:
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"`{name}` must be a positive number, not {value:g}")
 
-    def with_diameter(self: Config, found_A: float) -> Config:
+    def with_diameter(self: C, found_A: float) -> C:
         """The record with a diameter where none is given."""
         return self if self.diameter_A is not None else replace(self, diameter_A=found_A)
 
@@ -196,7 +197,7 @@ class RefineConfig(SearchConfig):
     """
 
     solver: Solver = field(default_factory=em)
-    passes: float = 6
+    passes: float = 6.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

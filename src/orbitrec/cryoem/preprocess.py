@@ -53,7 +53,7 @@ class ParticleModes:
         return 2 * math.pi * self.pixel_size_A / k_max
 
     def seen(self, rows: Int[Tensor, "b"], grid: PolarGrid) -> tuple[Complex[Tensor, "b m k"], Float[Tensor, "b k"]]:
-        """Modes and h² of the particles ``rows`` on a smaller grid (:meth:`PolarGrid.truncated`), brought to the device."""
+        """Modes and h² of the particles ``rows`` on a smaller grid, brought to the device."""
         modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
         return modes.to(self.device), self.ctf2_over_noise(rows)[:, : grid.node_count].to(self.device)
 

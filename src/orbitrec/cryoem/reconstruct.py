@@ -156,27 +156,6 @@ def _within_mask(
     return mask, half_map_fsc(*halves, mask, generator)
 
 
-def reconstruct(
-    stack: ParticleStack,
-    noise: Noise,
-    rotations: Float[Tensor, "N 3 3"],
-    shifts_px: Float[Tensor, "N 2"],
-    radius: float,
-    *,
-    chunk: int | None = None,
-    progress: Progress = lambda count: None,
-) -> CombinedMap:
-    """Both half-maps of alternate particles and their combination; arguments as of :func:`half_map`."""
-    halves = alternate_halves(len(stack))
-    first, second = (
-        half_map(
-            stack, noise, (halves == half).nonzero().flatten(), rotations, shifts_px, chunk=chunk, progress=progress
-        )
-        for half in (1, 2)
-    )
-    return combined((first, second), stack.n, radius, torch.Generator().manual_seed(0))
-
-
 @dataclass
 class _NormalEquations:
     """``right``: A*y on n³ voxels; ``kernel``: of A*A on (2n)³."""

@@ -102,7 +102,7 @@ def align(
     fits = [RigidFit.of(source, target, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
     found = fits[0].scan(_super_fibonacci(_ROTATIONS), hand) if search else Candidates.identity()
     for fit, keep in zip(fits, _CANDIDATES, strict=True):
-        found = fit.climb(found.best_of_each_hand(keep))
+        found = fit.refined(found.best_of_each_hand(keep))
     best = int(found.score.argmax())
     matrix, shift = found.matrix[best], found.shift[best] * n
     mirrored = bool(torch.linalg.det(matrix) < 0)

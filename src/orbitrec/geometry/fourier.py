@@ -28,7 +28,15 @@ def centred_ifft(x: Shaped[Tensor, "..."], ndim: int = 2) -> Complex[Tensor, "..
 
 
 def fourier_crop(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[Tensor, "..."]:
-    """The ``size``^ndim low frequencies of a centred transform, values unchanged.
+    """The low frequencies of a centred transform, values unchanged.
+
+    Args:
+        x: the transform, square or cubic in its last axes.
+        size: edge of the result in points.
+        ndim: how many of the last axes are cropped.
+
+    Returns:
+        The ``size``^ndim points about the origin.
 
     Raises:
         InputError: if ``size`` is larger than an axis or smaller than 1.
@@ -43,6 +51,14 @@ def fourier_crop(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[T
 
 def fourier_pad(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[Tensor, "..."]:
     """Adjoint of :func:`fourier_crop`: the centred transform set in a larger grid of zeros.
+
+    Args:
+        x: the transform, square or cubic in its last axes.
+        size: edge of the result in points.
+        ndim: how many of the last axes are padded.
+
+    Returns:
+        ``size``^ndim points, the origin again at ``size // 2``.
 
     Raises:
         InputError: if ``size`` is smaller than an axis.

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from orbitrec.geometry.quadrature import circle_rule
+
 
 @dataclass(frozen=True)
 class Circle:
@@ -26,7 +28,7 @@ class Circle:
     @property
     def in_plane_angles(self) -> Float[Tensor, "a"]:
         """The angles in radians (float64)."""
-        return 2 * torch.pi * torch.arange(self.angles, dtype=torch.float64) / self.angles
+        return circle_rule(self.angles)
 
     def synthesis(self, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, "a two_m"]:
         """Rows (cos mα, sin mα) for every m: ``Re Σ_m c_m e^{imα}`` as one product with the pairs (Re c_m, −Im c_m)."""

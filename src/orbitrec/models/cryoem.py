@@ -18,7 +18,6 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.harmonics import harmonic_count, harmonic_phases, indices_by_parity, real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
@@ -26,7 +25,7 @@ from orbitrec.models.base import Circle
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
-_DIRECTIONS_AT_ONCE = 256  # of any volume's templates, whose points fill memory
+_DIRECTIONS_AT_ONCE = 256  # for templates of any volume: their points fill the memory
 
 
 def polar_circle(grid: PolarGrid, angles: int) -> Circle:
@@ -42,22 +41,22 @@ def equators(directions: Float[Tensor, "d 3"], count: int) -> Float[Tensor, "d p
 
 
 def polar_templates(volume: Volume, grid: PolarGrid, directions: Float[Tensor, "d 3"]) -> Complex[Tensor, "d m k"]:
-    """Templates of any volume: its transform on every direction's polar grid, some directions at a time."""
+    """Templates of any volume: its transform on the polar grid of every direction, some directions at a time.
+
+    Args:
+        volume: known by its transform.
+        grid: the images' polar grid.
+        directions: unit viewing directions.
+
+    Returns:
+        One template for each direction.
+    """
 
     def templates(some: Float[Tensor, "s 3"]) -> Complex[Tensor, "s m k"]:
         points = equators(some, grid.circle_points)[:, :, None, :] * grid.nodes[:, None].to(some.dtype)
         return grid.from_circle(volume.fourier(points))
 
     return torch.cat([templates(some) for some in directions.split(_DIRECTIONS_AT_ONCE)])
-
-
-def cartesian_templates(volume: Volume, n: int, rotations: Float[Tensor, "q 3 3"]) -> Complex[Tensor, "q one n2"]:
-    """Templates on the Cartesian K₂ grid, unitary: ``v̂(R (kx, ky, 0)) / n`` as one mode of n² nodes (2.8)."""
-    k = frequencies(n, rotations.dtype)
-    ky, kx = torch.meshgrid(k, k, indexing="ij")
-    points = torch.stack([kx, ky, torch.zeros_like(kx)], dim=-1).reshape(-1, 3)
-    slices = volume.fourier(torch.einsum("qij,pj->qpi", rotations, points)) / n
-    return slices[:, None, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class PolarProjector:
 
     @property
     def antipodal(self) -> bool:
-        """Direction ``i + d/2`` is minus direction i, its template the mirror image."""
+        """True: direction ``i + d/2`` is minus direction i, and its template the mirror image."""
         return True
 
     @cached_property
@@ -107,7 +106,7 @@ class PolarProjector:
 
     @cached_property
     def _angular(self) -> list[tuple[Float[Tensor, "two hm lm"], Int[Tensor, "lm"], slice]]:
-        """For each parity: real and imaginary (d/2·m, lm) matrices with (−i)^l and c_m inside, lm indices, modes."""
+        """For each parity: real and imaginary matrices that include (−i)^l and c_m, indices of harmonics, modes."""
         degree, M = self.basis.degree, self.grid.max_mode
         columns = indices_by_parity(degree)
         blocks: list[list[Tensor]] = [[], []]
@@ -135,21 +134,21 @@ class PolarProjector:
         """Templates from a volume's harmonics ``s_k A_lm(k)`` up to the basis' degree."""
         half = len(self.directions) // 2
         out = self._empty(2 * half)
-        self._turn(shells.to(self.device), out[:half])
+        self._rotate(shells.to(self.device), out[:half])
         out[half:] = self._mirror_sign * out[:half].conj()
         return out
 
     def half_templates(self, shells: Float[Tensor, "lm k"]) -> Complex[Tensor, "h m k"]:
         """The first half of :meth:`shell_templates`, differentiable."""
         out = self._empty(len(self.directions) // 2)
-        self._turn(shells, out)
+        self._rotate(shells, out)
         return out
 
     def _empty(self, count: int) -> Complex[Tensor, "c m k"]:
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
         return torch.empty(count, self.grid.max_mode + 1, self.grid.node_count, dtype=kind, device=self.device)
 
-    def _turn(self, shells: Float[Tensor, "lm k"], out: Complex[Tensor, "h m k"]) -> None:
+    def _rotate(self, shells: Float[Tensor, "lm k"], out: Complex[Tensor, "h m k"]) -> None:
         for matrix, columns, modes in self._angular:
             out[:, modes] = torch.complex(*(matrix @ shells[columns])).reshape(len(out), -1, out.shape[2])
 
@@ -168,14 +167,14 @@ class PolarProjector:
         return self.adjoint(self.templates(w) * weight[:, None, :].to(self.device))
 
     def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
-        """The matrix ``C* W C`` of :meth:`normal`, for bases of a hundred functions or so."""
+        """The matrix ``C* W C`` of :meth:`normal`, for bases of about a hundred functions."""
         lm, count = self.basis.lm, harmonic_count(self.basis.degree)
         shells = (weight.to(self.device).mT @ self._angular_power).reshape(-1, count, count).cpu()
         return torch.einsum("ik,jk,kij->ij", self.radial, self.radial, shells[:, lm[:, None], lm])
 
     @cached_property
     def angular(self) -> Complex[Tensor, "d m lm"]:
-        """``C_m[d, lm] (−i)^l c_m`` dense, for the few degrees of a small basis: ``T = Σ_lm angular · A_lm(k) s_k``."""
+        """``C_m[d, lm] (−i)^l c_m`` as one array, for small bases: ``T = Σ_lm angular · A_lm(k) s_k``."""
         half = len(self.directions) // 2
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
         harmonics = harmonic_count(self.basis.degree)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from orbitrec.densities.harmonic import probabilities_on_nodes
 from orbitrec.errors import InputError
 from orbitrec.geometry.harmonics import degree_of, harmonic_count, nonconstant_harmonics, order_of
 from orbitrec.geometry.polar import PolarGrid
@@ -139,7 +140,7 @@ class Estimate:
 
     def density(self, harmonics: Float[Tensor, "d h"]) -> Float[Tensor, "b d"]:
         """Probabilities of the directions whose harmonics are given, summing to 1."""
-        return torch.softmax(self.log_density @ harmonics.to(self.log_density).mT, dim=1)
+        return probabilities_on_nodes(self.log_density, harmonics)
 
     def double(self) -> "Estimate":
         """The same in float64."""

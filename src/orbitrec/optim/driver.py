@@ -15,13 +15,14 @@ from orbitrec.optim.termination import Result, StepInfo, Termination
 from orbitrec.runtime.checkpoints import flattened, read_checkpoint, rebuilt, write_checkpoint
 
 KIND = "optimiser checkpoint"
+UNTIL_CONVERGED = Termination()
 
 
 def run(
     solver: Solver[Any],
     problem: FiniteSum,
     w: Float[Tensor, "d"],
-    termination: Termination = Termination(),
+    termination: Termination = UNTIL_CONVERGED,
     *,
     seed: int = 0,
     checkpoint: Path | None = None,

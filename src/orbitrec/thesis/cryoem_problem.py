@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.geometry.rotations import direction_frames, in_plane
+from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
 from orbitrec.inference.curvature import CurvedOrbitLikelihood
 from orbitrec.inference.group_density import KnownDensity
 from orbitrec.inference.likelihood import Observations
@@ -65,8 +64,7 @@ class CryoEMProblem:
 
     def cartesian(self, half_plane: bool = False) -> OrbitLikelihood:
         """The likelihood on the Cartesian grid, as printed or on the half plane that says it all."""
-        in_plane_angles = polar_circle(polar_projector().grid, ANGLES).in_plane_angles
-        rotations = (direction_frames(spherical_design(DESIGN))[:, None] @ in_plane(-in_plane_angles)).flatten(0, 1)
+        rotations = design_circle_rule(DESIGN, ANGLES).flatten(0, 1)
         projector = CartesianProjector(basis(), BOX, rotations, half_plane)
         modes = projector.from_images(self.images)
         log_density = torch.full((len(rotations), 1), -math.log(len(rotations)), dtype=torch.float64)

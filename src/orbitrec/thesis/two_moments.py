@@ -134,8 +134,7 @@ class Matching:
     @cached_property
     def true_density(self) -> Float[Tensor, "d"]:
         """Probabilities of the same directions."""
-        density = self.views.density(spherical_design(_TRUE_DESIGN))
-        return density / density.sum()
+        return self.views.probabilities(spherical_design(_TRUE_DESIGN))
 
     @cached_property
     def target(self) -> MomentTarget:

@@ -5,7 +5,8 @@ Inside the ball of radius R (pixels) the orthonormal real basis is
     ψ_{lms}(x) = sqrt(2/R³)/|j_{l+1}(u_ls)| · j_l(u_ls |x|/R) · Y_lm(x/|x|),     j_l(u_ls) = 0,
 
 whose transform is ``(−i)^l F_ls(|k|) Y_lm(k/|k|)``. Every pair (l, s) with ``u_ls ≤ k_max R`` is kept, so the number of
-real coefficients is about ``(2/9π)(R k_max)³``: all that an object of that size and resolution has.
+real coefficients is about ``(2/9π)(R k_max)³``, the number of degrees of freedom of an object of that size and
+resolution.
 """
 
 import math
@@ -54,9 +55,13 @@ def bessel_zeros(max_value: float) -> list[np.ndarray]:
 class SphericalBesselBasis:
     """Indices and radial functions of the basis for ``radius`` pixels and ``k_max`` radians per pixel.
 
-    ``max_degree`` and ``max_radial``, where given, cut it further: to degrees l up to the first and as many radial
-    functions of each (the thesis's L and S(l)). Of a ``group`` only the functions are kept that its rotations leave as
-    they are: every volume in the basis has that symmetry.
+    Attributes:
+        radius: of the ball, in pixels.
+        k_max: largest frequency of a function, in radians per pixel.
+        max_degree: largest degree l of a function, the thesis's L; without limit if None.
+        max_radial: largest number of radial functions of a degree, the thesis's S(l); without limit if None.
+        group: point group; only functions that its rotations leave as they are belong to the basis, so that every
+            volume in it has the symmetry.
 
     Raises:
         InputError: if the two do not leave a single function.
@@ -71,7 +76,7 @@ class SphericalBesselBasis:
     def __post_init__(self) -> None:
         if self.radius * self.k_max < math.pi:
             raise InputError(
-                f"a radius of {self.radius:g} px at k_max {self.k_max:g} holds no basis function; raise one"
+                f"a ball of {self.radius:g} px up to k_max {self.k_max:g} has no basis function; raise one of them"
             )
 
     @classmethod
@@ -121,12 +126,12 @@ class SphericalBesselBasis:
 
     @cached_property
     def lm(self) -> Int[Tensor, "p"]:
-        """Angular index ``l² + l + m`` of each coefficient."""
+        """Index of the harmonic of each coefficient (:mod:`orbitrec.geometry.harmonics`)."""
         return torch.from_numpy(self._index[0])
 
     @cached_property
     def frequency(self) -> Float[Tensor, "p"]:
-        """``u_ls / R``: where each coefficient lives, radians per pixel."""
+        """Frequency ``u_ls / R`` of each coefficient's function, radians per pixel."""
         return torch.from_numpy(self._index[1] / self.radius)
 
     def radial(self, k: Float[Tensor, "k"]) -> Float[Tensor, "p k"]:
@@ -168,7 +173,9 @@ class SphericalBesselBasis:
             InputError: if the radii differ or the other basis is smaller.
         """
         if larger.radius != self.radius or larger.k_max < self.k_max:
-            raise InputError("coefficients can only be carried to the same radius and an equal or larger k_max")
+            raise InputError(
+                "coefficients can only be embedded in a basis of the same radius and of an equal or larger k_max"
+            )
         position = {(lm, round(u, 9)): i for i, (lm, u) in enumerate(zip(*larger._index, strict=True))}
         out = w.new_zeros(len(larger))
         out[[position[lm, round(u, 9)] for lm, u in zip(*self._index, strict=True)]] = w

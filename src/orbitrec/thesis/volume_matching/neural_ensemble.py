@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from orbitrec.geometry.harmonics import largest_degree, nonconstant_harmonics
+from orbitrec.densities.harmonic import HarmonicDensity, polynomial
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.matching import MomentTarget
 from orbitrec.runtime.threads import run_threaded
@@ -60,7 +61,7 @@ class Member:
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        return (nonconstant_harmonics(directions, largest_degree(len(self.views) + 1)) @ self.views.double()).softmax(0)
+        return HarmonicDensity(self.views.double()).probabilities(directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ class NeuralEnsemble:
         harmonics = nonconstant_harmonics(self.projector.directions, self.settings.density_degree).float() * _VIEW_UNIT
         views = nn.Parameter(torch.zeros(harmonics.shape[1]))
         loss, parameters = recon_loss(self.target.moments), [*net.parameters(), views]
-        problem = NeuralMatching(self._grid, loss, net, lambda: logits + harmonics @ views, parameters, held)
+        problem = NeuralMatching(self._grid, loss, net, lambda: logits + polynomial(views, harmonics), parameters, held)
         match_neural(problem, self._rates())
         return views.detach() * _VIEW_UNIT, float(loss(problem.moments()))
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from orbitrec.densities.harmonic import HarmonicDensity, probabilities_on_nodes
 from orbitrec.geometry.harmonics import harmonic_count, nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
@@ -186,9 +187,8 @@ class BeadMatching:
 
     def view_density(self, solution: Solution, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        harmonics = nonconstant_harmonics(directions, self.settings.density_degree)
         views = self.parts(solution.variables.double()).views
-        return (harmonics @ views * self.settings.density_scale).softmax(0)
+        return HarmonicDensity(views * self.settings.density_scale).probabilities(directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +256,7 @@ class BeadStage:
         smooth = self.background @ shells.to(templates.dtype)
         low, high = templates.split([len(smooth), len(templates) - len(smooth)])
         templates = torch.cat([low + smooth, high])
-        return antipodal_moments(templates, (self.harmonics @ parts.views).softmax(0), grid)
+        return antipodal_moments(templates, probabilities_on_nodes(parts.views, self.harmonics), grid)
 
     def loss(self, variables: Float[Tensor, "x"]) -> Float[Tensor, ""]:
         """Misfit and prior. Centres and the amplitude are free."""
@@ -266,4 +266,5 @@ class BeadStage:
 
     def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:
         """After ``rounds`` times the iterations that are set."""
-        return Solution(*minimise(self.loss, variables, rounds * self.problem.settings.iterations))
+        found = minimise(self.loss, variables, rounds * self.problem.settings.iterations)
+        return Solution(found.x, found.value)
