@@ -230,6 +230,26 @@ def test_starts_discount_what_they_have_seen(first):
     assert torch.equal(generator.get_state(), draws.get_state())
 
 
+@pytest.mark.parametrize("bandwidth", [10.5, 12.0])
+def test_a_plan_may_begin_at_a_finer_level_than_its_state(first, bandwidth):
+    """As one does whose finest resolution lies between the last two bandwidths of a schedule."""
+    level, model = first.selection.level, first.selection.model
+    begun = State(model, ParticleState(first.centring.centres, 1.0))
+    seen: list[tuple[float, State]] = []
+
+    def step(at: ResolutionLevel, state: State) -> State:
+        seen.append((at.bandwidth, state))
+        return replace(state, rotations=first.found.rotations, shifts_px=first.found.shifts_px)
+
+    search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
+    found = marched("march", search, level, begun, [(bandwidth, step)])
+    ((at, state),) = seen
+    assert at == found.level.bandwidth == bandwidth
+    assert len(state.model.log_views) == len(found.level.directions)
+    before, after = level.volume(model).to_grid(N), found.level.volume(state.model).to_grid(N)
+    assert float((before - after).abs().max()) < 1e-6 * float(before.abs().max())
+
+
 def test_a_plan_without_steps_is_refused(first):
     search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
     begun = State(first.selection.model, ParticleState(first.centring.centres, 1.0))
