@@ -149,7 +149,7 @@ def _standardised(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
 def _flattened(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
     """The map with its solvent rotated down where its local power P is no more than the background's, b.
 
-    Noise far from the origin changes fastest as a map turns, so it would dominate the likelihood's curvature and slow
+    Noise far from the origin changes fastest as a map rotates, so it would dominate the likelihood's curvature and slow
     the climb down; the factor ``1/(1 + (3b/P)⁴)`` leaves a map without noise as it is. b is the median of P: a particle
     fills less than half of its box.
     """

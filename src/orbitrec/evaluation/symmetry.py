@@ -43,19 +43,19 @@ def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
     n = len(volume)
     fits = [RigidFit.of(volume, volume, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
     directions = spherical_design(_AXES_DEGREE)
-    main, turn, shift = _best(fits, directions[: len(directions) // 2], 2 * math.pi / group.fold)
-    turns, shifts = [turn], [shift]
+    main, matrix, shift = _best(fits, directions[: len(directions) // 2], 2 * math.pi / group.fold)
+    matrices, shifts = [matrix], [shift]
     across = torch.linalg.svd(main[None]).Vh[1:]
     if group.dihedral:
         angles = math.pi * torch.arange(60, dtype=torch.float64) / 60
-        across, turn, shift = _best(fits, torch.stack([angles.cos(), angles.sin()], dim=1) @ across, math.pi)
-        turns, shifts = [*turns, turn], [*shifts, shift]
+        across, matrix, shift = _best(fits, torch.stack([angles.cos(), angles.sin()], dim=1) @ across, math.pi)
+        matrices, shifts = [*matrices, matrix], [*shifts, shift]
         across = across[None]
     x = across[0] - (across[0] @ main) * main
     x = x / x.norm()
     rotation = torch.stack([x, torch.linalg.cross(main, x), main])
-    # A turn Q about an axis through p moves the map by (1 − Q) p.
-    stacked = torch.cat([torch.eye(3, dtype=torch.float64) - each for each in turns])
+    # A rotation Q about an axis through p moves the map by (1 − Q) p.
+    stacked = torch.cat([torch.eye(3, dtype=torch.float64) - each for each in matrices])
     centre = torch.linalg.pinv(stacked, rtol=1e-3) @ torch.cat(shifts)
     return Axes(rotation, -n * rotation @ centre, _score(fits[-1], group, rotation, centre))
 
@@ -63,7 +63,7 @@ def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
 def _best(
     fits: list[RigidFit], axes: Float[Tensor, "a 3"], angle: float
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "3 3"], Float[Tensor, "3"]]:
-    """Axis, turn and shift (in boxes) of the best copy rotated by ``angle`` about one of ``axes``, or near it."""
+    """Axis, rotation and shift (in boxes) of the best copy rotated by ``angle`` about one of ``axes``, or near it."""
     found = fits[0].scan(rotation_vector_to_matrix(angle * axes), hand=False).best_of_each_hand(6)
     start = found
     for fit in fits:
@@ -78,19 +78,19 @@ def _best(
     )
     agreement = fits[-1].agreement(found.matrix, found.shift)
     best = int(torch.where(stayed, agreement, agreement - 2).argmax())
-    turn = found.matrix[best]
-    axis = torch.linalg.eigh((turn + turn.mT) / 2).eigenvectors[:, -1]  # of the eigenvalue 1
-    return axis, rotation_vector_to_matrix(_signed(turn, axis) * angle * axis), found.shift[best]
+    matrix = found.matrix[best]
+    axis = torch.linalg.eigh((matrix + matrix.mT) / 2).eigenvectors[:, -1]  # of the eigenvalue 1
+    return axis, rotation_vector_to_matrix(_signed(matrix, axis) * angle * axis), found.shift[best]
 
 
-def _signed(turn: Float[Tensor, "3 3"], axis: Float[Tensor, "3"]) -> float:
-    """The sense of a turn about its axis."""
-    skew = torch.stack([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
+def _signed(matrix: Float[Tensor, "3 3"], axis: Float[Tensor, "3"]) -> float:
+    """The sense of a rotation about its axis."""
+    skew = torch.stack([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]])
     return 1.0 if float(skew @ axis) >= 0 else -1.0
 
 
 def _score(
     fit: RigidFit, group: PointGroup, rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"]
 ) -> float:  # fmt: skip
-    turns = rotation.mT @ group.matrices()[1:] @ rotation
-    return float(fit.agreement(turns, centre - turns @ centre).mean())
+    matrices = rotation.mT @ group.matrices()[1:] @ rotation
+    return float(fit.agreement(matrices, centre - matrices @ centre).mean())

@@ -97,8 +97,8 @@ def popular_directions(seen: Float[Tensor, "N 3"], views: int) -> Float[Tensor, 
     Opposite directions show mirror images of each other and count as near.
     """
     candidates = spherical_design(_DIRECTIONS_DEGREE)
-    reach = math.cos(math.radians(_CONE_DEG))
-    counts = sum((part.double() @ candidates.T > reach).sum(0) for part in seen.split(4096))
+    cone = math.cos(math.radians(_CONE_DEG))
+    counts = sum((part.double() @ candidates.T > cone).sum(0) for part in seen.split(4096))
     assert isinstance(counts, Tensor)
     chosen: list[Tensor] = []
     while len(chosen) < views and int(counts.max()) > 0:
@@ -127,8 +127,8 @@ def _aligned_sum(
         once = torch.where(stack.premultiplied[rows][:, None, None], 1.0, ctf.on_grid(n, stack.pixel_size_A))
         images = centred_ifft(centred_fft(images) * once).real
     # R ≈ frame · Rz(a) shows the frame's picture rotated by −a and displaced by s: it is read at Rz(−a) x + s.
-    turn = frame.T @ rotations
-    angle = torch.atan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
+    relative = frame.T @ rotations
+    angle = torch.atan2(relative[:, 1, 0] - relative[:, 0, 1], relative[:, 0, 0] + relative[:, 1, 1])
     x, y = pixel_vectors(n).unbind(-1)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     points = torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1) + shifts_px[:, None, None]

@@ -156,8 +156,8 @@ def draw_views(figure: Figure | SubFigure, rotations: Float[Tensor, "N 3 3"]) ->
 def draw_shifts(axes: Axes, shifts_px: Float[Tensor, "N 2"], pixel_size_A: float) -> None:
     """Histograms of the particles' shifts in x and y."""
     shifts_A = (shifts_px.detach().cpu().double() * pixel_size_A).numpy()
-    reach = max(float(np.percentile(np.abs(shifts_A), 99.9)), pixel_size_A)
-    edges = np.linspace(-1.1 * reach, 1.1 * reach, 45).tolist()
+    limit = max(float(np.percentile(np.abs(shifts_A), 99.9)), pixel_size_A)
+    edges = np.linspace(-1.1 * limit, 1.1 * limit, 45).tolist()
     x, y = (f"{name}: σ = {shifts_A[:, i].std():.1f} Å" for i, name in enumerate("xy"))
     axes.hist(shifts_A[:, 0], edges, color=BLUE, alpha=0.45, label=x)
     axes.hist(shifts_A[:, 1], edges, color="black", histtype="step", linewidth=1.2, label=y)
