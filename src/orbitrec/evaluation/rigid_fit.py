@@ -193,5 +193,5 @@ class RigidFit:
 
 def _moved(place: Point, step: Float[Tensor, "c 6"]) -> Point:
     """Candidates rotated further by a rotation vector, then shifted."""
-    (matrix, shift), turn = place, rotation_vector_to_matrix(step[:, :3])
-    return turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]
+    (matrix, shift), small = place, rotation_vector_to_matrix(step[:, :3])
+    return small @ matrix, (small @ shift[..., None]).squeeze(-1) + step[:, 3:]
