@@ -136,7 +136,7 @@ def test_posed_star_file_gives_the_poses(finished):
 def test_tables_hold_the_history_and_both_curves(finished):
     history = pd.read_csv(finished.folder / "history.csv")
     assert list(history) == ["stage", "alternative", "step", "resolution_A", "log_likelihood", "seconds"]
-    assert list(history["stage"].unique()) == ["starts", "selection", "frequency marching"]
+    assert list(history["stage"].unique()) == ["stochastic EM", "selection", "frequency marching"]
     assert len(history) == len(finished.result.history)
     assert history["log_likelihood"].tolist() == pytest.approx([s.log_likelihood for s in finished.result.history])
     fsc = pd.read_csv(finished.folder / "fsc.csv")

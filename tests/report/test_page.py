@@ -90,7 +90,7 @@ def run(simulated, tmp_path_factory):
     )
     history = [
         {
-            "stage": "starts",
+            "stage": "stochastic EM",
             "alternative": 1 + i // 10,
             "step": 1 + i % 10,
             "resolution_A": 20.0,

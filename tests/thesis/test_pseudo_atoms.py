@@ -7,7 +7,8 @@ import torch
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import random_rotations
@@ -15,7 +16,6 @@ from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget
-from orbitrec.optim.lbfgs import minimise
 from orbitrec.thesis.volume_matching.pseudo_atom_search import (
     CHANGES,
     Change,
@@ -52,13 +52,6 @@ def problem(settings: Settings) -> BeadMatching:
 def stage_of(settings: Settings, number: int = -1) -> BeadStage:
     matching = problem(settings)
     return BeadStage.of(matching, matching.bandwidths()[number])
-
-
-def test_minimise_finds_the_minimum_of_a_quadratic():
-    target = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
-    x, value = minimise(lambda y: (y - target).square().sum() + 5, torch.zeros(3, dtype=torch.float64), 50)
-    assert torch.allclose(x, target, atol=1e-4)
-    assert value == pytest.approx(5)
 
 
 def test_exact_moments_give_the_volume():

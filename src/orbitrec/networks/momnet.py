@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from orbitrec.densities.harmonic import probabilities_on_nodes
 from orbitrec.errors import InputError
+from orbitrec.geometry.harmonics import degree_of, harmonic_count, nonconstant_harmonics, order_of
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, bounded_spread
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 _VIEW_UNIT = 0.1
 """Of the log density's harmonics: outputs of size 1 would be a single view, from which no gradient leads away."""
@@ -73,7 +75,7 @@ class Setting:
 
     def harmonics(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d h"]:
         """What z_ρ are coefficients of: harmonics without the constant, of mean square 1."""
-        return real_spherical_harmonics(directions, self.density_degree)[:, 1:] * math.sqrt(4 * math.pi)
+        return nonconstant_harmonics(directions, self.density_degree)
 
     @cached_property
     def reflections(self) -> Float[Tensor, "eight p"]:
@@ -87,7 +89,7 @@ class Setting:
     @cached_property
     def view_turns(self) -> Float[Tensor, "eight h"]:
         """Signs of z_ρ that go with :attr:`reflections`: of the turn that is left when the hand is set aside."""
-        return _reflected_signs(torch.arange(1, (self.density_degree + 1) ** 2))[1]
+        return _reflected_signs(torch.arange(1, harmonic_count(self.density_degree)))[1]
 
     def kam_losses(self, moments: Moments, estimate: "Estimate") -> Float[Tensor, "b"]:
         """(3.13) of every problem of a batch."""
@@ -120,8 +122,7 @@ def _reflected_signs(lm: Int[Tensor, "n"]) -> tuple[Float[Tensor, "eight n"], Fl
 
     An odd number of reflections is a turn and the reflection in the origin, of sign ``(−1)^l``.
     """
-    degree = (lm.double() + 0.5).sqrt().long()
-    order = lm - degree * (degree + 1)
+    degree, order = degree_of(lm), order_of(lm)
     odd = torch.stack([order + (order < 0), (order < 0).long(), degree + order])  # in x, y, z
     which = torch.cartesian_prod(*3 * [torch.arange(2)])
     flips = which @ odd
@@ -139,7 +140,7 @@ class Estimate:
 
     def density(self, harmonics: Float[Tensor, "d h"]) -> Float[Tensor, "b d"]:
         """Probabilities of the directions whose harmonics are given, summing to 1."""
-        return torch.softmax(self.log_density @ harmonics.to(self.log_density).mT, dim=1)
+        return probabilities_on_nodes(self.log_density, harmonics)
 
     def double(self) -> "Estimate":
         """The same in float64."""
@@ -167,7 +168,7 @@ class MomNet(nn.Module, ABC):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting
-        self.sizes = [len(setting.basis), (setting.density_degree + 1) ** 2 - 1, 1]
+        self.sizes = [len(setting.basis), harmonic_count(setting.density_degree) - 1, 1]
         self.register_buffer("scale", torch.ones(self.sizes[0]))
 
     scale: Tensor

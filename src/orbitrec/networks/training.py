@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from orbitrec.errors import InputError
 from orbitrec.io.tensors import read_tensors, write_tensors
+from orbitrec.optim.adam import Schedule, ScheduledAdam, warm_up_cosine
 
 STREAM = 1_000_000
 """Between the seeds of streams of problems. Generators on the CPU heed the low 32 bits of a seed only."""
@@ -89,11 +90,9 @@ def check_training(task: TrainingTask) -> None:
         raise InputError(f"a seed of {task.seed} is not between 0 and {STREAM - 1}; choose one that is")
 
 
-def learning_rate(task: TrainingTask, step: int) -> float:
-    """Rises over the first 2 % of the steps and falls as a cosine to zero; steps count from 0."""
-    warm_up = max(1, task.steps // 50)
-    cosine = (1 + math.cos(math.pi * step / task.steps)) / 2
-    return task.learning_rate * min(1.0, (step + 1) / warm_up) * cosine
+def learning_rate(task: TrainingTask) -> Schedule:
+    """Rises over the first 2 % of the steps and falls as a cosine to zero."""
+    return warm_up_cosine(task.learning_rate, task.steps, max(1, task.steps // 50))
 
 
 def options_text(options: list[object]) -> str:
@@ -129,7 +128,7 @@ class Trainer(Generic[Task]):
         self.training, self.device = training, torch.device(device)
         self.generator = torch.Generator().manual_seed(training.seed)
         self.encoder = training.network(self.generator).to(self.device)
-        self.adam = torch.optim.Adam(self.encoder.parameters(), lr=training.learning_rate)
+        self.adam = ScheduledAdam(self.encoder.parameters(), learning_rate(training), largest_norm=1.0)
         self.step, self.seconds = 0, 0.0
         self.history: list[Progress] = []
 
@@ -137,13 +136,7 @@ class Trainer(Generic[Task]):
         """One optimiser step on new problems."""
         clock = time.process_time if self.device.type == "cpu" else time.perf_counter
         start = clock()
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate(self.training, self.step)
-        loss = self.training.loss(self.encoder, self.generator, self.device)
-        self.adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
-        self.adam.step()
+        self.adam.step(self.training.loss(self.encoder, self.generator, self.device))
         self.step += 1
         self.seconds += clock() - start
 
@@ -172,7 +165,7 @@ class Trainer(Generic[Task]):
         """Write weights, the optimiser's and the generator's state, and the history, in one atomic file."""
         tensors = {f"weights.{name}": value for name, value in self.encoder.state_dict().items()}
         names = [name for name, _ in self.encoder.named_parameters()]
-        for index, state in self.adam.state_dict()["state"].items():
+        for index, state in self.adam.state().items():
             tensors |= {f"adam.{key}.{names[index]}": value for key, value in state.items()}
         tensors["generator"] = self.generator.get_state()
         facts = {"step": self.step, "seconds": self.seconds, "history": [asdict(row) for row in self.history]}
@@ -205,9 +198,9 @@ class Trainer(Generic[Task]):
             for index, name in enumerate(names)
             if f"adam.step.{name}" in tensors
         }
-        trainer.adam.load_state_dict({"state": state, "param_groups": trainer.adam.state_dict()["param_groups"]})
         trainer.generator.set_state(tensors["generator"])
         facts = json.loads(metadata["facts"])
+        trainer.adam.restore(state, facts["step"])
         trainer.step, trainer.seconds = facts["step"], facts["seconds"]
         trainer.history = [Progress(**row) for row in facts["history"]]
         return trainer

@@ -22,9 +22,10 @@ from orbitrec.evaluation.fsc import FSC
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import replacing
 from orbitrec.report.fsc_curves import plot_fsc, resolution_text
-from orbitrec.report.history import HistoryRow, draw_history
+from orbitrec.report.history import draw_history
 from orbitrec.report.sphere import colour_bar, draw_on_sphere, sphere_grid
 from orbitrec.report.style import BLUE, SMALL, TEXT, label_axes
+from orbitrec.runtime.progress import HistoryRow
 
 _VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: N uniform particles give 1 ± √(67/N)
 _VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 5° apart: finer than the kernel

@@ -15,7 +15,8 @@ from torch import Tensor
 from orbitrec.evaluation.fsc import FSC
 from orbitrec.report.figures import draw_shifts, draw_views
 from orbitrec.report.fsc_curves import plot_curves
-from orbitrec.report.history import HistoryRow, draw_history
+from orbitrec.report.history import draw_history
+from orbitrec.runtime.progress import HistoryRow
 
 _SMALLEST = 192  # pixels of a grey picture: smaller ones are enlarged here, where the interpolation is known
 

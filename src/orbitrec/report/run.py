@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.cryoem.config import Options
-from orbitrec.cryoem.multiresolution import Selection
-from orbitrec.cryoem.result import InitialModel
+from orbitrec.cryoem.config import SearchConfig
+from orbitrec.cryoem.multi_start import Selection
+from orbitrec.cryoem.result import PosedMap
 from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
@@ -25,7 +25,6 @@ from orbitrec.io.runs import RunFolder
 from orbitrec.io.star import write_star
 from orbitrec.report.figures import RunPicture, draw_run
 from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
-from orbitrec.report.history import history_row
 from orbitrec.report.page import REPORT, write_report
 from orbitrec.report.run_files import CURVES, HISTORY, SUMMARY, write_views
 from orbitrec.report.summary import (
@@ -69,13 +68,28 @@ class KnownMap:
             grid = resampled(grid.double(), voxel_A, stack.n, pixel)
         return cls(path, grid.double())
 
+    @classmethod
+    def given(cls, grid: Float[Tensor, "n n n"], stack: ParticleStack) -> "KnownMap":
+        """A map in memory, at the box and pixel size of the stack.
+
+        Raises:
+            InputError: if it has another box, or is constant.
+        """
+        if len(grid) != stack.n:
+            raise InputError(
+                f"the map has {len(grid)} voxels along an edge and the images {stack.n}; resample it first"
+            )
+        if not float(grid.double().std()) > 0:
+            raise InputError("the map is constant; give one that shows a particle")
+        return cls(Path("a map in memory"), grid.detach().cpu().double())
+
 
 def write_run(
     run: RunFolder,
     source: Path,
     stack: ParticleStack,
-    options: Options,
-    result: InitialModel,
+    config: SearchConfig,
+    result: PosedMap,
     truth: KnownMap | None,
     kind: RunKind = RunKind.INITIAL_MODEL,
 ) -> Summary:
@@ -90,7 +104,7 @@ def write_run(
         run: the folder.
         source: the particle table as it was given.
         stack: the particles.
-        options: of the run.
+        config: of the run.
         result: of the run.
         truth: the true map, to compare the result with; None where it is not known.
         kind: what the run made.
@@ -101,21 +115,22 @@ def write_run(
     Raises:
         WriteError: if the disk is full, or the page cannot be made of what was written.
     """
-    pixel, rebuilt = stack.pixel_size_A, result.reconstruction
-    against, comparison = (None, None) if truth is None else _compared(rebuilt.volume, pixel, truth)
-    history = [history_row(asdict(step)) for step in result.history]
+    pixel, rebuilt = stack.pixel_size_A, result.combined
+    against, comparison = (None, None) if truth is None else compared_with_truth(rebuilt.volume, pixel, truth)
     maps = {kind: rebuilt.volume, "half1": rebuilt.half_maps[0], "half2": rebuilt.half_maps[1], "mask": rebuilt.mask}
     for file, volume in maps.items():
         write_map(run.file(f"{file}.mrc"), volume, pixel)
     stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px, result.half_sets)
-    write_csv(run.file(HISTORY), [asdict(row) for row in history])
+    write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
-    summary = summary_of(source, stack, options, result, comparison)
+    summary = summary_of(source, stack, config, result, comparison)
     write_json(run.file(SUMMARY), summary.to_dict())
     title = f"{source.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
-    chosen = str(result.selected.chosen + 1)
-    picture = RunPicture(rebuilt.volume, pixel, result.rotations, result.shifts_px, history, against, title, chosen)
+    chosen = str(result.selection.chosen + 1)
+    picture = RunPicture(
+        rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title, chosen
+    )
     draw_run(run.file("summary.png"), picture)
     views = view_averages(
         stack, result.rotations, result.shifts_px, rebuilt.volume, radius_px=result.radius_px,
@@ -131,19 +146,19 @@ def write_run(
 
 
 def summary_of(
-    source: Path, stack: ParticleStack, options: Options, result: InitialModel, truth: TruthComparison | None
+    source: Path, stack: ParticleStack, config: SearchConfig, result: PosedMap, truth: TruthComparison | None
 ) -> Summary:
     """The facts of a run.
 
     Args:
         source: the particle table as it was given.
         stack: the particles.
-        options: of the run.
+        config: of the run.
         result: of the run.
         truth: how far the map agrees with the true one; None where it is not known.
     """
     pixel, statistics = stack.pixel_size_A, result.image_statistics
-    notes = statistics.notes(result.inverted, diameter_given=options.diameter_A is not None)
+    notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
     return Summary(
         orbitrec=__version__,
         input=str(source),
@@ -153,28 +168,28 @@ def summary_of(
         dialect=stack.table.dialect,
         posed=_posed_name(stack),
         ctf=stack.ctf is not None,
-        checks=(*result.doubts, *notes, *_ignored(stack)),
-        seed=options.seed,
+        checks=(*result.checks, *notes, *_ignored(stack)),
+        seed=config.seed,
         threads=torch.get_num_threads(),
-        device=options.device,
+        device=config.device,
         diameter_A=2 * result.radius_px * pixel,
         search_resolution_A=result.search_resolution_A,
         half_maps=_half_maps(stack, result),
         shift_spread_px=result.shift_spread_px,
         contrast=Contrast.DARK if result.inverted else Contrast.BRIGHT,
         contrast_of_images=Contrast(statistics.contrast_text()),
-        handedness=Handedness.MIRRORED if options.flip else Handedness.AS_FOUND,
-        symmetry=str(options.group),
+        handedness=Handedness.MIRRORED if config.flip else Handedness.AS_FOUND,
+        symmetry=str(config.group),
         symmetry_score=None if result.symmetry is None else result.symmetry.score,
-        starts=_starts(result.selected),
+        starts=_starts(result.selection),
         truth=truth,
         seconds=result.seconds | {"total": sum(result.seconds.values())},
         peak_memory_GiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
 
 
-def _half_maps(stack: ParticleStack, result: InitialModel) -> HalfMaps:
-    curves, pixel = result.reconstruction.masked, stack.pixel_size_A
+def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:
+    curves, pixel = result.combined.masked, stack.pixel_size_A
     return HalfMaps(
         HalfSetKind.INDEPENDENT if result.independent else HalfSetKind.ONE_REFERENCE,
         HalfSetOrigin.EVERY_OTHER if stack.table.halves() is None else HalfSetOrigin.INPUT,
@@ -184,7 +199,7 @@ def _half_maps(stack: ParticleStack, result: InitialModel) -> HalfMaps:
 
 
 def _starts(selected: Selection) -> tuple[StartSummary, ...]:
-    agreements = {candidate.start: candidate.agreement for candidate in selected.finalists}
+    agreements = {candidate.start: candidate.agreement for candidate in selected.candidates}
     return tuple(
         StartSummary(StartSource(kind), score, agreements.get(index), index == selected.chosen)
         for index, (kind, score) in enumerate(zip_longest(selected.kinds, selected.scores))
@@ -202,7 +217,19 @@ def _ignored(stack: ParticleStack) -> list[str]:
     return [f"Not modelled, and so ignored: {', '.join(columns)}. They matter at resolutions finer than these maps."]
 
 
-def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownMap) -> tuple[FSC, TruthComparison]:
+def compared_with_truth(
+    volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownMap
+) -> tuple[FSC, TruthComparison]:
+    """How far a map agrees with the truth, aligned to it over rotation, shift and handedness.
+
+    Args:
+        volume: the map, (z, y, x).
+        voxel_size_A: edge of a voxel.
+        truth: the true map on the same grid.
+
+    Returns:
+        The correlation curve and the facts.
+    """
     alignment = align(volume.double(), truth.grid)
     fsc = fourier_shell_correlation(alignment.apply(volume.double()), truth.grid)
     return fsc, TruthComparison(

@@ -17,8 +17,9 @@ from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
 from orbitrec.io.runs import RunFolder
 from orbitrec.io.tables import read_table
-from orbitrec.report.history import HistoryRow, read_history
+from orbitrec.report.history import read_history
 from orbitrec.report.summary import RunKind, Summary
+from orbitrec.runtime.progress import HistoryRow
 
 SUMMARY, HISTORY, CURVES = "summary.json", "history.csv", "fsc.csv"
 VIEW_STACK, VIEWS = "views.mrcs", "views.csv"

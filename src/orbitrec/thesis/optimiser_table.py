@@ -17,9 +17,10 @@ from torch import Tensor
 
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
-from orbitrec.optim.driver import Result, Termination, run
+from orbitrec.optim.driver import run
 from orbitrec.optim.problem import FiniteSum
-from orbitrec.optim.solvers import Stepper, info_of
+from orbitrec.optim.solvers import Solver
+from orbitrec.optim.termination import Outcome, Result, StepInfo, Termination
 from orbitrec.runtime.checkpoints import Checkpoints, Record
 from orbitrec.thesis.baselines import lbfgs
 from orbitrec.thesis.plots.convergence import Descent, draw_convergence
@@ -32,7 +33,7 @@ COARSE = 1e-4
 Method = Callable[[FiniteSum, Float[Tensor, "d"], Termination, int], Result]
 
 
-def stepping(solver: Stepper) -> Method:
+def stepping(solver: Solver) -> Method:
     """A method of ``init`` and ``step``, run by the driver."""
     return lambda problem, w, stop, seed: run(solver, problem, w, stop, seed=seed)
 
@@ -206,12 +207,12 @@ def compare(
 
 
 def _as_record(result: Result) -> Record:
-    return {"w": result.w, "trace": result.trace, "reason": result.reason}
+    return {"w": result.w, "trace": result.trace, "outcome": result.outcome.name}
 
 
 def _as_result(record: dict[str, Any]) -> Result:
-    trace = [info_of(row) for row in record["trace"]]
-    return Result(record["w"], trace, record["reason"])
+    trace = [StepInfo.from_json(row) for row in record["trace"]]
+    return Result(record["w"], trace, Outcome[record["outcome"]])
 
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, object]:

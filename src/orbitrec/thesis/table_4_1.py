@@ -1,7 +1,7 @@
 """Table 4.1 and Figure 4.2: gradient methods on windowed MRA, beside the thesis's figures and strong baselines."""
 
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Adam, newton
 from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, scipy_lbfgs, stepping
 from orbitrec.thesis.windowed_mra import SETTINGS, instance

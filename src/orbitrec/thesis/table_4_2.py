@@ -1,8 +1,8 @@
 """Table 4.2 and Figure 4.3: EM methods on windowed MRA, beside the thesis's figures and strong baselines."""
 
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination
 from orbitrec.optim.metrics import BFGS
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Anderson, Squarem
 from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, stepping
 from orbitrec.thesis.windowed_mra import SETTINGS, instance

@@ -4,7 +4,7 @@ The thesis has the first three of the gradient methods only; EM methods are new 
 """
 
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Adam, Anderson, Squarem, newton
 from orbitrec.thesis.cryoem_problem import CryoEMProblem, basis
 from orbitrec.thesis.optimiser_table import (
