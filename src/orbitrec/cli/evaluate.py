@@ -29,7 +29,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="Draw the FSC curve (PNG, PDF or SVG).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Align MAP to TRUTH over rotation, shift and hand, then compare them shell by shell.
+    """Align MAP to TRUTH over rotation, shift and handedness, then compare them shell by shell.
 
     The comparison is on TRUTH's grid: MAP may have another box or voxel size. The FSC is that of the whole boxes unless
     a mask is given, which is the harsher choice.
@@ -74,7 +74,7 @@ def _facts(alignment: "Alignment", fsc: "FSC", voxel_A: float) -> dict[str, obje
         "fsc05_A": fsc.cutoff_A(0.5, voxel_A),
         "fsc0143_A": fsc.cutoff_A(0.143, voxel_A),
         "correlation": alignment.correlation,
-        "hand": "mirrored" if alignment.mirrored else "same",
+        "handedness": "mirrored" if alignment.mirrored else "same",
         "euler_deg": matrix_to_euler(alignment.rotation).tolist(),
         "shift_A": (alignment.shift_px * voxel_A).tolist(),
         "fsc": {"resolution_A": fsc.resolution_A(voxel_A).tolist(), "value": fsc.value.tolist()},
@@ -92,7 +92,7 @@ def _print(facts: dict[str, object]) -> None:
         ("FSC 0.5 (Å)", "fsc05_A", ".2f"),
         ("FSC 0.143 (Å)", "fsc0143_A", ".2f"),
         ("correlation", "correlation", ".4f"),
-        ("hand", "hand", ""),
+        ("handedness", "handedness", ""),
         ("rotation, ZYZ (°)", "euler_deg", ".2f"),
         ("shift, xyz (Å)", "shift_A", ".2f"),
     ):
