@@ -65,7 +65,7 @@ def mirror_image(grid: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
 
 
 def alternate_halves(count: int) -> Int[Tensor, "N"]:
-    """Half-set of every particle, 1 and 2 by turns: a micrograph's particles lie together."""
+    """Half-set of every particle, 1 and 2 alternately: a micrograph's particles lie together."""
     return 1 + torch.arange(count) % 2
 
 
@@ -101,8 +101,8 @@ def half_map(
     def sums(chunks: tuple[Tensor, ...]) -> list[Tensor]:
         normal = _NormalEquations.empty(n)
         for part in chunks:
-            for turn in [None] if group is None else group:
-                rotated = rotations[part] if turn is None else turn @ rotations[part]
+            for each in [None] if group is None else group:
+                rotated = rotations[part] if each is None else each @ rotations[part]
                 normal.add(stack, noise, part, rotated, shifts_px[part])
             progress(len(part))
         return [normal.right, normal.kernel]

@@ -110,8 +110,8 @@ def popular_directions(seen: Float[Tensor, "N 3"], views: int) -> Float[Tensor, 
         directions show mirror images of each other and count as near.
     """
     candidates = spherical_design(_DIRECTIONS_DEGREE)
-    reach = math.cos(math.radians(_CONE_DEG))
-    counts = sum((part.double() @ candidates.T > reach).sum(0) for part in seen.split(4096))
+    cone = math.cos(math.radians(_CONE_DEG))
+    counts = sum((part.double() @ candidates.T > cone).sum(0) for part in seen.split(4096))
     assert isinstance(counts, Tensor)
     chosen: list[Tensor] = []
     while len(chosen) < views and int(counts.max()) > 0:

@@ -158,8 +158,8 @@ class RigidFit:
             return LocalModel(-score, -slope, normal)
 
         place = (start.matrix, start.shift)
-        place, misfit = minimise(model, _moved, place, steps=_STEPS, damping=_DAMPING, settled=_SETTLED)
-        return Candidates(*place, -misfit)
+        (matrix, shift), misfit = minimise(model, _moved, place, steps=_STEPS, damping=_DAMPING, settled=_SETTLED)
+        return Candidates(matrix, shift, -misfit)
 
     def _linearised(
         self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]
@@ -193,5 +193,5 @@ class RigidFit:
 
 def _moved(place: Point, step: Float[Tensor, "c 6"]) -> Point:
     """Candidates rotated further by a rotation vector, then shifted."""
-    (matrix, shift), turn = place, rotation_vector_to_matrix(step[:, :3])
-    return turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]
+    (matrix, shift), small = place, rotation_vector_to_matrix(step[:, :3])
+    return small @ matrix, (small @ shift[..., None]).squeeze(-1) + step[:, 3:]
