@@ -34,8 +34,8 @@ from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.runtime.threads import run_threaded
 from orbitrec.thesis.table_2_2 import single
-from orbitrec.thesis.two_moments import Matching, Truth
-from orbitrec.thesis.volume_matching.consensus import Estimate
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.consensus import VoxelEstimate
 from orbitrec.thesis.volume_matching.correction import corrected
 from orbitrec.thesis.volume_matching.information import projected
 from orbitrec.thesis.volume_matching.neural_ensemble import NeuralEnsemble, NeuralSettings
@@ -60,7 +60,7 @@ class UnderTrueViews:
         return density / density.sum()
 
 
-def clouds(truth: Truth, count: int, generator: torch.Generator) -> list[Float[Tensor, "n n n"]]:
+def clouds(truth: TrueVolume, count: int, generator: torch.Generator) -> list[Float[Tensor, "n n n"]]:
     """Beads drawn from the Gaussian that has the second moments of the map's positive density."""
     n = len(truth.voxels)
     axis = torch.arange(n, dtype=torch.float64) - n // 2
@@ -73,7 +73,7 @@ def clouds(truth: Truth, count: int, generator: torch.Generator) -> list[Float[T
     return [GaussianMixture(part @ root.mT, _WIDTH * ones, ones).to_grid(n) for part in normal]
 
 
-def resolutions(voxels: Float[Tensor, "n n n"], truth: Truth) -> tuple[float, float]:
+def resolutions(voxels: Float[Tensor, "n n n"], truth: TrueVolume) -> tuple[float, float]:
     """FSC 0.5 as it stands, of the better hand, and aligned; Å."""
     aligned = align(voxels, truth.voxels).apply(voxels)
     # The inversion x → −x has the same images under the same views, rotated by 180° in their planes.
@@ -82,7 +82,7 @@ def resolutions(voxels: Float[Tensor, "n n n"], truth: Truth) -> tuple[float, fl
     return min(stands, inverted), moved
 
 
-def errors(matching: Matching, estimate: Estimate) -> tuple[float, float]:
+def errors(matching: Matching, estimate: VoxelEstimate) -> tuple[float, float]:
     """Relative errors of both moments."""
     templates = matching.templates(VoxelVolume(estimate.voxels), matching.directions)
     found = uniform_moments(templates, estimate.view_density(matching.directions), matching.grid)
@@ -95,14 +95,14 @@ def span(values: Sequence[float], digits: int = 1) -> str:
     return f"{min(values):.{digits}f} – {max(values):.{digits}f}" if len(values) > 1 else f"{values[0]:.{digits}f}"
 
 
-def row(matching: Matching, estimates: Sequence[Estimate], *, stands: bool) -> list[str]:
+def row(matching: Matching, estimates: Sequence[VoxelEstimate], *, stands: bool) -> list[str]:
     """Errors, resolutions as they stand if that means anything, and aligned."""
     firsts, seconds = zip(*(errors(matching, one) for one in estimates), strict=True)
     as_is, aligned = zip(*(resolutions(one.voxels, matching.truth) for one in estimates), strict=True)
     return [span(firsts, 4), span(seconds, 4), span(as_is) if stands else "", span(aligned)]
 
 
-def views_found(matching: Matching, members: Sequence[Estimate]) -> str:
+def views_found(matching: Matching, members: Sequence[VoxelEstimate]) -> str:
     """Correlations with the true views."""
     found = []
     for member in members:
@@ -117,7 +117,7 @@ def fill(table: Table, matching: Matching, count: int) -> None:
     drawn = [resolutions(voxels, truth)[1] for voxels in clouds(truth, count, generator)]
     table.add_row("clouds of beads", "", "", "", span(drawn), "")
     projector = PolarProjector(matching.basis, matching.grid, matching.directions)
-    free = NeuralEnsemble(single(matching.target), projector, truth.reach, NeuralSettings(members=count))
+    free = NeuralEnsemble(single(matching.target), projector, truth.max_radius, NeuralSettings(members=count))
     members = free.members(generator)
     table.add_row("networks, views free", *row(matching, members, stands=False), views_found(matching, members))
     held = replace(free, settings=NeuralSettings(density_degree=0))
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--band", type=float, default=15.0, help="moments are matched to here, Å")
     parser.add_argument("-n", dest="count", type=int, default=8, help="solutions of each kind")
     arguments = parser.parse_args()
-    matching = Matching(Truth.of_map(arguments.map), arguments.band)
+    matching = Matching(TrueVolume.of_map(arguments.map), arguments.band)
     table = Table(title=f"{matching.truth.name}, moments to {arguments.band:g} Å")
     for heading in ("", "M¹ error", "M² error", "FSC 0.5 as it stands, Å", "aligned, Å", "views"):
         table.add_column(heading, justify="right" if heading else "left")

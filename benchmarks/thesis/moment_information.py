@@ -16,8 +16,8 @@ from rich.table import Table
 
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.thesis.two_moments import Matching, Truth
-from orbitrec.thesis.volume_matching.information import MomentInformation, like, projected, told
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.information import MomentInformation, empirical_prior_covariance, projected, explained_variance
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
 from orbitrec.thesis.volume_matching.views import view_harmonics
 
@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--band", type=float, default=15.0, help="moments are known up to here, Å")
     parser.add_argument("--particles", type=float, action="append", help="default: 5e6 and 5e8")
     arguments = parser.parse_args()
-    truth = Truth.of_map(arguments.map)
+    truth = TrueVolume.of_map(arguments.map)
     matching = Matching(truth, arguments.band)
     basis, box = matching.basis, len(truth.voxels)
     directions = spherical_design(min(63, 2 * basis.degree + 3))
     density = matching.views.density(directions)
     coefficients = projected(basis, truth.compact)
-    prior = like(basis, coefficients, box)
+    prior = empirical_prior_covariance(basis, coefficients, box)
     projector = PolarProjector(basis, matching.grid, directions, torch.float64)
     functions = ShellFunctions(basis.lm, projector.radial)
     harmonics = view_harmonics(directions, _DEGREE) * _SCALE
@@ -46,7 +46,7 @@ def main() -> None:
         for views, known in ((harmonics, "free"), (harmonics[:, :0], "known")):
             target = replace(matching.target, count=particles)
             information = MomentInformation(target, projector, functions, coefficients, density / density.sum(), views)
-            shown.append((f"{particles:g}, views {known}", told(information.matrix(), prior, basis, box)))
+            shown.append((f"{particles:g}, views {known}", explained_variance(information.matrix(), prior, basis, box)))
     table.add_column("Å", justify="right")
     for name, _ in shown:
         table.add_column(name, justify="right")

@@ -14,12 +14,12 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.mrc import write_map
 from orbitrec.io.runs import new_run
-from orbitrec.networks.momnet import Estimate, Setting
+from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis import figure_3_7, table_3_1, table_3_2
 from orbitrec.volumes.phantoms import protein_phantom
 
-TINY = table_3_2.Size(
+TINY = table_3_2.ShiftTableSize(
     bandwidth=table_3_2.QUICK.bandwidth, view_degree=9, iterations=6, refining=1, count=10_000, as_seen=True
 )
 
@@ -64,7 +64,7 @@ def test_views_turn_with_the_volume_of_either_hand(mirror):
 
 def test_a_true_estimate_has_the_band_s_resolution_and_its_own_views(path):
     truth, voxel_A = table_3_1.compact_map(path)
-    setting, n = Setting(), len(truth)
+    setting, n = MomNetSetting(), len(truth)
     radius = table_3_1.RADIUS_SHARE * n
     axis = torch.arange(n, dtype=torch.float64) - n // 2
     points = torch.cartesian_prod(axis, axis, axis).flip(-1)
@@ -72,7 +72,7 @@ def test_a_true_estimate_has_the_band_s_resolution_and_its_own_views(path):
     basis = replace(setting.basis, radius=radius, k_max=setting.bandwidth / radius)
     w = truth.flatten()[inside] @ basis.values(points[inside])
     density = torch.randn(1, (setting.density_degree + 1) ** 2 - 1, generator=torch.Generator().manual_seed(1)) / 4
-    estimate = Estimate(w[None] * math.sqrt(radius / setting.radius), density.double(), torch.zeros(1).double())
+    estimate = MomNetEstimate(w[None] * math.sqrt(radius / setting.radius), density.double(), torch.zeros(1).double())
     found = table_3_1.aligned(setting, estimate, truth, voxel_A)
     assert found.fsc05_A < 2 * n * voxel_A / 15
     expected = estimate.density(setting.harmonics(found.views[0]))[0]
@@ -80,7 +80,7 @@ def test_a_true_estimate_has_the_band_s_resolution_and_its_own_views(path):
 
 
 def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(table_3_2, "PRINTED", {2.0: table_3_2.PRINTED[2.0]})
+    monkeypatch.setattr(table_3_2, "REPORTED", {2.0: table_3_2.REPORTED[2.0]})
     kept = Checkpoints(tmp_path / "kept")
 
     def interrupt(row):
@@ -88,7 +88,7 @@ def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, mo
 
     with pytest.raises(KeyboardInterrupt):
         table_3_2.table(path, TINY, interrupt, kept)
-    heard: list[table_3_2.Row] = []
+    heard: list[table_3_2.ShiftRow] = []
     found = table_3_2.table(path, TINY, heard.append, kept)
     rows = [case.row for case in found.cases]
     assert rows == heard
@@ -108,10 +108,10 @@ def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, mo
 
 
 def test_table_3_2_takes_the_steps_of_fouriernet_that_it_is_told(path, monkeypatch):
-    monkeypatch.setattr(table_3_2, "PRINTED", {})
+    monkeypatch.setattr(table_3_2, "REPORTED", {})
     command = ["reproduce", "table-3.2", "--map", str(path), "--json"]
-    for told, steps in (([], 10), (["--scale", "full"], 300), (["--scale", "full", "--refining", "4"], 4)):
-        result = CliRunner().invoke(app, [*command, *told])
+    for explained_variance, steps in (([], 10), (["--scale", "full"], 300), (["--scale", "full", "--refining", "4"], 4)):
+        result = CliRunner().invoke(app, [*command, *explained_variance])
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["size"]["refining"] == steps
     assert CliRunner().invoke(app, [*command, "--refining", "-1"]).exit_code == 2

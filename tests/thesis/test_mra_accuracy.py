@@ -13,7 +13,7 @@ from orbitrec.mra.families import LENGTH, default_law
 from orbitrec.mra.problem import MRAEstimate, MRAProblem
 from orbitrec.thesis import mra_accuracy
 
-SETTINGS = mra_accuracy.Settings(counts=(1000, 4000), sigmas=(0.5,), problems=3)
+SETTINGS = mra_accuracy.AccuracySettings(counts=(1000, 4000), sigmas=(0.5,), problems=3)
 
 
 def guess(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:

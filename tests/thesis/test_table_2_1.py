@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from orbitrec.cli.main import app
 from orbitrec.errors import InputError
-from orbitrec.mra.training import Training
+from orbitrec.mra.training import MRATraining
 from orbitrec.networks.pretrained import encoder_name, load_recipe
 from orbitrec.networks.training import Trainer
 from orbitrec.thesis import table_2_1
@@ -18,7 +18,7 @@ from orbitrec.thesis import table_2_1
 
 @pytest.fixture(scope="module")
 def rows():
-    return table_2_1.table(table_2_1.shipped_weights(), samples=200)
+    return table_2_1.table(table_2_1.pretrained_weights(), samples=200)
 
 
 @pytest.mark.parametrize("encoder", ["structured", "thesis"])
@@ -26,13 +26,13 @@ def test_every_entry_is_below_the_printed_one(rows, encoder):
     """On 200 problems the structured encoder is below half of each figure; that of the appendix below each."""
     share = {"structured": 0.5, "thesis": 1.0}[encoder]
     for row in (row for row in rows if row.encoder == encoder):
-        for column, printed in table_2_1.PRINTED[row.gaussians].items():
+        for column, printed in table_2_1.REPORTED[row.gaussians].items():
             assert getattr(row, column) < share * printed, (row.gaussians, column)
 
 
 def test_training_is_what_helps_in_noise(rows):
     by_name = {(row.gaussians, row.encoder): row for row in rows}
-    for gaussians in table_2_1.PRINTED:
+    for gaussians in table_2_1.REPORTED:
         trained, untrained = by_name[gaussians, "structured"], by_name[gaussians, "untrained"]
         assert trained.density_noisy < untrained.density_noisy / 3
         assert trained.signal_noisy < untrained.signal_noisy
@@ -40,14 +40,14 @@ def test_training_is_what_helps_in_noise(rows):
 
 def test_looking_at_the_moments_helps(rows):
     by_name = {(row.gaussians, row.encoder): row for row in rows}
-    for gaussians in table_2_1.PRINTED:
+    for gaussians in table_2_1.REPORTED:
         thesis, fixed = by_name[gaussians, "thesis"], by_name[gaussians, "fixed"]
         assert thesis.density_test < fixed.density_test / 2
         assert thesis.signal_test < fixed.signal_test / 2
 
 
 def test_the_train_column_is_of_problems_that_were_trained_on():
-    training = Training.from_dict(load_recipe(encoder_name("structured", 2))["training"])
+    training = MRATraining.from_dict(load_recipe(encoder_name("structured", 2))["training"])
     trainer = Trainer(training)
     first = training.problems(training.batch, trainer.generator)
     seen = next(table_2_1._seen(training, 10_000))
@@ -85,7 +85,7 @@ def test_full_scale_trains_all_by_their_recipes(tmp_path, monkeypatch):
 
     heard = []
     monkeypatch.setattr(table_2_1, "load_recipe", short)
-    monkeypatch.setattr(table_2_1, "PRINTED", {1: table_2_1.PRINTED[1]})
+    monkeypatch.setattr(table_2_1, "REPORTED", {1: table_2_1.REPORTED[1]})
     weights = table_2_1.retrained_weights(tmp_path, heard.append)
     assert set(weights) == {"mra-thesis-1", "mra-structured-1"}
     for name, file in weights.items():

@@ -11,20 +11,20 @@ from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.runtime.checkpoints import Checkpoints
-from orbitrec.thesis.neural_truth import PRINTED_ERRORS, Fit, neural_truth
-from orbitrec.thesis.table_2_2 import Found, Plan, Row, Size, Watch, judged, steps, table
-from orbitrec.thesis.table_2_2_results import PRINTED, as_json, as_text, write_results
-from orbitrec.thesis.two_moments import NAMES, Matching, Truth
+from orbitrec.thesis.neural_truth import REPORTED_ERRORS, Fit, neural_truth
+from orbitrec.thesis.table_2_2 import Found, Plan, VolumeRow, VolumeTableSize, Watch, judged, steps, table
+from orbitrec.thesis.table_2_2_results import REPORTED, as_json, as_text, write_results
+from orbitrec.thesis.two_moments import NAMES, Matching, TrueVolume
 from orbitrec.thesis.volume_matching.neural_ensemble import NeuralSettings
-from orbitrec.thesis.volume_matching.pseudo_atoms import Settings, Solution
+from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomSettings, Solution
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
-SIZE = Size(
+SIZE = VolumeTableSize(
     {
         "4 Gaussians": Plan(
             5.0,
-            Settings(beads=6, starts=4, tries=1, kept=2),
+            PseudoAtomSettings(pseudo_atoms=6, starts=4, tries=1, kept=2),
             5.0,
             NeuralSettings(members=2, steps=120, rate=1e-3, width=24),
         )
@@ -34,7 +34,7 @@ SIZE = Size(
 
 
 def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
-    heard, truths = [], [Truth.gaussians()]
+    heard, truths = [], [TrueVolume.gaussians()]
     watch = Watch(lambda: heard.append(1), Checkpoints(tmp_path / "kept"))
     rows, pictures = table(truths, SIZE, watch)
     assert [row.method for row in rows] == [
@@ -46,15 +46,15 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
         "beads, corrected",
     ]
     assert len(heard) == steps(truths, SIZE)
-    networks, beads, mean, corrected = rows[2:]
+    networks, pseudo_atoms, mean, corrected = rows[2:]
     assert networks.first_error < 0.1
     assert networks.second_error < 0.2
-    assert beads.first_error < 0.01
-    assert beads.second_error < 0.03
-    assert beads.resolution_A < 6.0
+    assert pseudo_atoms.first_error < 0.01
+    assert pseudo_atoms.second_error < 0.03
+    assert pseudo_atoms.resolution_A < 6.0
     assert corrected.second_error < mean.second_error
-    assert as_json(rows, SIZE, {})["thesis"] == PRINTED
-    assert tuple(PRINTED) == NAMES
+    assert as_json(rows, SIZE, {})["thesis"] == REPORTED
+    assert tuple(REPORTED) == NAMES
     assert as_text(rows, {}).row_count == 7
     assert as_text(rows, {"4 Gaussians": 0.01}).row_count == 8
     # From what is kept the same table is made, without a match.
@@ -82,7 +82,7 @@ def test_seconds_before_an_interruption_count(tmp_path):
 def test_the_truth_is_judged_right_however_it_lies(mirrored):
     # Turned by 90° about z, and mirrored in x, the voxels of an odd box go onto each other. A map and its inversion
     # have the same images along the same direction; the mirrored one is the inversion rotated by 180° about x.
-    matching = Matching(Truth.gaussians(), 5.0)
+    matching = Matching(TrueVolume.gaussians(), 5.0)
     voxels, directions = matching.truth.voxels.rot90(1, (2, 1)), matching.directions
     x, y, z = directions.unbind(1)
     back = torch.stack([y, -x, z], dim=1)  # where the truth is seen from
@@ -100,23 +100,23 @@ def test_the_truth_is_judged_right_however_it_lies(mirrored):
 
 
 def test_a_network_is_taken_for_the_truth_and_its_distance_is_told():
-    truth = Truth.gaussians()
+    truth = TrueVolume.gaussians()
     found, error = neural_truth(truth, Fit(steps=120, points=1024, rate=1e-3, width=24))
     assert error < 0.2
     assert float(found.compact.norm()) == pytest.approx(1)
     assert torch.equal(found.voxels, found.compact)
     # Both have norm 1, and a distance of ε between two of norm about 1 leaves a correlation of about 1 − ε²/2.
     assert float((found.compact * truth.compact).sum()) == pytest.approx(1 - error**2 / 2, abs=error**2 / 4 + 1e-4)
-    assert set(PRINTED_ERRORS) == set(NAMES)
+    assert set(REPORTED_ERRORS) == set(NAMES)
 
 
-def timeless(row: Row) -> Row:
+def timeless(row: VolumeRow) -> VolumeRow:
     return replace(row, seconds=0.0)
 
 
 def test_the_basis_holds_the_truth():
     # With the true volume's part in the basis and the true views, moments are wrong by noise and truncation alone.
-    matching = Matching(Truth.gaussians(), 4.0)
+    matching = Matching(TrueVolume.gaussians(), 4.0)
     axis = torch.arange(25, dtype=torch.float64) - 12
     points = torch.cartesian_prod(axis, axis, axis).flip(-1)
     inside = points.norm(dim=1) < matching.basis.radius
@@ -135,13 +135,13 @@ def test_the_basis_holds_the_truth():
 
 def test_maps_are_told_by_their_names(tmp_path):
     path = tmp_path / "emd_0409.mrc"
-    grid = Truth.gaussians().voxels.float()
+    grid = TrueVolume.gaussians().voxels.float()
     write_map(path, torch.nn.functional.pad(grid, (20, 19) * 3), 2.0)
-    truth = Truth.of_map(path)
+    truth = TrueVolume.of_map(path)
     assert truth.name == "EMD-0409"
     assert truth.voxel_size_A == pytest.approx(2.0 * 64 / 63)
     assert float(truth.voxels.norm()) == pytest.approx(1)
     with pytest.raises(InputError, match="25892"):
-        Truth.of_map(path.rename(tmp_path / "other.mrc"))
+        TrueVolume.of_map(path.rename(tmp_path / "other.mrc"))
     with pytest.raises(InputError, match="no such file"):
-        Truth.of_map(path)
+        TrueVolume.of_map(path)

@@ -20,7 +20,7 @@ from orbitrec.moments.losses import moment_loss
 from orbitrec.mra.density import LEAST_PROBABILITY
 from orbitrec.mra.model import PeriodicMRA, all_shifts
 from orbitrec.mra.problem import model_moments
-from orbitrec.mra.sampling import Problems
+from orbitrec.mra.sampling import SignalProblems
 from orbitrec.networks.encoders import Encoder
 
 Pair = tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]
@@ -58,7 +58,7 @@ def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Flo
     return moment_loss(target, trial).argmin(1)
 
 
-def by_encoder(encoder: Encoder, problems: Problems, rate: float = 1e-4) -> Representation:
+def by_encoder(encoder: Encoder, problems: SignalProblems, rate: float = 1e-4) -> Representation:
     """θ of a copy of the encoder for each problem; its signal is shifted once, at the start, to match its density."""
 
     def one(

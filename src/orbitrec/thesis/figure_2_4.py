@@ -21,9 +21,9 @@ from orbitrec.mra.families import LENGTH, default_law
 from orbitrec.mra.matching import Pair, Representation, by_encoder, directly, match
 from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.mra.problem import MRAProblem, model_moments
-from orbitrec.mra.sampling import Problems
+from orbitrec.mra.sampling import SignalProblems
 from orbitrec.mra.spectral import recover_spectral
-from orbitrec.mra.training import Training
+from orbitrec.mra.training import MRATraining
 from orbitrec.networks.encoders import ENCODERS
 from orbitrec.networks.pretrained import encoder_name, load_encoder, load_recipe
 from orbitrec.thesis.plots.curves import Curve, draw_matching
@@ -46,7 +46,7 @@ STARTS = (
 
 
 @dataclass(frozen=True)
-class Scale:
+class CurveSize:
     """How much to do; the defaults are the thesis's."""
 
     instances: int = 20
@@ -56,11 +56,11 @@ class Scale:
     seed: int = 1
 
 
-QUICK = Scale(instances=6, observations=100_000, iterations=300)
+QUICK = CurveSize(instances=6, observations=100_000, iterations=300)
 
 
 @dataclass(frozen=True)
-class Row:
+class CurvePoint:
     """Means over problems before an iteration of one start; seconds are of the processor, for one problem.
 
     ``moment_error``: sum of (2.10) for both moments; ``density_error``, ``signal_error``: (2.9).
@@ -75,16 +75,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Summary:
+class StartSummary:
     """One start: where it begins and ends, and what it needs to reach the final moment error of :data:`REFERENCE`."""
 
     start: str
-    first: Row
-    last: Row
-    reached: Row | None
+    first: CurvePoint
+    last: CurvePoint
+    reached: CurvePoint | None
 
 
-def problems(scale: Scale) -> Problems:
+def problems(scale: CurveSize) -> SignalProblems:
     """Signals and densities by the default law, and moments of as many drawn observations as the scale says."""
     generator = torch.Generator().manual_seed(scale.seed)
     signals, densities = default_law(GAUSSIANS).pairs(scale.instances, LENGTH, generator, torch.float32)
@@ -98,21 +98,21 @@ def problems(scale: Scale) -> Problems:
         found[0].weights.float(),
     )
     sigma, count = torch.full((size,), scale.sigma), torch.full((size,), float(scale.observations))
-    return Problems(signals, densities, moments, sigma, count)
+    return SignalProblems(signals, densities, moments, sigma, count)
 
 
-def starts(problem: Problems) -> Iterator[Representation]:
+def starts(problem: SignalProblems) -> Iterator[Representation]:
     """The representation of each of :data:`STARTS`."""
     trained = {name: load_encoder(encoder_name(name, GAUSSIANS), LENGTH) for name in ENCODERS}
     for name, encoder in trained.items():
         yield by_encoder(encoder, problem)
-        training = Training.from_dict(load_recipe(encoder_name(name, GAUSSIANS))["training"])
+        training = MRATraining.from_dict(load_recipe(encoder_name(name, GAUSSIANS))["training"])
         yield by_encoder(training.network(torch.Generator().manual_seed(training.seed)), problem)
     yield directly(*by_encoder(trained["structured"], problem).start())
     yield directly(*_spectral(problem))
 
 
-def _spectral(problem: Problems) -> Pair:
+def _spectral(problem: SignalProblems) -> Pair:
     estimates = []
     for i in range(len(problem.signal)):
         m = problem.moments
@@ -122,7 +122,7 @@ def _spectral(problem: Problems) -> Pair:
     return torch.stack([e.density for e in estimates]).float(), torch.stack([e.signal for e in estimates]).float()
 
 
-def curves(scale: Scale, callback: Callable[[], None] = lambda: None) -> list[Row]:
+def curves(scale: CurveSize, callback: Callable[[], None] = lambda: None) -> list[CurvePoint]:
     """All starts, one after the other; ``callback`` hears of every iteration.
 
     Raises:
@@ -141,7 +141,7 @@ def curves(scale: Scale, callback: Callable[[], None] = lambda: None) -> list[Ro
     return rows
 
 
-def _recorder(name: str, problem: Problems, iterations: int, rows: list[Row]) -> Recorder:
+def _recorder(name: str, problem: SignalProblems, iterations: int, rows: list[CurvePoint]) -> Recorder:
     """Appends the errors of every tenth iteration, and of the first twenty and the last."""
 
     def record(iteration: int, seconds: float, pair: Pair) -> None:
@@ -153,22 +153,22 @@ def _recorder(name: str, problem: Problems, iterations: int, rows: list[Row]) ->
             moment_error = sum(float(part.mean()) for part in relative_errors(problem.moments, model))
             errors = orbit_error(density, problem.density), orbit_error(signal, problem.signal)
         per_problem = seconds / len(problem.signal)
-        rows.append(Row(name, iteration, per_problem, moment_error, *(float(e.mean()) for e in errors)))
+        rows.append(CurvePoint(name, iteration, per_problem, moment_error, *(float(e.mean()) for e in errors)))
 
     return record
 
 
-def summaries(rows: list[Row]) -> list[Summary]:
+def summaries(rows: list[CurvePoint]) -> list[StartSummary]:
     """Each start in a line."""
     by_start = {name: [row for row in rows if row.start == name] for name in dict.fromkeys(row.start for row in rows)}
     goal = by_start[REFERENCE][-1].moment_error
     return [
-        Summary(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
+        StartSummary(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
         for name, of in by_start.items()
     ]
 
 
-def write_results(run: RunFolder, rows: list[Row], scale: Scale) -> None:
+def write_results(run: RunFolder, rows: list[CurvePoint], scale: CurveSize) -> None:
     """figure.png, curves.csv and summary.json."""
     write_csv(run.file("curves.csv"), [asdict(row) for row in rows])
     write_json(run.file("summary.json"), as_json(rows, scale))
@@ -177,7 +177,7 @@ def write_results(run: RunFolder, rows: list[Row], scale: Scale) -> None:
     draw_matching(run.file("figure.png"), shown, title)
 
 
-def _curve(name: str, rows: list[Row]) -> Curve:
+def _curve(name: str, rows: list[CurvePoint]) -> Curve:
     errors = {
         "moment error (2.10)": [row.moment_error for row in rows],
         "signal error (2.9)": [row.signal_error for row in rows],
@@ -187,12 +187,12 @@ def _curve(name: str, rows: list[Row]) -> Curve:
     return Curve(name, *times, errors, dashed=name.endswith("untrained"))
 
 
-def as_json(rows: list[Row], scale: Scale) -> dict[str, object]:
+def as_json(rows: list[CurvePoint], scale: CurveSize) -> dict[str, object]:
     """Scale and summaries."""
     return {"figure": "2.4", "scale": asdict(scale), "starts": [asdict(s) for s in summaries(rows)]}
 
 
-def as_text(rows: list[Row]) -> Table:
+def as_text(rows: list[CurvePoint]) -> Table:
     """The summaries as a table."""
     table = Table(title=f"Figure 2.4; goal: the final moment error of “{REFERENCE}”")
     for heading in ("start", "moment error", "ρ (2.9)", "v (2.9)", "seconds", "iterations to goal", "seconds to goal"):

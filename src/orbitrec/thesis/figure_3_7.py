@@ -17,10 +17,10 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.networks.molecules import ViewLaw
-from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.networks.momnet import MomNetEstimate, MomNet
 from orbitrec.networks.momnet_training import MomNetTraining
 from orbitrec.networks.pretrained import MOMNET, load_momnet, load_recipe
-from orbitrec.thesis.momnet_matching import Reconstruction
+from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.thesis.plots.curves import Curve, draw_matching
 from orbitrec.thesis.table_3_1 import aligned, compact_map, exact_moments, reconstruction, slices
 from orbitrec.volumes.voxel import VoxelVolume
@@ -30,7 +30,7 @@ _PIECE = 50  # iterations of L-BFGS between two points of its curve; it starts a
 
 
 @dataclass(frozen=True)
-class Run:
+class MatchingRun:
     """One way of matching: Kam losses at ``iterations`` and processor ``seconds``, and FSC 0.5 in Å at the end."""
 
     name: str
@@ -40,7 +40,7 @@ class Run:
     fsc05_A: float
 
 
-def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: None) -> list[Run]:
+def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: None) -> list[MatchingRun]:
     """Four runs of so many iterations; ``callback`` hears of each that is done.
 
     Raises:
@@ -59,7 +59,7 @@ def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: Non
     for way, run in ways.items():
         for kind, net in {"trained": trained, "untrained": untrained}.items():
             curve, estimate = run(matching, net, iterations)
-            found.append(Run(f"{way}, {kind}", *curve, aligned(setting, estimate, truth, voxel_A).fsc05_A))
+            found.append(MatchingRun(f"{way}, {kind}", *curve, aligned(setting, estimate, truth, voxel_A).fsc05_A))
             callback()
     return found
 
@@ -67,7 +67,7 @@ def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: Non
 _Points = tuple[list[int], list[float], list[float]]
 
 
-def _over_weights(matching: Reconstruction, net: MomNet, iterations: int) -> tuple[_Points, Estimate]:
+def _over_weights(matching: MomNetMatching, net: MomNet, iterations: int) -> tuple[_Points, MomNetEstimate]:
     points: _Points = ([], [], [])
 
     def record(iteration: int, loss: float, seconds: float) -> None:
@@ -77,7 +77,7 @@ def _over_weights(matching: Reconstruction, net: MomNet, iterations: int) -> tup
     return points, matching.encoded(net, iterations, record).double()
 
 
-def _over_volume(matching: Reconstruction, net: MomNet, iterations: int) -> tuple[_Points, Estimate]:
+def _over_volume(matching: MomNetMatching, net: MomNet, iterations: int) -> tuple[_Points, MomNetEstimate]:
     points: _Points = ([], [], [])
     with torch.no_grad():
         estimate = net(matching.target).double()
@@ -95,7 +95,7 @@ def _add(points: _Points, iteration: int, seconds: float, loss: float) -> None:
     points[2].append(loss)
 
 
-def write_results(run: RunFolder, found: list[Run]) -> None:
+def write_results(run: RunFolder, found: list[MatchingRun]) -> None:
     """figure.png, curves.csv and summary.json."""
     rows = [
         {"run": one.name, "iteration": i, "seconds": s, "kam_loss": loss}
@@ -111,12 +111,12 @@ def write_results(run: RunFolder, found: list[Run]) -> None:
     draw_matching(run.file("figure.png"), curves, "EMD-0409, no shifts: reconstruction by MoM-net")
 
 
-def as_json(found: list[Run]) -> dict[str, object]:
+def as_json(found: list[MatchingRun]) -> dict[str, object]:
     """Losses on the way and resolutions."""
     return {"figure": "3.7", "runs": [asdict(one) for one in found]}
 
 
-def as_text(found: list[Run]) -> Table:
+def as_text(found: list[MatchingRun]) -> Table:
     """Start and end of every run, and when the trained one is where the untrained one ends."""
     table = Table(title="Figure 3.7: Kam loss of the reconstruction phase")
     for heading in ("run", "start", "10 %", "end", "iterations to the untrained end", "seconds", "FSC 0.5 Å"):

@@ -19,7 +19,7 @@ from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss, relative_errors
-from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.networks.momnet import MomNetEstimate, MomNet
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume, real_spherical_harmonics
@@ -30,7 +30,7 @@ _PRIOR = 1e-7  # keeps a density that moments do not determine from running away
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstruction:
+class MomNetMatching:
     """What is matched and with what: everything is in pixels of the images that the moments are of.
 
     Attributes:
@@ -52,28 +52,28 @@ class Reconstruction:
 
     @cached_property
     def harmonics(self) -> Float[Tensor, "d h"]:
-        """Of the directions, as in :meth:`Setting.harmonics`."""
+        """Of the directions, as in :meth:`MomNetSetting.harmonics`."""
         values = real_spherical_harmonics(self.projector.directions, self.density_degree)[:, 1:]
         return (values * (4 * torch.pi) ** 0.5).to(self.projector.dtype)
 
-    def loss(self, estimate: Estimate) -> Float[Tensor, ""]:
+    def loss(self, estimate: MomNetEstimate) -> Float[Tensor, ""]:
         """The Kam loss."""
         return kam_loss(self.target, self.explained(estimate)).sum()
 
-    def explained(self, estimate: Estimate) -> Moments:
+    def explained(self, estimate: MomNetEstimate) -> Moments:
         """Moments of an estimate."""
         return self.moments(estimate.coefficients, estimate.density(self.harmonics), estimate.shift_px)
 
-    def matched(self, start: Estimate, iterations: int) -> Estimate:
+    def matched(self, start: MomNetEstimate, iterations: int) -> MomNetEstimate:
         """L-BFGS from an estimate, a batch of one, over all it consists of."""
         unit = start.coefficients.square().mean().sqrt()
         share = (start.shift_px / max(self.largest_shift_px, 1e-12)).clamp(0.02, 0.98)
         free = torch.logit(share) if self.largest_shift_px else torch.full_like(share, _NO_SHIFT)
         sizes = [start.coefficients.shape[1], start.log_density.shape[1], 1]
 
-        def unpack(x: Float[Tensor, "x"]) -> Estimate:
+        def unpack(x: Float[Tensor, "x"]) -> MomNetEstimate:
             w, density, shift = x[None].split(sizes, dim=1)
-            return Estimate(w * unit, density, bounded_spread(shift[:, 0], self.largest_shift_px))
+            return MomNetEstimate(w * unit, density, bounded_spread(shift[:, 0], self.largest_shift_px))
 
         def squares(x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
             errors = relative_errors(self.target, self.explained(unpack(x)))
@@ -85,7 +85,7 @@ class Reconstruction:
 
     def encoded(
         self, net: MomNet, iterations: int, callback: Callable[[int, float, float], None] = lambda *step: None
-    ) -> Estimate:
+    ) -> MomNetEstimate:
         """Adam over the weights θ of a copy of the encoder; ``callback`` hears iteration, Kam loss and seconds."""
         net = copy.deepcopy(net).train()
         adam = torch.optim.Adam(net.parameters(), lr=_RATE)
@@ -101,9 +101,9 @@ class Reconstruction:
             loss.backward()
             adam.step()
             schedule.step()
-        return Estimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
+        return MomNetEstimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
 
-    def refined(self, estimate: Estimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
+    def refined(self, estimate: MomNetEstimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
         """Train ``net``, which starts at zero, beside the estimate's volume (3.11); returns the least Kam loss.
 
         Views and shifts stay. Half of the directions are enough: the others are their mirror images.

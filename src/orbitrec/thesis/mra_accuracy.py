@@ -31,7 +31,7 @@ _SEED = 20_241_000  # of the problems: no training's streams
 
 
 @dataclass(frozen=True)
-class Settings:
+class AccuracySettings:
     """Numbers of observations, noise levels, and problems for each pair of them."""
 
     counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)
@@ -40,11 +40,11 @@ class Settings:
     gaussians: int = 2
 
 
-QUICK = Settings(counts=(10_000,), problems=2)
+QUICK = AccuracySettings(counts=(10_000,), problems=2)
 
 
 @dataclass(frozen=True)
-class Row:
+class AccuracyRow:
     """Medians of one method: errors (2.9), CPU seconds and passes over the observations, those for moments apart."""
 
     count: int
@@ -58,10 +58,10 @@ class Row:
 
 
 def table(
-    settings: Settings,
+    settings: AccuracySettings,
     methods: Mapping[str, Recovery] = METHODS,
-    callback: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
+    callback: Callable[[AccuracyRow], None] = lambda row: None,
+) -> list[AccuracyRow]:
     """All rows; ``callback`` hears of each as it is done."""
     rows = []
     for count in settings.counts:
@@ -72,7 +72,7 @@ def table(
     return rows
 
 
-def _rows(settings: Settings, count: int, sigma: float, methods: Mapping[str, Recovery]) -> list[Row]:
+def _rows(settings: AccuracySettings, count: int, sigma: float, methods: Mapping[str, Recovery]) -> list[AccuracyRow]:
     """One row for each method."""
     model = PeriodicMRA(LENGTH)
     results: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
@@ -92,12 +92,12 @@ def _rows(settings: Settings, count: int, sigma: float, methods: Mapping[str, Re
             errors = orbit_error(found.signal, signal.double()), orbit_error(found.density, density.double())
             results[name].append((*map(float, errors), seconds, found.passes, moment_seconds))
     return [
-        Row(count, sigma, name, *(float(median(column)) for column in zip(*values, strict=True)))
+        AccuracyRow(count, sigma, name, *(float(median(column)) for column in zip(*values, strict=True)))
         for name, values in results.items()
     ]
 
 
-def row_count(settings: Settings, methods: Mapping[str, Recovery] = METHODS) -> int:
+def row_count(settings: AccuracySettings, methods: Mapping[str, Recovery] = METHODS) -> int:
     """Rows that :func:`table` makes."""
     return len(settings.counts) * len(settings.sigmas) * len(methods)
 
@@ -114,19 +114,19 @@ def chosen(names: Sequence[str] | None) -> Mapping[str, Recovery]:
     return METHODS if names is None else {name: METHODS[name] for name in names}
 
 
-def write_results(run: RunFolder, settings: Settings, rows: Sequence[Row]) -> None:
+def write_results(run: RunFolder, settings: AccuracySettings, rows: Sequence[AccuracyRow]) -> None:
     """table.json, table.csv and accuracy.png."""
     write_json(run.file("table.json"), as_json(settings, rows))
     write_csv(run.file("table.csv"), [asdict(row) for row in rows])
     draw(run.file("accuracy.png"), rows)
 
 
-def as_json(settings: Settings, rows: Sequence[Row]) -> dict[str, object]:
+def as_json(settings: AccuracySettings, rows: Sequence[AccuracyRow]) -> dict[str, object]:
     """Settings and rows."""
     return {"table": "mra-accuracy", "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
 
 
-def as_text(rows: Sequence[Row]) -> Table:
+def as_text(rows: Sequence[AccuracyRow]) -> Table:
     """For every N and σ the methods side by side: error of the signal, of the density, and CPU seconds."""
     methods = list(dict.fromkeys(row.method for row in rows))
     shown = Table(title="MRA, two Gaussians, n = 41: median error (2.9) of v / of ρ, CPU seconds after the moments")
@@ -140,7 +140,7 @@ def as_text(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def draw(path: Path, rows: Sequence[Row]) -> None:
+def draw(path: Path, rows: Sequence[AccuracyRow]) -> None:
     """Errors of signal (above) and density (below) against σ, a column for each N, a line for each method.
 
     Raises:

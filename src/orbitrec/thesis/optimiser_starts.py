@@ -13,7 +13,7 @@ from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.optim.driver import Result, Termination
 from orbitrec.thesis import table_4_1, table_4_2
 from orbitrec.thesis.cryoem_problem import CryoEMProblem
-from orbitrec.thesis.optimiser_table import ALONE, SAME_MINIMUM, Comparison, Contestant, Instance, Watch, compare
+from orbitrec.thesis.optimiser_table import ALONE, SAME_MINIMUM, SolverComparison, Contestant, Instance, Watch, compare
 from orbitrec.thesis.windowed_mra import SIGMA, pulse, random_start, shift_density, windowed_problem
 
 STARTS = 20
@@ -24,7 +24,7 @@ _SLOW = "cryo-EM"
 
 
 @dataclass(frozen=True)
-class Row:
+class StartsRow:
     """Of ``starts`` runs: ``safe`` stayed finite and ended no higher than they began, ``at_minimum`` at the lowest."""
 
     problem: str
@@ -63,7 +63,7 @@ def contestants(dimension: int) -> list[Contestant]:
     return list(named.values())
 
 
-def table(starts: int, most_epochs: float, watch: Watch = ALONE) -> list[Row]:
+def table(starts: int, most_epochs: float, watch: Watch = ALONE) -> list[StartsRow]:
     """A row for each problem and method; a quarter of the epochs on cryo-EM, whose passes take long."""
     rows = []
     for name, instances in problems(starts).items():
@@ -74,13 +74,13 @@ def table(starts: int, most_epochs: float, watch: Watch = ALONE) -> list[Row]:
     return rows
 
 
-def _row(comparison: Comparison, contestant: Contestant) -> Row:
+def _row(comparison: SolverComparison, contestant: Contestant) -> StartsRow:
     results = comparison.results[contestant.name]
     least = min(comparison.minima)  # of one problem, whatever the start
     passes = torch.tensor([result.trace[-1].cost.measured for result in results]).median()
     at_minimum = sum(result.trace[-1].value - least <= SAME_MINIMUM for result in results)
     safe = sum(map(_safe, results))
-    return Row(comparison.setting, contestant.name, len(results), safe, at_minimum, float(passes))
+    return StartsRow(comparison.setting, contestant.name, len(results), safe, at_minimum, float(passes))
 
 
 def _safe(result: Result) -> bool:
@@ -88,12 +88,12 @@ def _safe(result: Result) -> bool:
     return finite and result.trace[-1].value <= result.trace[0].value
 
 
-def as_json(rows: list[Row]) -> dict[str, object]:
+def as_json(rows: list[StartsRow]) -> dict[str, object]:
     """The rows."""
     return {"rows": [asdict(row) for row in rows]}
 
 
-def as_text(rows: list[Row]) -> Table:
+def as_text(rows: list[StartsRow]) -> Table:
     """A line for each method, two numbers for each problem."""
     names = list(dict.fromkeys(row.problem for row in rows))
     table = Table(title=f"{rows[0].starts} random starts: neither diverged nor NaN / ended at the lowest minimum")
@@ -106,7 +106,7 @@ def as_text(rows: list[Row]) -> Table:
     return table
 
 
-def write_results(folder: RunFolder, rows: list[Row]) -> None:
+def write_results(folder: RunFolder, rows: list[StartsRow]) -> None:
     """table.json and table.csv."""
     write_json(folder.file("table.json"), as_json(rows))
     write_csv(folder.file("table.csv"), [asdict(row) for row in rows])

@@ -71,7 +71,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """Medians over the instances: cost-weighted epochs as printed, measured passes, processor seconds.
 
     ``coarse_epochs`` are those to within :data:`COARSE` of the minimum that the run ends in. ``arrived`` met the
@@ -93,7 +93,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class SolverComparison:
     """All results of one setting: for each contestant one per instance."""
 
     setting: str
@@ -105,11 +105,11 @@ class Comparison:
         """The lowest end on each instance."""
         return [min(r.trace[-1].value for r in ends) for ends in zip(*self.results.values(), strict=True)]
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MethodRow]:
         """One for each contestant."""
         return [self._row(contestant) for contestant in self.contestants]
 
-    def _row(self, contestant: Contestant) -> Row:
+    def _row(self, contestant: Contestant) -> MethodRow:
         results = self.results[contestant.name]
         ends = [result.trace[-1] for result in results]
         gaps = [end.value - least for end, least in zip(ends, self.minima, strict=True)]
@@ -117,7 +117,7 @@ class Comparison:
         passes, epochs, seconds = (
             median(costs) for costs in zip(*((s.measured, s.reported, s.seconds) for s in cost), strict=True)
         )
-        return Row(
+        return MethodRow(
             setting=self.setting,
             method=contestant.name,
             coarse_epochs=median(map(_coarse_epochs, results, self._own_minima(contestant.name))),
@@ -194,7 +194,7 @@ def compare(
     contestants: Sequence[Contestant],
     stop: Termination,
     watch: Watch = ALONE,
-) -> Comparison:
+) -> SolverComparison:
     """Run every contestant on every instance."""
     results: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
     for instance in instances:
@@ -202,7 +202,7 @@ def compare(
             own = replace(stop, reported=min(stop.reported, contestant.most_epochs))
             call = partial(contestant.method, instance.problem, instance.start, own, instance.seed)
             results[contestant.name].append(watch.result(f"{setting} {contestant.name} {instance.seed}", call))
-    return Comparison(setting, contestants, results)
+    return SolverComparison(setting, contestants, results)
 
 
 def _as_record(result: Result) -> Record:
@@ -214,17 +214,17 @@ def _as_result(record: dict[str, Any]) -> Result:
     return Result(record["w"], trace, record["reason"])
 
 
-def as_json(comparisons: Sequence[Comparison]) -> dict[str, object]:
+def as_json(comparisons: Sequence[SolverComparison]) -> dict[str, object]:
     """Rows, and what counts as one minimum."""
     return {"same_minimum": SAME_MINIMUM, "rows": [asdict(row) for c in comparisons for row in c.rows()]}
 
 
-def as_text(title: str, comparisons: Sequence[Comparison]) -> list[Table]:
+def as_text(title: str, comparisons: Sequence[SolverComparison]) -> list[Table]:
     """A table for each setting; + after a cost says that most runs had not arrived by then, as in the thesis."""
     return [_table(f"{title}, {c.setting}", c.rows()) for c in comparisons]
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
+def _table(title: str, rows: Sequence[MethodRow]) -> Table:
     table = Table(title=title)
     table.add_column("method")
     columns = (
@@ -257,7 +257,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     return table
 
 
-def write_results(folder: RunFolder, title: str, comparisons: Sequence[Comparison]) -> None:
+def write_results(folder: RunFolder, title: str, comparisons: Sequence[SolverComparison]) -> None:
     """table.json, table.csv, and for each setting its traces (CSV) and a picture."""
     write_json(folder.file("table.json"), as_json(comparisons))
     write_csv(folder.file("table.csv"), [asdict(row) for c in comparisons for row in c.rows()])
@@ -268,7 +268,7 @@ def write_results(folder: RunFolder, title: str, comparisons: Sequence[Compariso
         draw_convergence(picture, comparison.descents(), f"{title}, {comparison.setting}")
 
 
-def _trace_rows(comparison: Comparison) -> list[dict[str, object]]:
+def _trace_rows(comparison: SolverComparison) -> list[dict[str, object]]:
     """At most about 300 epochs of each run, evenly."""
     rows: list[dict[str, object]] = []
     for name, results in comparison.results.items():

@@ -22,15 +22,15 @@ from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder, new_run
 from orbitrec.moments.losses import orbit_error
 from orbitrec.mra.families import MixtureLaw, default_law, harder_law
-from orbitrec.mra.sampling import EXACT, NoiseLaw, Problems
-from orbitrec.mra.training import Training, errors
+from orbitrec.mra.sampling import EXACT, NoiseLaw, SignalProblems
+from orbitrec.mra.training import MRATraining, errors
 from orbitrec.networks.encoders import ENCODERS, Encoder
 from orbitrec.networks.pretrained import encoder_name, load_encoder, load_recipe
 from orbitrec.networks.provenance import write_training
-from orbitrec.networks.training import Progress, Trainer
+from orbitrec.networks.training import TrainingProgress, Trainer
 from orbitrec.thesis.plots.predictions import Prediction, draw_predictions
 
-PRINTED = {
+REPORTED = {
     1: {"density_train": 0.042, "density_test": 0.048, "signal_train": 0.048, "signal_test": 0.052},
     2: {"density_train": 0.121, "density_test": 0.141, "signal_train": 0.156, "signal_test": 0.170},
     3: {"density_train": 0.177, "density_test": 0.195, "signal_train": 0.180, "signal_test": 0.206},
@@ -48,18 +48,18 @@ Weights = Mapping[str, str | Path]
 """For the name of each shipped encoder the weights to use."""
 
 
-def shipped_weights() -> Weights:
+def pretrained_weights() -> Weights:
     """Those that come with the library."""
-    return {encoder_name(encoder, k): encoder_name(encoder, k) for k in PRINTED for encoder in ENCODERS}
+    return {encoder_name(encoder, k): encoder_name(encoder, k) for k in REPORTED for encoder in ENCODERS}
 
 
 def retrained_weights(folder: Path, callback: Callable[[float], None]) -> Weights:
     """Train all shipped encoders from nothing by their recipes, each in its own folder; ``callback`` hears how many."""
     weights: dict[str, str | Path] = {}
-    for name in shipped_weights():
-        training, done = Training.from_dict(load_recipe(name)["training"]), len(weights)
+    for name in pretrained_weights():
+        training, done = MRATraining.from_dict(load_recipe(name)["training"]), len(weights)
 
-        def hear(now: Progress, steps: int = training.steps, done: int = done) -> None:
+        def hear(now: TrainingProgress, steps: int = training.steps, done: int = done) -> None:
             callback(done + now.step / steps)
 
         with new_run(folder / name) as run:
@@ -69,7 +69,7 @@ def retrained_weights(folder: Path, callback: Callable[[float], None]) -> Weight
 
 
 @dataclass(frozen=True)
-class Row:
+class EncoderRow:
     """Mean errors (2.9) of one encoder on mixtures of so many Gaussians; ``seconds`` are those of its training."""
 
     gaussians: int
@@ -85,29 +85,29 @@ class Row:
     seconds: float
 
 
-def table(weights: Weights, samples: int = SAMPLES, callback: Callable[[Row], None] = lambda row: None) -> list[Row]:
+def table(weights: Weights, samples: int = SAMPLES, callback: Callable[[EncoderRow], None] = lambda row: None) -> list[EncoderRow]:
     """All rows: for each number of Gaussians the fixed answer, the encoders, and the structured one untrained.
 
     Raises:
         InputError: if weights are missing.
     """
     rows = []
-    for gaussians in PRINTED:
+    for gaussians in REPORTED:
         for name, encoder, training, seconds in _contestants(gaussians, weights):
             rows.append(_row(gaussians, name, encoder, training, samples, seconds))
             callback(rows[-1])
     return rows
 
 
-ROWS = len(PRINTED) * (len(ENCODERS) + 2)
+ROWS = len(REPORTED) * (len(ENCODERS) + 2)
 """Rows of the table, the printed ones not counted."""
 
 
-def _contestants(gaussians: int, weights: Weights) -> Iterator[tuple[str, Encoder, Training, float]]:
+def _contestants(gaussians: int, weights: Weights) -> Iterator[tuple[str, Encoder, MRATraining, float]]:
     """Name, encoder, its training, and the seconds that took."""
     files = {name: weights[encoder_name(name, gaussians)] for name in ENCODERS}
     recipes = {name: load_recipe(file) for name, file in files.items()}
-    trainings = {name: Training.from_dict(recipe["training"]) for name, recipe in recipes.items()}
+    trainings = {name: MRATraining.from_dict(recipe["training"]) for name, recipe in recipes.items()}
     yield "fixed", _FixedAnswer.best(trainings["structured"]), trainings["structured"], 0.0
     yield (
         "untrained",
@@ -127,7 +127,7 @@ class _FixedAnswer(Encoder):
         self.density, self.signal = torch.nn.Parameter(density), torch.nn.Parameter(signal)
 
     @classmethod
-    def best(cls, training: Training, steps: int = 100, batch: int = 250) -> "_FixedAnswer":
+    def best(cls, training: MRATraining, steps: int = 100, batch: int = 250) -> "_FixedAnswer":
         """Of least mean error, found by Adam from one member of the family."""
         generator = torch.Generator().manual_seed(training.seed)
         signal, density = training.law.pairs(1, training.n, generator, torch.float32)
@@ -154,7 +154,7 @@ class _FixedAnswer(Encoder):
         return self.density.expand(len(first), -1), self.signal.expand(len(first), -1)
 
 
-def _row(gaussians: int, name: str, encoder: Encoder, training: Training, samples: int, seconds: float) -> Row:
+def _row(gaussians: int, name: str, encoder: Encoder, training: MRATraining, samples: int, seconds: float) -> EncoderRow:
     n, easy = training.n, default_law(gaussians)
     columns = {
         "train": _mean_errors(encoder, _seen(training, samples)),
@@ -164,23 +164,23 @@ def _row(gaussians: int, name: str, encoder: Encoder, training: Training, sample
     }
     means = {f"density_{column}": pair[0] for column, pair in columns.items()}
     means |= {f"signal_{column}": pair[1] for column, pair in columns.items()}
-    return Row(gaussians, name, **means, seconds=seconds)
+    return EncoderRow(gaussians, name, **means, seconds=seconds)
 
 
-def _mean_errors(encoder: Encoder, batches: Iterator[Problems]) -> tuple[float, float]:
+def _mean_errors(encoder: Encoder, batches: Iterator[SignalProblems]) -> tuple[float, float]:
     """Means of density and signal over all problems."""
     found = [errors(encoder, batch) for batch in batches]
     density, signal = (torch.cat(column).mean() for column in zip(*found, strict=True))
     return float(density), float(signal)
 
 
-def _fresh(law: MixtureLaw, n: int, noise: NoiseLaw, samples: int) -> Iterator[Problems]:
+def _fresh(law: MixtureLaw, n: int, noise: NoiseLaw, samples: int) -> Iterator[SignalProblems]:
     generator = torch.Generator().manual_seed(_TEST_SEED + law.components)
     for start in range(0, samples, _CHUNK):
-        yield Problems.draw(law, n, noise, min(_CHUNK, samples - start), generator, torch.float32)
+        yield SignalProblems.draw(law, n, noise, min(_CHUNK, samples - start), generator, torch.float32)
 
 
-def _seen(training: Training, samples: int) -> Iterator[Problems]:
+def _seen(training: MRATraining, samples: int) -> Iterator[SignalProblems]:
     """The first problems of the training, with exact moments."""
     generator = Trainer(training).generator  # where it stands when the first step begins
     for start in range(0, samples, training.batch):
@@ -203,7 +203,7 @@ def predictions(weights: Weights, gaussians: int = 2, count: int = 3) -> list[Pr
     ]
 
 
-def write_results(run: RunFolder, rows: list[Row], weights: Weights) -> None:
+def write_results(run: RunFolder, rows: list[EncoderRow], weights: Weights) -> None:
     """table.json, table.csv and predictions.png."""
     write_json(run.file("table.json"), as_json(rows))
     write_csv(run.file("table.csv"), [asdict(row) for row in rows])
@@ -211,12 +211,12 @@ def write_results(run: RunFolder, rows: list[Row], weights: Weights) -> None:
     draw_predictions(run.file("predictions.png"), predictions(weights), title)
 
 
-def as_json(rows: list[Row]) -> dict[str, object]:
+def as_json(rows: list[EncoderRow]) -> dict[str, object]:
     """The rows and the printed figures."""
-    return {"table": "2.1", "rows": [asdict(row) for row in rows], "thesis": PRINTED}
+    return {"table": "2.1", "rows": [asdict(row) for row in rows], "thesis": REPORTED}
 
 
-def as_text(rows: list[Row]) -> Group:
+def as_text(rows: list[EncoderRow]) -> Group:
     """The rows, the printed ones among them, as two tables: what the thesis shows, and beyond."""
     printed = ("density_train", "density_test", "signal_train", "signal_test")
     beyond = ("density_noisy", "signal_noisy", "density_harder", "signal_harder")
@@ -226,14 +226,14 @@ def as_text(rows: list[Row]) -> Group:
     )
 
 
-def _shown(title: str, columns: Sequence[str], rows: list[Row]) -> Table:
+def _shown(title: str, columns: Sequence[str], rows: list[EncoderRow]) -> Table:
     shown = Table(title=title)
     for heading in ("K", "encoder", "training"):
         shown.add_column(heading)
     for column in columns:
         which, kind = column.split("_")
         shown.add_column(f"{'ρ' if which == 'density' else 'v'} {kind}", justify="right")
-    for gaussians, printed in PRINTED.items():
+    for gaussians, printed in REPORTED.items():
         if columns[0] in printed:
             shown.add_row(str(gaussians), "as printed", "", *(f"{printed[c]:.3f}" for c in columns))
         for row in (row for row in rows if row.gaussians == gaussians):

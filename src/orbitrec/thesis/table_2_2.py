@@ -25,13 +25,13 @@ from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget, match_moments
 from orbitrec.runtime.checkpoints import Checkpoints
-from orbitrec.thesis.two_moments import Matching, Truth
-from orbitrec.thesis.volume_matching.consensus import Consensus, Estimate
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.consensus import Consensus, VoxelEstimate
 from orbitrec.thesis.volume_matching.correction import corrected
 from orbitrec.thesis.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings
-from orbitrec.thesis.volume_matching.pseudo_atom_search import match_beads
+from orbitrec.thesis.volume_matching.pseudo_atom_search import match_pseudo_atoms
 from orbitrec.thesis.volume_matching.pseudo_atom_search import steps as search_steps
-from orbitrec.thesis.volume_matching.pseudo_atoms import BeadMatching, Molecule, Settings, Solution
+from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomMatching, Molecule, PseudoAtomSettings, Solution
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
@@ -49,41 +49,41 @@ class Plan:
     """
 
     band_A: float
-    beads: Settings
+    pseudo_atoms: PseudoAtomSettings
     smooth_band_A: float
     networks: NeuralSettings
 
 
 @dataclass(frozen=True)
-class Size:
+class VolumeTableSize:
     """Plans by the volumes' names, and the most iterations of the classical method."""
 
     plans: dict[str, Plan]
     iterations: int
 
 
-QUICK = Size(
+QUICK = VolumeTableSize(
     {
-        "EMD-0409": Plan(20.0, Settings(beads=35, starts=24, tries=4), 20.0, NeuralSettings(members=4)),
-        "EMD-25892": Plan(45.0, Settings(beads=36, starts=24, finalists=4, tries=2), 60.0, NeuralSettings(members=2)),
-        "4 Gaussians": Plan(3.0, Settings(beads=4, starts=12, finalists=4, tries=1), 3.0, NeuralSettings(members=2)),
+        "EMD-0409": Plan(20.0, PseudoAtomSettings(pseudo_atoms=35, starts=24, tries=4), 20.0, NeuralSettings(members=4)),
+        "EMD-25892": Plan(45.0, PseudoAtomSettings(pseudo_atoms=36, starts=24, finalists=4, tries=2), 60.0, NeuralSettings(members=2)),
+        "4 Gaussians": Plan(3.0, PseudoAtomSettings(pseudo_atoms=4, starts=12, finalists=4, tries=1), 3.0, NeuralSettings(members=2)),
     },
     200,
 )
-FULL = Size(
+FULL = VolumeTableSize(
     {
-        "EMD-0409": Plan(20.0, Settings(beads=35, tries=8), 15.0, NeuralSettings(members=8)),
+        "EMD-0409": Plan(20.0, PseudoAtomSettings(pseudo_atoms=35, tries=8), 15.0, NeuralSettings(members=8)),
         "EMD-25892": Plan(
-            20.0, Settings(beads=200, kept=6, tries=2, last_rounds=5, late_trust=1e5), 60.0, NeuralSettings(members=4)
+            20.0, PseudoAtomSettings(pseudo_atoms=200, kept=6, tries=2, last_rounds=5, late_trust=1e5), 60.0, NeuralSettings(members=4)
         ),
-        "4 Gaussians": Plan(2.5, Settings(beads=4, tries=4), 2.5, NeuralSettings(members=4)),
+        "4 Gaussians": Plan(2.5, PseudoAtomSettings(pseudo_atoms=4, tries=4), 2.5, NeuralSettings(members=4)),
     },
     600,
 )
 
 
 @dataclass(frozen=True)
-class Row:
+class VolumeRow:
     """One volume and method; ``correlation`` is of the aligned maps, ``views`` of their log densities of views."""
 
     volume: str
@@ -170,28 +170,28 @@ def single(target: MomentTarget) -> MomentTarget:
     return replace(target, moments=moments, variance=target.variance.float())
 
 
-def bead_problem(matching: Matching, settings: Settings) -> BeadMatching:
+def pseudo_atom_problem(matching: Matching, settings: PseudoAtomSettings) -> PseudoAtomMatching:
     """The moments, to be matched by beads."""
-    return BeadMatching(single(matching.target), matching.truth.reach, matching.truth.radius, settings)
+    return PseudoAtomMatching(single(matching.target), matching.truth.max_radius, matching.truth.radius, settings)
 
 
-def steps(truths: Sequence[Truth], size: Size) -> int:
+def steps(truths: Sequence[TrueVolume], size: VolumeTableSize) -> int:
     """How many steps the table has."""
     plans = [(truth, size.plans[truth.name]) for truth in truths]
-    searches = [search_steps(bead_problem(Matching(truth, plan.band_A), plan.beads)) for truth, plan in plans]
+    searches = [search_steps(pseudo_atom_problem(Matching(truth, plan.band_A), plan.pseudo_atoms)) for truth, plan in plans]
     return sum(searches) + sum(1 + plan.networks.members for _, plan in plans)
 
 
-def bead_solutions(matching: Matching, settings: Settings, watch: Watch) -> dict[str, Found]:
+def pseudo_atom_solutions(matching: Matching, settings: PseudoAtomSettings, watch: Watch) -> dict[str, Found]:
     """What beads find: the best, the mean, and the mean with a change on top that gives it the moments."""
-    problem, truth = bead_problem(matching, settings), matching.truth
+    problem, truth = pseudo_atom_problem(matching, settings), matching.truth
     generator = torch.Generator().manual_seed(matching.seed)
-    best = match_beads(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
+    best = match_pseudo_atoms(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
     molecules = [Molecule.of(problem, one) for one in best]
     mean = Consensus.of(molecules)
     trusted = replace(problem.target, count=settings.late_trust)
     change = corrected(mean, trusted, truth.radius, matching.directions)
-    unknowns = 4 * settings.beads + 2 + settings.ripples + len(problem.background)
+    unknowns = 4 * settings.pseudo_atoms + 2 + settings.form_factor_terms + len(problem.background)
     answers = {"best": (molecules[0], unknowns), "mean": (mean, unknowns), "corrected": (change, change.unknowns)}
     return {f"beads, {name}": _found(matching, *answer) for name, answer in answers.items()}
 
@@ -199,7 +199,7 @@ def bead_solutions(matching: Matching, settings: Settings, watch: Watch) -> dict
 def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch) -> dict[str, Found]:
     """What networks find in the mean, and another on top of that."""
     projector, name = PolarProjector(matching.basis, matching.grid, matching.directions), matching.truth.name
-    problem = NeuralEnsemble(single(matching.target), projector, matching.truth.reach, settings)
+    problem = NeuralEnsemble(single(matching.target), projector, matching.truth.max_radius, settings)
     generator = torch.Generator().manual_seed(matching.seed)
     members = problem.members(generator, lambda step, compute: watch.step(Member, f"{name} {step}", compute))
     mean = Consensus.of(members)
@@ -207,7 +207,7 @@ def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch)
     return {method: _found(matching, answer, problem.unknowns) for method, answer in answers.items()}
 
 
-def _found(matching: Matching, answer: Estimate, unknowns: int) -> Found:
+def _found(matching: Matching, answer: VoxelEstimate, unknowns: int) -> Found:
     volume, views = VoxelVolume(answer.voxels), answer.view_density(matching.directions)
     moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
     return Found(volume, unknowns, views, moments)
@@ -225,7 +225,7 @@ def classical_solutions(matching: Matching, iterations: int) -> dict[str, Found]
     return {"coefficients": Found(volume, len(matching.basis), views, moments)}
 
 
-def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[list[Row], Pictures]:
+def table(truths: Sequence[TrueVolume], size: VolumeTableSize, watch: Watch = ALONE) -> tuple[list[VolumeRow], Pictures]:
     """Every method on every truth, and the means that were found."""
     rows, pictures = [], {}
     for truth in truths:
@@ -234,7 +234,7 @@ def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[li
         methods = (
             (1, smooth, lambda _, at=smooth: classical_solutions(at, size.iterations)),
             (plan.networks.members, smooth, partial(neural_solutions, smooth, plan.networks)),
-            (plan.beads.starts, sparse, partial(bead_solutions, sparse, plan.beads)),
+            (plan.pseudo_atoms.starts, sparse, partial(pseudo_atom_solutions, sparse, plan.pseudo_atoms)),
         )
         for starts, matching, solve in methods:
             timed = replace(watch, clock=Stopwatch())
@@ -250,7 +250,7 @@ def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[li
     return rows, pictures
 
 
-def judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
+def judged(matching: Matching, found: Found) -> tuple[VolumeRow, Picture]:
     """An answer beside the truth, its volume aligned and its views rotated with it; some of the row is left empty."""
     truth = matching.truth
     first, second = (float(error) for error in relative_errors(matching.target.moments, found.moments))
@@ -258,6 +258,6 @@ def judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
     alignment = align(volume, truth.voxels)
     aligned = alignment.apply(volume)
     resolution = fourier_shell_correlation(aligned, truth.voxels).cutoff_A(0.5, truth.voxel_size_A)
-    like = alignment.correlation, matching.view_correlation(alignment, found.views)
-    row = Row(truth.name, "", matching.band_A, found.unknowns, 0, first, second, resolution, *like, 0.0)
+    agreement = alignment.correlation, matching.view_correlation(alignment, found.views)
+    row = VolumeRow(truth.name, "", matching.band_A, found.unknowns, 0, first, second, resolution, *agreement, 0.0)
     return row, Picture(aligned, alignment.rotated(matching.directions), found.views)

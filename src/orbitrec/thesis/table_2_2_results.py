@@ -8,12 +8,12 @@ from rich.table import Table
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.report.sphere import draw_sphere
-from orbitrec.thesis.neural_truth import PRINTED_ERRORS
+from orbitrec.thesis.neural_truth import REPORTED_ERRORS
 from orbitrec.thesis.plots.volumes import draw_volumes
-from orbitrec.thesis.table_2_2 import Pictures, Row, Size
-from orbitrec.thesis.two_moments import Matching, Truth
+from orbitrec.thesis.table_2_2 import Pictures, VolumeRow, VolumeTableSize
+from orbitrec.thesis.two_moments import Matching, TrueVolume
 
-PRINTED = {
+REPORTED = {
     "EMD-0409": (0.003, 0.013, 16.86),
     "EMD-25892": (0.007, 0.035, 21.52),
     "4 Gaussians": (0.007, 0.016, 4.45),
@@ -23,9 +23,9 @@ PRINTED = {
 
 def write_results(
     run: RunFolder,
-    size: Size,
-    truths: Sequence[Truth],
-    rows: Sequence[Row],
+    size: VolumeTableSize,
+    truths: Sequence[TrueVolume],
+    rows: Sequence[VolumeRow],
     pictures: Pictures,
     fits: Mapping[str, float],
 ) -> None:
@@ -42,13 +42,13 @@ def write_results(
         draw_sphere(run.file(f"{name}-views.png"), views, f"{truth.name}: density of views")
 
 
-def as_json(rows: Sequence[Row], size: Size, fits: Mapping[str, float]) -> dict[str, object]:
+def as_json(rows: Sequence[VolumeRow], size: VolumeTableSize, fits: Mapping[str, float]) -> dict[str, object]:
     """The rows and the printed figures; ``fits`` are errors of neural truths, by their names, if they were taken."""
     results = {"size": asdict(size), "neural truths": dict(fits), "rows": [asdict(row) for row in rows]}
-    return {"tables": ["2.2", "2.3"], **results, "thesis": PRINTED, "thesis's neural truths": PRINTED_ERRORS}
+    return {"tables": ["2.2", "2.3"], **results, "thesis": REPORTED, "thesis's neural truths": REPORTED_ERRORS}
 
 
-def as_text(rows: Sequence[Row], fits: Mapping[str, float]) -> Table:
+def as_text(rows: Sequence[VolumeRow], fits: Mapping[str, float]) -> Table:
     """The same as a table."""
     shown = Table(title="Tables 2.2 and 2.3: volumes from two moments of 5·10⁶ particles, σ = 0.5")
     for heading in ("volume", "method"):
@@ -65,7 +65,7 @@ def as_text(rows: Sequence[Row], fits: Mapping[str, float]) -> Table:
         "s",
     ):
         shown.add_column(heading, justify="right")
-    for name, (first, second, resolution) in PRINTED.items():
+    for name, (first, second, resolution) in REPORTED.items():
         mine = [row for row in rows if row.volume == name]
         if mine:
             if name in fits:

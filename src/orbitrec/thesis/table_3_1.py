@@ -27,16 +27,16 @@ from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
 from orbitrec.networks.molecules import PLAIN, ViewLaw
-from orbitrec.networks.momnet import Estimate, MomNet, Setting
+from orbitrec.networks.momnet import MomNetEstimate, MomNet, MomNetSetting
 from orbitrec.networks.momnet_training import MomNetTraining
 from orbitrec.networks.pretrained import load_momnet, load_recipe
 from orbitrec.report.sphere import draw_sphere
-from orbitrec.thesis.momnet_matching import Reconstruction
+from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.thesis.plots.volumes import draw_volumes
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.voxel import VoxelVolume
 
-PRINTED: dict[str, float | tuple[float, float]] = {"family": 0.056, "0409": (0.094, 74.27), "25892": (0.068, 88.44)}
+REPORTED: dict[str, float | tuple[float, float]] = {"family": 0.056, "0409": (0.094, 74.27), "25892": (0.068, 88.44)}
 """The thesis's Kam losses, and resolutions in Å."""
 
 RADIUS_SHARE = 0.3125
@@ -74,7 +74,7 @@ class MapRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class MapProblem:
     """A true map, its views on the design of the true moments, and the spread of shifts in the setting's pixels."""
 
     name: str
@@ -86,7 +86,7 @@ class Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class MapCase:
     """A row with what its pictures show: truth and aligned reconstructions, true and estimated views."""
 
     row: MapRow
@@ -132,7 +132,7 @@ def _family(name: str, training: MomNetTraining, samples: int, callback: Callabl
 
 def maps(
     paths: list[Path], problems: int, iterations: int, callback: Callable[[MapRow], None] = lambda row: None
-) -> list[Case]:
+) -> list[MapCase]:
     """Cases of every map for so many densities and shifts, matched for so many iterations.
 
     Raises:
@@ -146,7 +146,7 @@ def maps(
         generator = torch.Generator().manual_seed(1)
         for index, views in enumerate(ViewLaw().draw(problems, generator)):
             shift = float(torch.rand(1, generator=generator)) * net.setting.largest_shift_px
-            problem = Problem(path.stem, index, truth, voxel_A, views.density(spherical_design(_DESIGN)), shift)
+            problem = MapProblem(path.stem, index, truth, voxel_A, views.density(spherical_design(_DESIGN)), shift)
             cases.append(
                 _case(net, problem, exact_moments(net.setting, templates, problem.density, shift), mean, iterations)
             )
@@ -154,13 +154,13 @@ def maps(
     return cases
 
 
-def slices(setting: Setting, volume: Volume, n: int) -> Complex[Tensor, "d m k"]:
+def slices(setting: MomNetSetting, volume: Volume, n: int) -> Complex[Tensor, "d m k"]:
     """Templates of an n³ map on the grid where its moments are a setting's, from the design of the true moments."""
     return polar_templates(volume, setting.grid_for(n, RADIUS_SHARE * n), spherical_design(_DESIGN))
 
 
 def exact_moments(
-    setting: Setting, templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d"], shift_px: float
+    setting: MomNetSetting, templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d"], shift_px: float
 ) -> Moments:
     """A batch of one: moments of templates on a grid of the setting's; shifts in the setting's pixels."""
     own = setting.grid
@@ -169,10 +169,10 @@ def exact_moments(
     return Moments(moments.first[None], moments.second[None], moments.weights)
 
 
-def reconstruction(setting: Setting, target: Moments) -> Reconstruction:
+def reconstruction(setting: MomNetSetting, target: Moments) -> MomNetMatching:
     """Matching in the setting's own pixels."""
     projector = PolarProjector(setting.basis, setting.grid, setting.directions, torch.float64)
-    return Reconstruction(target, projector, setting.density_degree, setting.largest_shift_px)
+    return MomNetMatching(target, projector, setting.density_degree, setting.largest_shift_px)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class Aligned:
     views: tuple[Float[Tensor, "d 3"], Float[Tensor, "d"]]
 
 
-def aligned(setting: Setting, estimate: Estimate, truth: Float[Tensor, "n n n"], voxel_A: float) -> Aligned:
+def aligned(setting: MomNetSetting, estimate: MomNetEstimate, truth: Float[Tensor, "n n n"], voxel_A: float) -> Aligned:
     """An estimate, a batch of one, beside the true map; the hand is free, as moments do not know it."""
     n = len(truth)
     found = setting.volume(estimate.coefficients[0], RADIUS_SHARE * n).to_grid(n)
@@ -195,7 +195,7 @@ def aligned(setting: Setting, estimate: Estimate, truth: Float[Tensor, "n n n"],
     return Aligned(moved, resolution_A, (alignment.rotated(setting.directions), density))
 
 
-def _case(net: MomNet, problem: Problem, target: Moments, mean: Estimate, iterations: int) -> Case:
+def _case(net: MomNet, problem: MapProblem, target: Moments, mean: MomNetEstimate, iterations: int) -> MapCase:
     matching = reconstruction(net.setting, target)
     with torch.no_grad():
         estimate = net(target).double()
@@ -208,7 +208,7 @@ def _case(net: MomNet, problem: Problem, target: Moments, mean: Estimate, iterat
         float(matching.loss(matched)), after.fsc05_A,
     )  # fmt: skip
     true_views = spherical_design(_DESIGN), problem.density
-    return Case(
+    return MapCase(
         row,
         {"truth": problem.truth, f"encoder, {alone.fsc05_A:.0f} Å": alone.volume,
          f"matched, {after.fsc05_A:.0f} Å": after.volume},
@@ -220,14 +220,14 @@ def _training() -> MomNetTraining:
     return MomNetTraining.from_dict(load_recipe("momnet-polar")["training"])
 
 
-def _mean_volume(setting: Setting) -> Estimate:
+def _mean_volume(setting: MomNetSetting) -> MomNetEstimate:
     """The family's mean volume."""
     problems = _training().held_out(1000)
     mean = problems.coefficients.mean(0, keepdim=True)
-    return Estimate(mean, mean.new_zeros(1, (setting.density_degree + 1) ** 2 - 1), mean.new_zeros(1)).double()
+    return MomNetEstimate(mean, mean.new_zeros(1, (setting.density_degree + 1) ** 2 - 1), mean.new_zeros(1)).double()
 
 
-def write_results(run: RunFolder, tested: list[FamilyRow], cases: list[Case]) -> None:
+def write_results(run: RunFolder, tested: list[FamilyRow], cases: list[MapCase]) -> None:
     """table.json, table.csv, and of every map's first problem the volumes (Figures 3.3, 3.4) and the views."""
     write_json(run.file("table.json"), as_json(tested, cases))
     write_csv(run.file("table.csv"), [asdict(case.row) for case in cases])
@@ -237,17 +237,17 @@ def write_results(run: RunFolder, tested: list[FamilyRow], cases: list[Case]) ->
             draw_sphere(run.file(f"views-{case.row.map}.png"), case.views, f"{case.row.map}: density of views")
 
 
-def as_json(tested: list[FamilyRow], cases: list[Case]) -> dict[str, object]:
+def as_json(tested: list[FamilyRow], cases: list[MapCase]) -> dict[str, object]:
     """The rows and the printed figures."""
     return {
         "table": "3.1",
         "families": [asdict(row) for row in tested],
         "rows": [asdict(case.row) for case in cases],
-        "thesis": PRINTED,
+        "thesis": REPORTED,
     }
 
 
-def as_text(tested: list[FamilyRow], cases: list[Case]) -> Group:
+def as_text(tested: list[FamilyRow], cases: list[MapCase]) -> Group:
     """The rows, the printed figures among them."""
     first = Table(title=f"Section 3.4.1: means over {tested[0].samples:,} fresh problems")
     for heading in ("family", "Kam loss (3.13)", "volume error", "views, nats", "|η̂ − η| px"):
@@ -266,7 +266,7 @@ def as_text(tested: list[FamilyRow], cases: list[Case]) -> Group:
         second.add_column(heading, justify="left" if heading == "map" else "right")
     rows = [case.row for case in cases]
     for name in dict.fromkeys(row.map for row in rows):
-        printed = next((PRINTED[key] for key in ("0409", "25892") if key in name), None)
+        printed = next((REPORTED[key] for key in ("0409", "25892") if key in name), None)
         if isinstance(printed, tuple):
             second.add_row(f"{name}, as printed", "", "", f"{printed[0]:.3f}", f"{printed[1]:.2f}")
         for r in (row for row in rows if row.map == name):

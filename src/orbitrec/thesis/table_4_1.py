@@ -3,7 +3,7 @@
 from orbitrec.optim import solvers
 from orbitrec.optim.driver import Termination
 from orbitrec.thesis.baselines import Adam, newton
-from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, scipy_lbfgs, stepping
+from orbitrec.thesis.optimiser_table import ALONE, SolverComparison, Contestant, Watch, compare, scipy_lbfgs, stepping
 from orbitrec.thesis.windowed_mra import SETTINGS, instance
 
 TITLE: str = "Table 4.1: gradient methods on windowed MRA"
@@ -24,7 +24,7 @@ def contestants(dimension: int) -> list[Contestant]:
     ]
 
 
-def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[SolverComparison]:
     """Both settings; as many instances as ``seeds``."""
     stop = Termination(reported=most_epochs)
     settings = {name: [instance(seed, known) for seed in range(seeds)] for name, known in SETTINGS.items()}

@@ -4,7 +4,7 @@ from orbitrec.optim import solvers
 from orbitrec.optim.driver import Termination
 from orbitrec.optim.metrics import BFGS
 from orbitrec.thesis.baselines import Anderson, Squarem
-from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, stepping
+from orbitrec.thesis.optimiser_table import ALONE, SolverComparison, Contestant, Watch, compare, stepping
 from orbitrec.thesis.windowed_mra import SETTINGS, instance
 
 TITLE: str = "Table 4.2: EM methods on windowed MRA"
@@ -27,7 +27,7 @@ def contestants() -> list[Contestant]:
     ]
 
 
-def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[SolverComparison]:
     """Both settings; as many instances as ``seeds``."""
     stop = Termination(reported=most_epochs)
     return [

@@ -9,7 +9,7 @@ from orbitrec.thesis.baselines import Adam, Anderson, Squarem, newton
 from orbitrec.thesis.cryoem_problem import CryoEMProblem, basis
 from orbitrec.thesis.optimiser_table import (
     ALONE,
-    Comparison,
+    SolverComparison,
     Contestant,
     Instance,
     Watch,
@@ -48,7 +48,7 @@ def instance(seed: int, count: int = 3600) -> Instance:
     return Instance(problem.polar(), problem.random_start(seed), seed)
 
 
-def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
+def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[SolverComparison]:
     """As many instances as ``seeds``."""
     stop = Termination(reported=most_epochs)
     return [compare("known density", [instance(seed) for seed in range(seeds)], contestants(), stop, watch)]

@@ -42,7 +42,7 @@ _TRUE_DESIGN = 63  # directions of the true moments, the largest shipped
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class TrueVolume:
     """A volume of norm 1.
 
     Attributes:
@@ -59,10 +59,10 @@ class Truth:
     compact: Float[Tensor, "n n n"]
     voxel_size_A: float
     radius: float
-    reach: float
+    max_radius: float
 
     @classmethod
-    def of_map(cls, path: Path) -> "Truth":
+    def of_map(cls, path: Path) -> "TrueVolume":
         """A deposited map at 63³.
 
         Raises:
@@ -80,7 +80,7 @@ class Truth:
         return cls(names[0], voxels / voxels.norm(), compact / compact.norm(), size, 0.36 * n, 0.27 * n)
 
     @classmethod
-    def gaussians(cls) -> "Truth":
+    def gaussians(cls) -> "TrueVolume":
         """Four Gaussians not on a plane, 1 Å wide, within 6 Å of the origin, in 25³ voxels of 1 Å."""
         centers = torch.tensor([[4.0, 1.0, -2.0], [-3.0, 3.5, 1.0], [0.5, -4.5, 2.0], [-1.0, 0.0, -4.5]]).double()
         weights = torch.tensor([1.0, 1.3, 0.8, 1.1], dtype=torch.float64)
@@ -93,7 +93,7 @@ class Truth:
 class Matching:
     """The moments of a truth up to a frequency, and what they are matched by."""
 
-    truth: Truth
+    truth: TrueVolume
     band_A: float
     seed: int = 0
 

@@ -58,10 +58,10 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
     from orbitrec.thesis import table_2_2 as experiment
     from orbitrec.thesis import table_2_2_results as results
     from orbitrec.thesis.neural_truth import neural_truth
-    from orbitrec.thesis.two_moments import Truth
+    from orbitrec.thesis.two_moments import TrueVolume
 
     size = experiment.QUICK if scale is Scale.quick else experiment.FULL
-    truths = [*(Truth.of_map(path) for path in maps), Truth.gaussians()]
+    truths = [*(TrueVolume.of_map(path) for path in maps), TrueVolume.gaussians()]
     settings = {"experiment": "table-2.2", "maps": [str(path) for path in maps], "neural": neural, **asdict(size)}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         fits: dict[str, float] = {}

@@ -66,12 +66,12 @@ def table_3_2(
     """
     from orbitrec.thesis import table_3_2 as experiment
 
-    size = experiment.QUICK if scale is Scale.quick else experiment.Size()
+    size = experiment.QUICK if scale is Scale.quick else experiment.ShiftTableSize()
     if refining is not None:
         size = replace(size, refining=refining)
     settings = {"map": str(path), **asdict(size)}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
-        task = bar.add_task("rows", total=2 * len(experiment.PRINTED))
+        task = bar.add_task("rows", total=2 * len(experiment.REPORTED))
         found = experiment.table(path, size, lambda row: bar.advance(task), checkpoints)
         if run is not None:
             experiment.write_results(run, found, size)

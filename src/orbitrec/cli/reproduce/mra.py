@@ -26,7 +26,7 @@ def table_2_1(
     if scale is Scale.full and output is None:
         raise InputError("--scale full makes new weights and needs a folder for them; give -o DIR")
     with experiment_run(output) as (run, bar):
-        weights = experiment.shipped_weights()
+        weights = experiment.pretrained_weights()
         if scale is Scale.full and run is not None:
             task = bar.add_task("training", total=len(weights))
             weights = experiment.retrained_weights(run.path, lambda done: bar.update(task, completed=done))

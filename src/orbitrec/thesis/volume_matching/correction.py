@@ -17,7 +17,7 @@ from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, antipodal_moments
 from orbitrec.moments.matching import MomentTarget, prior_scale
 from orbitrec.optim.lbfgs import minimise
-from orbitrec.thesis.volume_matching.consensus import Estimate
+from orbitrec.thesis.volume_matching.consensus import VoxelEstimate
 from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
@@ -38,7 +38,7 @@ class Corrected:
         views: and harmonics of what is added to its views' log density.
     """
 
-    mean: Estimate
+    mean: VoxelEstimate
     change: SphericalBesselVolume
     views: Float[Tensor, "b"]
 
@@ -58,7 +58,7 @@ class Corrected:
         return (self.mean.view_density(directions).log() + changes).softmax(0)
 
 
-def corrected(mean: Estimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
+def corrected(mean: VoxelEstimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
     """The mean with the smallest change that gives it the moments, as far as they are trusted.
 
     Moments are matched up to a bandwidth ``radius · k`` of 40; they are largest at low frequencies.
@@ -99,7 +99,7 @@ class _Problem:
     scale: Float[Tensor, "x"]
 
     @classmethod
-    def of(cls, mean: Estimate, target: MomentTarget, projector: PolarProjector) -> "_Problem":
+    def of(cls, mean: VoxelEstimate, target: MomentTarget, projector: PolarProjector) -> "_Problem":
         """The problem of a mean."""
         volume, directions = VoxelVolume(mean.voxels), projector.directions
         templates = polar_templates(volume, target.grid, directions[: len(directions) // 2]).to(torch.complex64)

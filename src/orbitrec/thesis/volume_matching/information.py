@@ -80,7 +80,7 @@ class MomentInformation:
         return first.real, second.real
 
 
-def told(
+def explained_variance(
     information: Float[Tensor, "x x"], covariance: Float[Tensor, "p p"], basis: SphericalBesselBasis, box: int
 ) -> Float[Tensor, "s"]:
     """Share of the variance that moments take away on the shells of a ``box``; 0 on those without a coefficient.
@@ -112,7 +112,7 @@ def projected(basis: SphericalBesselBasis, voxels: Float[Tensor, "n n n"]) -> Fl
     return sum((part.double() @ basis.values(where) for where, part in pairs), torch.zeros(len(basis)))
 
 
-def like(basis: SphericalBesselBasis, coefficients: Float[Tensor, "p"], box: int) -> Float[Tensor, "p p"]:
+def empirical_prior_covariance(basis: SphericalBesselBasis, coefficients: Float[Tensor, "p"], box: int) -> Float[Tensor, "p p"]:
     """Covariance of volumes that look like this one: of its radial profile, and of its power in each shell of a box.
 
     White noise times the profile's root, ``Σ_m ψψ(r)`` of the volume being its profile, then scaled shell by shell.

@@ -76,7 +76,7 @@ class NeuralEnsemble:
 
     target: MomentTarget
     projector: PolarProjector
-    reach: float
+    max_radius: float
     settings: NeuralSettings
 
     @cached_property
@@ -133,7 +133,7 @@ class NeuralEnsemble:
         return sum(parameter.numel() for parameter in self._network(torch.Generator()).parameters())
 
     def _network(self, generator: torch.Generator) -> FourierNet:
-        radius, width, grid = self.settings.spread * self.reach, self.settings.width, self.target.grid
+        radius, width, grid = self.settings.spread * self.max_radius, self.settings.width, self.target.grid
         return FourierNet(radius, generator, scale=self._typical_size(), k_max=float(grid.nodes[-1]), width=width)
 
     def _typical_size(self) -> float:

@@ -34,12 +34,12 @@ class PseudoAtomProjector:
 
     grid: PolarGrid
     directions: Float[Tensor, "d 3"]
-    reach: float
+    max_radius: float
     dtype: torch.dtype = torch.float32
 
     @cached_property
     def _frames(self) -> Float[Tensor, "d 3 2"]:
-        return direction_frames(self.directions.double())[:, :, :2].to(self.dtype) / self.reach
+        return direction_frames(self.directions.double())[:, :, :2].to(self.dtype) / self.max_radius
 
     @cached_property
     def _bessel(self) -> Float[Tensor, "m p k"]:
@@ -47,7 +47,7 @@ class PseudoAtomProjector:
 
         The sign is that of ``(−i)^m``, or of ``i (−i)^m`` where m is odd.
         """
-        argument = self.reach * self.grid.nodes.numpy()
+        argument = self.max_radius * self.grid.nodes.numpy()
         largest = argument[-1]
         # J_m(zr) has polynomials of degree z and a little more; half as many in r².
         count = math.ceil((largest + 5 * largest ** (1 / 3) + 12) / 2)

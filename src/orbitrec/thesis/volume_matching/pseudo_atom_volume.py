@@ -25,18 +25,18 @@ class FormFactor:
     """
 
     width: Float[Tensor, ""]
-    ripples: Float[Tensor, "j"]
+    form_factor_terms: Float[Tensor, "j"]
     k_max: float
 
     def __call__(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """At the frequencies k, radians per pixel."""
-        return torch.exp(-(k * self.width.to(k)).square() / 2) * self.rippling(k)
+        return torch.exp(-(k * self.width.to(k)).square() / 2) * self.beyond_gaussian(k)
 
-    def rippling(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def beyond_gaussian(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What is not the Gaussian's."""
-        orders = torch.arange(1, len(self.ripples) + 1, dtype=k.dtype)
+        orders = torch.arange(1, len(self.form_factor_terms) + 1, dtype=k.dtype)
         cosines = torch.cos(math.pi / self.k_max * k.clamp(max=self.k_max)[..., None] * orders)
-        return torch.exp(cosines @ self.ripples.to(k))
+        return torch.exp(cosines @ self.form_factor_terms.to(k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class PseudoAtomVolume:
     def fourier(self, points: Float[Tensor, "... 3"]) -> Complex[Tensor, "..."]:
         """``v̂(k)`` at frequency vectors in radians per pixel, exact; dtype follows ``points``."""
         gaussians = GaussianMixture(self.centers, self.form.width.expand(len(self.weights)), self.weights)
-        return gaussians.fourier(points) * self.form.rippling(points.norm(dim=-1))
+        return gaussians.fourier(points) * self.form.beyond_gaussian(points.norm(dim=-1))
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density on an n³ grid in (z, y, x) order, of the frequencies that the grid has."""

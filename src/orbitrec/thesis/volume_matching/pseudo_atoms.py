@@ -34,7 +34,7 @@ _FEWEST = 8  # beads of a lump
 
 
 @dataclass(frozen=True)
-class Settings:
+class PseudoAtomSettings:
     """How much to do, and what a molecule may be like.
 
     Attributes:
@@ -60,7 +60,7 @@ class Settings:
         background_degree: largest degree of the background.
     """
 
-    beads: int = 60
+    pseudo_atoms: int = 60
     starts: int = 64
     finalists: int = 8
     kept: int = 4
@@ -75,8 +75,8 @@ class Settings:
     density_degree: int = 6
     density_scale: float = 0.3
     weight_scale: float = 0.5
-    ripples: int = 5
-    ripple_scale: float = 0.5
+    form_factor_terms: int = 5
+    form_factor_scale: float = 0.5
     background_degree: int = 1
 
 
@@ -106,18 +106,18 @@ class Variables:
     weights: Float[Tensor, "a"]
     amplitude: Float[Tensor, "1"]
     width: Float[Tensor, "1"]
-    ripples: Float[Tensor, "j"]
+    form_factor_terms: Float[Tensor, "j"]
     views: Float[Tensor, "b"]
     background: Float[Tensor, "p"]
 
     def joined(self) -> Float[Tensor, "x"]:
         """One vector."""
-        parts = [self.weights, self.amplitude, self.width, self.ripples, self.views, self.background]
+        parts = [self.weights, self.amplitude, self.width, self.form_factor_terms, self.views, self.background]
         return torch.cat([self.centers.flatten(), *parts])
 
 
 @dataclass(frozen=True, eq=False)
-class BeadMatching:
+class PseudoAtomMatching:
     """The problem: what to match, and how large the molecule may be.
 
     Args:
@@ -128,9 +128,9 @@ class BeadMatching:
     """
 
     target: MomentTarget
-    reach: float
+    max_radius: float
     radius: float
-    settings: Settings
+    settings: PseudoAtomSettings
 
     @cached_property
     def background(self) -> SphericalBesselBasis:
@@ -145,35 +145,35 @@ class BeadMatching:
 
     def bandwidths(self) -> list[float]:
         """Of the stages; the last is the target's."""
-        last, found = self.reach * self.target.grid.k_max, []
+        last, found = self.max_radius * self.target.grid.k_max, []
         bandwidth = self.settings.first_bandwidth
         while bandwidth < last / math.sqrt(self.settings.growth):
             found.append(bandwidth)
             bandwidth *= self.settings.growth
         return [*found, last]
 
-    def beads(self, bandwidth: float) -> int:
+    def pseudo_atoms(self, bandwidth: float) -> int:
         """Their number at a bandwidth."""
-        share = bandwidth / (self.reach * self.target.grid.k_max)
-        most = self.settings.beads
+        share = bandwidth / (self.max_radius * self.target.grid.k_max)
+        most = self.settings.pseudo_atoms
         return max(min(_FEWEST, most), round(most * share ** (4 / 3)))
 
     def parts(self, variables: Float[Tensor, "x"]) -> Variables:
         """The parts of a vector, whose length tells the number of beads."""
         settings = self.settings
-        rest = [1, 1, settings.ripples, (settings.density_degree + 1) ** 2 - 1, len(self.background)]
+        rest = [1, 1, settings.form_factor_terms, (settings.density_degree + 1) ** 2 - 1, len(self.background)]
         count = (len(variables) - sum(rest)) // 4
         centers, *others = variables.split([3 * count, count, *rest])
         return Variables(centers.reshape(-1, 3), *others)
 
     def molecule(self, parts: Variables) -> PseudoAtomVolume:
         """The beads."""
-        settings, orders = self.settings, torch.arange(1, self.settings.ripples + 1)
-        k_max, unit = self.target.grid.k_max, settings.first_bandwidth / self.reach  # the first stage's frequency
-        ripples = parts.ripples * settings.ripple_scale / orders.sqrt()
+        settings, orders = self.settings, torch.arange(1, self.settings.form_factor_terms + 1)
+        k_max, unit = self.target.grid.k_max, settings.first_bandwidth / self.max_radius  # the first stage's frequency
+        form_factor_terms = parts.form_factor_terms * settings.form_factor_scale / orders.sqrt()
         weights = (settings.weight_scale * parts.weights + parts.amplitude).exp()
-        form = FormFactor(parts.width[0].exp() / unit, ripples, k_max)
-        return PseudoAtomVolume(parts.centers * (self.reach / 3), weights, form)
+        form = FormFactor(parts.width[0].exp() / unit, form_factor_terms, k_max)
+        return PseudoAtomVolume(parts.centers * (self.max_radius / 3), weights, form)
 
     def coefficients(self, parts: Variables) -> Float[Tensor, "p"]:
         """Of the background."""
@@ -195,7 +195,7 @@ class BeadMatching:
 class Molecule:
     """A solution on voxels, to be averaged (:mod:`orbitrec.thesis.volume_matching.consensus`)."""
 
-    problem: BeadMatching
+    problem: PseudoAtomMatching
     solution: Solution
     voxels: Float[Tensor, "n n n"]
 
@@ -205,7 +205,7 @@ class Molecule:
         return self.solution.loss
 
     @classmethod
-    def of(cls, problem: BeadMatching, solution: Solution) -> "Molecule":
+    def of(cls, problem: PseudoAtomMatching, solution: Solution) -> "Molecule":
         """On the voxels of the images' box."""
         return cls(problem, solution, problem.volume(solution).to_grid(problem.target.grid.box))
 
@@ -215,10 +215,10 @@ class Molecule:
 
 
 @dataclass(frozen=True, eq=False)
-class BeadStage:
+class PseudoAtomStage:
     """The problem up to one bandwidth."""
 
-    problem: BeadMatching
+    problem: PseudoAtomMatching
     bandwidth: float
     target: MomentTarget
     projector: PseudoAtomProjector
@@ -227,10 +227,10 @@ class BeadStage:
     harmonics: Float[Tensor, "d b"]
 
     @classmethod
-    def of(cls, problem: BeadMatching, bandwidth: float) -> "BeadStage":
+    def of(cls, problem: PseudoAtomMatching, bandwidth: float) -> "PseudoAtomStage":
         """The stage of a ``bandwidth``."""
         settings = problem.settings
-        k_max = min(problem.target.grid.k_max, bandwidth / problem.reach)
+        k_max = min(problem.target.grid.k_max, bandwidth / problem.max_radius)
         trust = settings.trust if bandwidth <= settings.searched[1] else settings.late_trust
         target = replace(problem.target.below(k_max, problem.radius), count=trust)
         directions = spherical_design(min(_LARGEST_DESIGN, 2 * int(bandwidth) + 7))
@@ -240,7 +240,7 @@ class BeadStage:
             problem,
             bandwidth,
             target,
-            PseudoAtomProjector(target.grid, half, 1.5 * problem.reach),
+            PseudoAtomProjector(target.grid, half, 1.5 * problem.max_radius),
             smooth.angular[: len(half), : settings.background_degree + 1].transpose(0, 1),
             smooth.radial,
             view_harmonics(directions, settings.density_degree).float() * settings.density_scale,
@@ -261,7 +261,7 @@ class BeadStage:
     def loss(self, variables: Float[Tensor, "x"]) -> Float[Tensor, ""]:
         """Misfit and prior. Centres and the amplitude are free."""
         parts = self.problem.parts(variables)
-        prior = (parts.weights, parts.width, parts.ripples, parts.views, parts.background)
+        prior = (parts.weights, parts.width, parts.form_factor_terms, parts.views, parts.background)
         return self.target.misfit(self.moments(variables)) + sum(part.square().sum() for part in prior) / 2
 
     def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:
