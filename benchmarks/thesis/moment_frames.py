@@ -1,12 +1,14 @@
 """What an alignment adds: volumes with the right moments, as they stand under the true views and aligned to the truth.
 
-    python benchmarks/moment_frames.py emd_0409.mrc
+    python benchmarks/thesis/moment_frames.py emd_0409.mrc
 
-Two moments leave rotation and hand of volume and views together open, so solutions are aligned before they are judged.
-If the views are given and held, nothing is left to align but the inversion: what has the moments should be the truth as
-it stands. Printed are, for Table 2.2's problem, the FSC 0.5 of each kind as it stands (the better hand) and aligned:
+Two moments leave rotation and handedness of volume and views together open, so solutions are aligned before they are
+judged. If the views are given and held, nothing is left to align but the inversion: what has the moments should be the
+truth as it stands. Printed are, for Table 2.2's problem, the FSC 0.5 of each kind as it stands (the better handedness)
+and aligned:
 
-- clouds of beads that share nothing with the map but its second moments about the centre: what an alignment alone does;
+- clouds of pseudo-atoms that share nothing with the map but its second moments about the centre: what an alignment
+  alone does;
 - FourierNets matched with free views (:mod:`orbitrec.thesis.volume_matching.neural_ensemble`), and the correlation
   of their log density of views with the true one, rotated with the volume;
 - FourierNets matched under the true views;
@@ -61,7 +63,7 @@ class UnderTrueViews:
 
 
 def clouds(truth: TrueVolume, count: int, generator: torch.Generator) -> list[Float[Tensor, "n n n"]]:
-    """Beads drawn from the Gaussian that has the second moments of the map's positive density."""
+    """Pseudo-atoms drawn from the Gaussian that has the second moments of the map's positive density."""
     n = len(truth.voxels)
     axis = torch.arange(n, dtype=torch.float64) - n // 2
     points, weights = torch.cartesian_prod(axis, axis, axis).flip(-1), truth.compact.flatten().clamp(min=0)
@@ -74,7 +76,7 @@ def clouds(truth: TrueVolume, count: int, generator: torch.Generator) -> list[Fl
 
 
 def resolutions(voxels: Float[Tensor, "n n n"], truth: TrueVolume) -> tuple[float, float]:
-    """FSC 0.5 as it stands, of the better hand, and aligned; Å."""
+    """FSC 0.5 as it stands, of the better handedness, and aligned; Å."""
     aligned = align(voxels, truth.voxels).apply(voxels)
     # The inversion x → −x has the same images under the same views, rotated by 180° in their planes.
     fscs = [fourier_shell_correlation(one, truth.voxels) for one in (voxels, voxels.flip(0, 1, 2), aligned)]
@@ -115,7 +117,7 @@ def fill(table: Table, matching: Matching, count: int) -> None:
     """All rows, with ``count`` solutions of a kind."""
     truth, generator = matching.truth, torch.Generator().manual_seed(0)
     drawn = [resolutions(voxels, truth)[1] for voxels in clouds(truth, count, generator)]
-    table.add_row("clouds of beads", "", "", "", span(drawn), "")
+    table.add_row("clouds of pseudo-atoms", "", "", "", span(drawn), "")
     projector = PolarProjector(matching.basis, matching.grid, matching.directions)
     free = NeuralEnsemble(single(matching.target), projector, truth.max_radius, NeuralSettings(members=count))
     members = free.members(generator)

@@ -1,6 +1,6 @@
-"""How much of a map two moments tell: the share of each shell's variance that they take away.
+"""How much of a map two moments determine: the explained fraction of each shell's variance.
 
-    OMP_NUM_THREADS=2 python benchmarks/moment_information.py emd_0409.mrc --band 15
+    OMP_NUM_THREADS=2 python benchmarks/thesis/moment_information.py emd_0409.mrc --band 15
 
 The problem is Table 2.2's; the prior is of the map's own spectrum and radial profile
 (:mod:`orbitrec.thesis.volume_matching.information`). ``--particles`` may be repeated.
@@ -17,7 +17,12 @@ from rich.table import Table
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.thesis.two_moments import Matching, TrueVolume
-from orbitrec.thesis.volume_matching.information import MomentInformation, empirical_prior_covariance, projected, explained_variance
+from orbitrec.thesis.volume_matching.information import (
+    MomentInformation,
+    empirical_prior_covariance,
+    explained_variance,
+    projected,
+)
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
 from orbitrec.thesis.volume_matching.views import view_harmonics
 

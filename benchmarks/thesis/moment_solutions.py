@@ -1,12 +1,13 @@
-"""Whether two moments tell a volume: descents from the truth and from random starts, under one prior.
+"""Whether two moments determine a volume: descents from the truth and from random starts, under one prior.
 
-    python benchmarks/moment_solutions.py emd_0409.mrc
+    python benchmarks/thesis/moment_solutions.py emd_0409.mrc
 
 The prior is the best that a Gaussian can be, of the truth's own spectrum and radial profile
-(:func:`orbitrec.thesis.volume_matching.information.empirical_prior_covariance`), and its volumes have no band to be cut at
-(:mod:`orbitrec.thesis.volume_matching.shells`), so that the truth has the moments, nearly to their noise. All descents minimise one
-function, minus the log posterior of volume and views, by L-BFGS in coordinates in which its curvature is one, renewed
-each round. Did moments tell the volume, the truth would stay where it is, and random starts would end at higher losses.
+(:func:`orbitrec.thesis.volume_matching.information.empirical_prior_covariance`), and its volumes have no band to be cut
+at (:mod:`orbitrec.thesis.volume_matching.shells`), so that the truth has the moments, nearly to their noise. All
+descents minimise one function, minus the log posterior of volume and views, by L-BFGS in coordinates in which its
+curvature is one, renewed each round. Did moments determine the volume, the truth would stay where it is, and random
+starts would end at higher losses.
 """
 
 import argparse
@@ -67,7 +68,7 @@ class Problem:
 
     @cached_property
     def projector(self) -> PolarProjector:
-        """Turns shells to directions, in double precision."""
+        """Rotates shells to directions, in double precision."""
         degree, basis = self.shells.degree, self.shells.basis
         directions = spherical_design(min(63, 2 * degree))
         return PolarProjector(replace(basis, max_degree=degree), self.matching.grid, directions, torch.float64)

@@ -4,7 +4,7 @@ Tables 2.2 and 2.3 draw moments of 5·10⁶ particles (`orbitrec.moments.noise`)
 made for once: images at continuous poses with noise of σ = 0.5, streamed through the accumulator. Printed are relative
 errors against the exact moments, of both kinds, over all modes and by groups of them.
 
-    OMP_NUM_THREADS=1 python benchmarks/moment_stream.py emd_0409.mrc -n 100000
+    OMP_NUM_THREADS=1 python benchmarks/thesis/moment_stream.py emd_0409.mrc -n 100000
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How much of a volume two moments tell."""
+"""How much of a volume two moments determine."""
 
 import pytest
 import torch
@@ -8,7 +8,12 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.matching import MomentTarget
-from orbitrec.thesis.volume_matching.information import MomentInformation, empirical_prior_covariance, projected, explained_variance
+from orbitrec.thesis.volume_matching.information import (
+    MomentInformation,
+    empirical_prior_covariance,
+    explained_variance,
+    projected,
+)
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
 from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
@@ -73,7 +78,7 @@ def test_of_even_views_moments_leave_every_degree_free_to_turn(degree: int):
     assert seen(information(UNEVEN)) > 1e-4
 
 
-def test_what_is_told_grows_from_nothing_with_the_number_of_particles():
+def test_the_explained_fraction_grows_from_nothing_with_the_number_of_particles():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
     matrices = (information(UNEVEN, 0, count).matrix() for count in (1e-9, 1e3, 1e9))
     few, some, many = (explained_variance(matrix, prior, BASIS, 17)[1:4] for matrix in matrices)
@@ -83,7 +88,7 @@ def test_what_is_told_grows_from_nothing_with_the_number_of_particles():
     assert (many <= 1).all()
 
 
-def test_views_that_are_known_tell_more():
+def test_known_views_explain_more():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
     free, known = (explained_variance(information(UNEVEN, degree).matrix(), prior, BASIS, 17) for degree in (4, 0))
     assert (known >= free - 1e-9).all()

@@ -11,7 +11,7 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.networks.molecules import ViewLaw
-from orbitrec.networks.momnet import MomNetEstimate, MomNet, MomNetSetting
+from orbitrec.networks.momnet import MomNet, MomNetEstimate, MomNetSetting
 from orbitrec.networks.momnet_training import MomNetTraining, VolumeProblems
 from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.volumes.fourier_net import FourierNet

@@ -21,7 +21,9 @@ def cloud(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_templates_are_those_of_narrow_gaussians(box, dtype):
     grid, directions = PolarGrid.for_radius(box, 1.2, MAX_RADIUS), spherical_design(7)
     centers, weights = cloud(1)
-    points = PseudoAtomProjector(grid, directions, 2 * MAX_RADIUS, dtype).templates(centers.to(dtype), weights.to(dtype))
+    points = PseudoAtomProjector(grid, directions, 2 * MAX_RADIUS, dtype).templates(
+        centers.to(dtype), weights.to(dtype)
+    )
     assert points.real.dtype == dtype
     found = points * torch.exp(-(grid.nodes.to(dtype) * WIDTH).square() / 2)
     mixture = GaussianMixture(centers, torch.full((COUNT,), WIDTH, dtype=torch.float64), weights)

@@ -7,7 +7,9 @@ from orbitrec.thesis.volume_matching.pseudo_atom_volume import FormFactor, Pseud
 from orbitrec.volumes.gaussians import GaussianMixture
 
 
-def molecule(form_factor_terms: torch.Tensor, dtype: torch.dtype = torch.float64, width: float = 1.6) -> PseudoAtomVolume:
+def molecule(
+    form_factor_terms: torch.Tensor, dtype: torch.dtype = torch.float64, width: float = 1.6
+) -> PseudoAtomVolume:
     generator = torch.Generator().manual_seed(0)
     centers = 2 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
     weights = torch.rand(5, generator=generator, dtype=torch.float64) + 0.5
@@ -19,9 +21,13 @@ def molecule(form_factor_terms: torch.Tensor, dtype: torch.dtype = torch.float64
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_without_ripples_beads_are_gaussians(n: int, dtype: torch.dtype):
     pseudo_atoms = molecule(torch.zeros(3), dtype)
-    gaussians = GaussianMixture(pseudo_atoms.centers.double(), torch.full((5,), 1.6).double(), pseudo_atoms.weights.double())
+    gaussians = GaussianMixture(
+        pseudo_atoms.centers.double(), torch.full((5,), 1.6).double(), pseudo_atoms.weights.double()
+    )
     points = torch.randn(7, 3, generator=torch.Generator().manual_seed(1), dtype=dtype)
-    assert torch.allclose(pseudo_atoms.fourier(points).to(torch.complex128), gaussians.fourier(points.double()), atol=1e-5)
+    assert torch.allclose(
+        pseudo_atoms.fourier(points).to(torch.complex128), gaussians.fourier(points.double()), atol=1e-5
+    )
     assert torch.allclose(pseudo_atoms.to_grid(n), gaussians.to_grid(n), atol=1e-5)
 
 

@@ -23,9 +23,9 @@ from orbitrec.thesis.volume_matching.pseudo_atom_search import (
     searched,
     split,
     start,
-    steps,
+    step_count,
 )
-from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomMatching, PseudoAtomStage, PseudoAtomSettings
+from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomMatching, PseudoAtomSettings, PseudoAtomStage
 from orbitrec.volumes.gaussians import GaussianMixture
 
 N, MAX_RADIUS, RADIUS, K_MAX = 25, 7.0, 9.0, 1.0
@@ -34,7 +34,9 @@ ATOMS = GaussianMixture(
     torch.full((4,), 1.5, dtype=torch.float64),
     torch.tensor([3.0, 4.5, 2.5, 4.0], dtype=torch.float64),
 )
-SETTINGS = PseudoAtomSettings(pseudo_atoms=12, starts=6, finalists=2, tries=3, searched=(6.0, 8.0), first_bandwidth=4.0, iterations=40)
+SETTINGS = PseudoAtomSettings(
+    pseudo_atoms=12, starts=6, finalists=2, tries=3, searched=(6.0, 8.0), first_bandwidth=4.0, iterations=40
+)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -67,7 +69,7 @@ def test_exact_moments_give_the_volume():
     solutions = match_pseudo_atoms(matching, seeded(1), lambda name, compute: heard.append(name) or compute())
     assert [one.loss for one in solutions] == sorted(one.loss for one in solutions)
     best = solutions[0]
-    assert len(heard) == len(set(heard)) == steps(matching)
+    assert len(heard) == len(set(heard)) == step_count(matching)
     moments = PseudoAtomStage.of(matching, matching.bandwidths()[-1]).moments(best.variables)
     first, second = relative_errors(matching.target.moments, moments)
     assert float(first) < 0.005
@@ -129,8 +131,8 @@ def test_bandwidths_and_beads_grow_to_the_targets():
     assert counts == sorted(counts)
     assert counts[0] == 8
     assert counts[-1] == SETTINGS.pseudo_atoms
-    explained_variance = problem(PseudoAtomSettings(pseudo_atoms=4, first_bandwidth=4.0))
-    assert {explained_variance.pseudo_atoms(bandwidth) for bandwidth in explained_variance.bandwidths()} == {4}
+    given = problem(PseudoAtomSettings(pseudo_atoms=4, first_bandwidth=4.0))
+    assert {given.pseudo_atoms(bandwidth) for bandwidth in given.bandwidths()} == {4}
 
 
 def test_split_beads_are_the_same_molecule():

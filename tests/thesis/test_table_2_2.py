@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,8 +12,11 @@ from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis.neural_truth import REPORTED_ERRORS, Fit, neural_truth
-from orbitrec.thesis.table_2_2 import Found, Plan, VolumeRow, VolumeTableSize, Watch, judged, steps, table
-from orbitrec.thesis.table_2_2_results import REPORTED, as_json, as_text, write_results
+from orbitrec.thesis.records import Made
+from orbitrec.thesis.results import read_result
+from orbitrec.thesis.steps import Steps, TimedSteps
+from orbitrec.thesis.table_2_2 import Found, Plan, VolumeRow, VolumeTableSize, judged, step_count, table
+from orbitrec.thesis.table_2_2_results import REPORTED, VolumeTable, draw
 from orbitrec.thesis.two_moments import NAMES, Matching, TrueVolume
 from orbitrec.thesis.volume_matching.neural_ensemble import NeuralSettings
 from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomSettings, Solution
@@ -35,17 +38,17 @@ SIZE = VolumeTableSize(
 
 def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
     heard, truths = [], [TrueVolume.gaussians()]
-    watch = Watch(lambda: heard.append(1), Checkpoints(tmp_path / "kept"))
-    rows, pictures = table(truths, SIZE, watch)
+    kept = Checkpoints(tmp_path / "kept")
+    rows, pictures = table(truths, SIZE, Steps(lambda: heard.append(1), kept))
     assert [row.method for row in rows] == [
         "coefficients",
         "FourierNets, mean",
         "FourierNets, refined",
-        "beads, best",
-        "beads, mean",
-        "beads, corrected",
+        "pseudo-atoms, best",
+        "pseudo-atoms, mean",
+        "pseudo-atoms, corrected",
     ]
-    assert len(heard) == steps(truths, SIZE)
+    assert len(heard) == step_count(truths, SIZE)
     networks, pseudo_atoms, mean, corrected = rows[2:]
     assert networks.first_error < 0.1
     assert networks.second_error < 0.2
@@ -53,28 +56,31 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
     assert pseudo_atoms.second_error < 0.03
     assert pseudo_atoms.resolution_A < 6.0
     assert corrected.second_error < mean.second_error
-    assert as_json(rows, SIZE, {})["thesis"] == REPORTED
     assert tuple(REPORTED) == NAMES
-    assert as_text(rows, {}).row_count == 7
-    assert as_text(rows, {"4 Gaussians": 0.01}).row_count == 8
+    result = VolumeTable.of(SIZE, rows, {})
+    assert len(result.tables()[0].rows) == 7
+    assert len(replace(result, neural_truths={"4 Gaussians": 0.01}).tables()[0].rows) == 8
     # From what is kept the same table is made, without a match.
-    again, _ = table(truths, SIZE, Watch(checkpoints=watch.checkpoints))
+    again, _ = table(truths, SIZE, Steps(checkpoints=kept))
     assert [timeless(row) for row in again] == [timeless(row) for row in rows]
     with new_run(tmp_path / "out") as run:
-        write_results(run, SIZE, truths, rows, pictures, {})
+        made = Made("a command")
+        result.write(run, made, [asdict(row) for row in rows])
+        draw(run, SIZE, truths, pictures)
     names = {"table.json", "table.csv", "4-gaussians.png", "4-gaussians-views.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert read_result(tmp_path / "out" / "table.json") == (result, made)
 
 
 def test_seconds_before_an_interruption_count(tmp_path):
     solution, kept = {"variables": torch.zeros(2), "loss": 1.0}, Checkpoints(tmp_path / "kept")
     for name, seconds in (("last", 5e3), ("first", 2e3)):
         kept.save(name, {**solution, "seconds": seconds})
-    watch = Watch(checkpoints=kept)
+    steps = TimedSteps(Steps(checkpoints=kept))
     for name in ("last", "first"):
-        assert watch.step(Solution, name, lambda: pytest.fail("it was kept")).loss == 1.0
-    assert 5e3 <= watch.clock.seconds < 7e3
-    watch.step(Solution, "new", lambda: Solution(**solution))
+        assert Solution(**steps.record(name, lambda: pytest.fail("it was kept"))).loss == 1.0
+    assert 5e3 <= steps.seconds < 7e3
+    steps.record("new", lambda: solution)
     assert kept.load("new")["seconds"] >= 5e3
 
 
@@ -99,7 +105,7 @@ def test_the_truth_is_judged_right_however_it_lies(mirrored):
     assert judged(matching, wrong)[0].views < 0.5
 
 
-def test_a_network_is_taken_for_the_truth_and_its_distance_is_told():
+def test_a_network_is_taken_for_the_truth_and_its_distance_is_given():
     truth = TrueVolume.gaussians()
     found, error = neural_truth(truth, Fit(steps=120, points=1024, rate=1e-3, width=24))
     assert error < 0.2
@@ -133,7 +139,7 @@ def test_the_basis_holds_the_truth():
     assert matching.k_max == pytest.approx(math.pi / 2)
 
 
-def test_maps_are_told_by_their_names(tmp_path):
+def test_maps_are_known_by_their_names(tmp_path):
     path = tmp_path / "emd_0409.mrc"
     grid = TrueVolume.gaussians().voxels.float()
     write_map(path, torch.nn.functional.pad(grid, (20, 19) * 3), 2.0)

@@ -19,7 +19,7 @@ from orbitrec.moments.analytic import (
     uniform_moments,
 )
 from orbitrec.moments.losses import kam_loss, moment_loss, relative_errors
-from orbitrec.thesis.cartesian_encoder import CartesianMomentEncoder
+from orbitrec.thesis.encoders import CartesianMomentEncoder
 from orbitrec.thesis.volume_matching import neural
 from orbitrec.thesis.volume_matching.grids import CartesianMomentGrid, PolarMomentGrid, ShellMomentGrid
 from orbitrec.thesis.volume_matching.neural import NeuralMatching, match_neural, recon_loss

@@ -35,7 +35,7 @@ def recover_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
 
 
 def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
-    """The encoder's estimate as long as the moments cannot tell it from the truth, otherwise matched until they cannot.
+    """The encoder's estimate where the moments agree with it to their noise, otherwise matched until they do.
 
     The misfit of the truth is (n + n²)/N, give or take 2/n of it: an estimate within three of these deviations is kept,
     because matching would only fit the moments' noise. A signal outside the encoders' family is refuted, and matching

@@ -61,7 +61,7 @@ class CryoEMProblem:
         return SmoothCryoEMLikelihood(projector, circle, log_density, *_observed(modes))
 
     def cartesian(self, half_plane: bool = False) -> CryoEMLikelihood:
-        """The likelihood on the Cartesian grid, as printed or on the half plane that says it all."""
+        """The likelihood on the Cartesian grid as the thesis has it, or on the half plane that says the same."""
         in_plane_angles = polar_circle(polar_projector().grid, ANGLES).in_plane_angles
         rotations = (direction_frames(spherical_design(DESIGN))[:, None] @ in_plane(-in_plane_angles)).flatten(0, 1)
         projector = CartesianProjector(basis(), BOX, rotations, half_plane)

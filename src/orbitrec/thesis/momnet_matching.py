@@ -19,7 +19,7 @@ from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss, relative_errors
-from orbitrec.networks.momnet import MomNetEstimate, MomNet
+from orbitrec.networks.momnet import MomNet, MomNetEstimate
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume, real_spherical_harmonics
@@ -86,7 +86,16 @@ class MomNetMatching:
     def encoded(
         self, net: MomNet, iterations: int, callback: Callable[[int, float, float], None] = lambda *step: None
     ) -> MomNetEstimate:
-        """Adam over the weights θ of a copy of the encoder; ``callback`` hears iteration, Kam loss and seconds."""
+        """Adam over the weights θ of a copy of the encoder.
+
+        Args:
+            net: the encoder.
+            iterations: of Adam.
+            callback: called with each iteration's number, Kam loss and seconds.
+
+        Returns:
+            The answer of least loss.
+        """
         net = copy.deepcopy(net).train()
         adam = torch.optim.Adam(net.parameters(), lr=_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, iterations)

@@ -14,7 +14,7 @@ from orbitrec.thesis.two_moments import TrueVolume
 from orbitrec.volumes.fourier_net import FourierNet
 
 REPORTED_ERRORS = {"EMD-0409": 0.043, "EMD-25892": 0.076, "4 Gaussians": 0.004}
-"""(2.16) between map and network."""
+"""The thesis's errors (2.16) between map and network."""
 
 
 @dataclass(frozen=True)

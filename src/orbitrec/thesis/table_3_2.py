@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.table import Table
 from torch import Tensor
 
 from orbitrec.cryoem.momnet_start import smooth_views
@@ -25,25 +24,35 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.losses import kam_loss
 from orbitrec.moments.noise import sampled_moments
-from orbitrec.networks.momnet import MomNetEstimate, MomNet
+from orbitrec.networks.momnet import MomNet, MomNetEstimate
 from orbitrec.networks.pretrained import load_momnet
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.runtime.checkpoints import Checkpoints, Record
 from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.thesis.plots.volumes import draw_volumes
+from orbitrec.thesis.records import ExperimentResult, TextTable
 from orbitrec.thesis.table_3_1 import RADIUS_SHARE, compact_map
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
-REPORTED = {0.0: (0.012, 0.013), 2.0: (0.008, 0.014), 4.0: (0.007, 0.017)}
-"""Shift in pixels → the thesis's Kam losses of MoM-net and of chapter 2's framework."""
+
+@dataclass(frozen=True)
+class ReportedLosses:
+    """The thesis's Kam losses for one spread of shifts, with MoM-net and with the framework of chapter 2."""
+
+    momnet: float
+    chapter_2: float
+
+
+REPORTED = {0.0: ReportedLosses(0.012, 0.013), 2.0: ReportedLosses(0.008, 0.014), 4.0: ReportedLosses(0.007, 0.017)}
+"""By the spread of shifts in pixels."""
+MOMNET_METHOD, CHAPTER_2_METHOD = "MoM-net", "chapter 2"
 
 BOX = 45
 LARGEST_SHIFT_PX = 6.0
@@ -55,7 +64,7 @@ _ROUNDS = 3  # of L-BFGS
 
 @dataclass(frozen=True)
 class ShiftTableSize:
-    """How much to do; what is not said is as in the thesis.
+    """How much to do; all else is as in the thesis.
 
     Attributes:
         bandwidth: radius · k_max of the moments; π · radius = 44 is Nyquist.
@@ -78,7 +87,9 @@ class ShiftTableSize:
     as_seen: bool = False
 
 
-QUICK = ShiftTableSize(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10, as_seen=True)
+QUICK = ShiftTableSize(
+    bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10, as_seen=True
+)
 """The frequencies that 15 × 15 images have, and MoM-net's encoder sees."""
 
 
@@ -98,6 +109,50 @@ class ShiftRow:
     shift_estimate_px: float
     fsc05_A: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class ShiftTable(ExperimentResult):
+    """Table 3.2.
+
+    Attributes:
+        size: how much was done.
+        rows: ours.
+        reported: the thesis's Kam losses, by the spread of shifts in pixels.
+    """
+
+    size: ShiftTableSize
+    rows: tuple[ShiftRow, ...]
+    reported: dict[float, ReportedLosses]
+
+    @classmethod
+    def of(cls, found: "ShiftComparison", size: ShiftTableSize) -> "ShiftTable":
+        """The table of these cases."""
+        return cls("table-3.2", size, tuple(case.row for case in found.cases), REPORTED)
+
+    def tables(self) -> list[TextTable]:
+        """The reported Kam losses beside ours."""
+        title = f"Table 3.2: Kam loss after reconstruction, moments to bandwidth {self.size.bandwidth:.1f} of 44"
+        headings = (
+            "method",
+            "η px",
+            "reported",
+            "start",
+            "matched",
+            "and FourierNet",
+            "noise alone",
+            "η̂ px",
+            "FSC 0.5 Å",
+            "s",
+        )
+        return [TextTable.of(title, headings, [self._cells(row) for row in self.rows])]
+
+    def _cells(self, row: ShiftRow) -> tuple[str, ...]:
+        losses = self.reported[row.shift_px]
+        reported = losses.momnet if row.method == MOMNET_METHOD else losses.chapter_2
+        values = (reported, row.start_kam_loss, row.kam_loss, row.refined_kam_loss, row.noise_loss)
+        ends = f"{row.shift_estimate_px:.2f}", f"{row.fsc05_A:.1f}", f"{row.seconds:.0f}"
+        return (row.method, f"{row.shift_px:g}", *(f"{value:.4f}" for value in values), *ends)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +222,18 @@ def _batch(moments: Moments) -> Moments:
 
 
 def table(
-    path: Path, size: ShiftTableSize, callback: Callable[[ShiftRow], None] = lambda row: None, checkpoints: Checkpoints | None = None
+    path: Path,
+    size: ShiftTableSize,
+    callback: Callable[[ShiftRow], None] = lambda row: None,
+    checkpoints: Checkpoints | None = None,
 ) -> ShiftComparison:
-    """All cases for the map; each that is done is kept in ``checkpoints``.
+    """All cases for the map.
+
+    Args:
+        path: the true map.
+        size: how much to do.
+        callback: called with each row.
+        checkpoints: keep each case that is done.
 
     Raises:
         InputError: if the map cannot be read, or a checkpoint is broken.
@@ -179,7 +243,7 @@ def table(
     particles = _Particles(truth / truth.norm(), full_voxel_A * len(full) / BOX, size)
     net, cases, kept = load_momnet(), [], checkpoints or Checkpoints()
     for shift in REPORTED:
-        for method, largest in (("MoM-net", LARGEST_SHIFT_PX), ("chapter 2", 0.0)):
+        for method, largest in ((MOMNET_METHOD, LARGEST_SHIFT_PX), (CHAPTER_2_METHOD, 0.0)):
             name = f"{method} {shift:g}"
             record = kept.load(name)
             if record is None:
@@ -201,7 +265,7 @@ def _grid(bandwidth: float) -> PolarGrid:
     )
 
 
-def _carried(net: MomNet, found: MomNetEstimate, basis: SphericalBesselBasis) -> MomNetEstimate:
+def _in_own_pixels(net: MomNet, found: MomNetEstimate, basis: SphericalBesselBasis) -> MomNetEstimate:
     """The encoder's estimate in a basis of the images' own pixels."""
     small = net.setting.volume(found.coefficients[0], basis.radius)
     w = small.basis.embed(small.coefficients, basis)[None]
@@ -217,7 +281,7 @@ def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float
     exact, noisy = particles.moments(grid, shift_px)
     with torch.no_grad():
         found = net(particles.moments(seen, shift_px)[1]).double()
-    start = _carried(net, smooth_views(found, net.setting, projector.directions), basis)
+    start = _in_own_pixels(net, smooth_views(found, net.setting, projector.directions), basis)
     if not largest_px:
         start = replace(start, shift_px=torch.zeros_like(start.shift_px))
     matching = MomNetMatching(noisy, projector, net.setting.density_degree, largest_px)
@@ -233,7 +297,9 @@ def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float
     return _beside_truth(row, volume.to_grid(BOX), found.density(matching.harmonics)[0].detach(), particles)
 
 
-def _refined(matching: MomNetMatching, found: MomNetEstimate, volume: SphericalBesselVolume, size: ShiftTableSize) -> float:
+def _refined(
+    matching: MomNetMatching, found: MomNetEstimate, volume: SphericalBesselVolume, size: ShiftTableSize
+) -> float:
     """Least Kam loss with a FourierNet beside the volume."""
     k_max = float(matching.projector.grid.k_max)
     scale = 0.3 * float(volume.fourier(torch.tensor([[0.0, 0.0, k_max / 3]], dtype=torch.float64)).abs().max())
@@ -242,7 +308,9 @@ def _refined(matching: MomNetMatching, found: MomNetEstimate, volume: SphericalB
     return matching.refined(found, net, size.refining)
 
 
-def _beside_truth(row: ShiftRow, grid: Float[Tensor, "n n n"], density: Float[Tensor, "d"], particles: _Particles) -> ShiftCase:
+def _beside_truth(
+    row: ShiftRow, grid: Float[Tensor, "n n n"], density: Float[Tensor, "d"], particles: _Particles
+) -> ShiftCase:
     alignment = align(grid, particles.truth)
     moved = alignment.apply(grid)
     resolution_A = fourier_shell_correlation(moved, particles.truth).cutoff_A(0.5, particles.voxel_A)
@@ -250,10 +318,8 @@ def _beside_truth(row: ShiftRow, grid: Float[Tensor, "n n n"], density: Float[Te
     return ShiftCase(replace(row, fsc05_A=resolution_A), moved, directions, density)
 
 
-def write_results(run: RunFolder, found: ShiftComparison, size: ShiftTableSize) -> None:
-    """table.json, table.csv, and for every spread of shifts volumes (Figures 3.5, 3.6) and views."""
-    write_json(run.file("table.json"), as_json(found, size))
-    write_csv(run.file("table.csv"), [asdict(case.row) for case in found.cases])
+def draw(run: RunFolder, found: ShiftComparison) -> None:
+    """For every spread of shifts volumes (Figures 3.5, 3.6) and views."""
     for shift in REPORTED:
         cases = [case for case in found.cases if case.row.shift_px == shift]
         volumes = {f"{case.row.method}, {case.row.fsc05_A:.0f} Å": case.volume for case in cases}
@@ -262,36 +328,3 @@ def write_results(run: RunFolder, found: ShiftComparison, size: ShiftTableSize) 
         draw_volumes(run.file(f"volumes-{shift:g}-px.png"), {"truth": found.truth, **volumes}, title)
         true_views = {"truth": (found.directions, found.density)}
         draw_sphere(run.file(f"views-{shift:g}-px.png"), true_views | views, f"{title}: density of views")
-
-
-def as_json(found: ShiftComparison, size: ShiftTableSize) -> dict[str, object]:
-    """The rows, the size and the printed figures."""
-    printed = {f"{shift:g}": losses for shift, losses in REPORTED.items()}
-    rows = [asdict(case.row) for case in found.cases]
-    return {"table": "3.2", "size": asdict(size), "rows": rows, "thesis": printed}
-
-
-def as_text(found: ShiftComparison, size: ShiftTableSize) -> Table:
-    """The rows, the printed Kam losses beside them."""
-    shown = Table(title=f"Table 3.2: Kam loss after reconstruction, moments to bandwidth {size.bandwidth:.1f} of 44")
-    columns = (
-        "η px",
-        "method",
-        "printed",
-        "start",
-        "matched",
-        "and FourierNet",
-        "noise alone",
-        "η̂ px",
-        "FSC 0.5 Å",
-        "s",
-    )
-    for heading in columns:
-        shown.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in (case.row for case in found.cases):
-        printed = REPORTED[row.shift_px][row.method != "MoM-net"]
-        losses = (printed, row.start_kam_loss, row.kam_loss, row.refined_kam_loss, row.noise_loss)
-        cells = [f"{loss:.4f}" for loss in losses]
-        cells += [f"{row.shift_estimate_px:.2f}", f"{row.fsc05_A:.1f}", f"{row.seconds:.0f}"]
-        shown.add_row(f"{row.shift_px:g}", row.method, *cells)
-    return shown

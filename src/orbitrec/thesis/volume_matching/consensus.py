@@ -1,8 +1,8 @@
 """The mean of several solutions.
 
-Two moments leave much of a volume open (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms` counts), and what they leave
-open a solution has as its start happened to lead it. In the mean over starts that part fades, while what the moments
-tell stays: the mean of an ensemble is nearer to the truth than its members (Hansen and Salamon 1990).
+Two moments leave much of a volume open (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms` counts), and what they
+leave open a solution has as its start happened to lead it. In the mean over starts that part fades, while what the
+moments determine stays: the mean of an ensemble is nearer to the truth than its members (Hansen and Salamon 1990).
 """
 
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ class Corrected:
 
     @property
     def unknowns(self) -> int:
-        """Numbers that tell the change."""
+        """Numbers of the change."""
         return len(self.change.basis) + len(self.views)
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
@@ -65,7 +65,7 @@ def corrected(mean: VoxelEstimate, target: MomentTarget, radius: float, directio
 
     Args:
         mean: of solutions, or any estimate.
-        target: float32 moments; its ``count`` is how many images they are trusted like.
+        target: float32 moments; they are trusted as if they came from ``count`` clean images.
         radius: of the ball that holds the change, pixels.
         directions: of a spherical design, for the views.
     """

@@ -85,7 +85,7 @@ def recon_loss(target: Moments, balance: float = 1.0) -> Loss:
 def match_neural(
     problem: NeuralMatching, rates: Iterable[float], callback: Callable[[int, float], None] = lambda step, loss: None
 ) -> None:
-    """One step of Adam for each learning rate; ``callback`` hears the step and its loss."""
+    """One step of Adam for each learning rate; ``callback`` is called with the step's number and its loss."""
     optimiser = torch.optim.Adam(problem.parameters)
     for step, rate in enumerate(rates):
         for group in optimiser.param_groups:

@@ -1,10 +1,11 @@
-"""Moment matching with beads: many starts, marching in frequency and in beads, and iterated local search.
+"""Moment matching with pseudo-atoms: many starts, a growing band and growing numbers, and iterated local search.
 
-Starts are clouds of a few beads, matched at a bandwidth at which a molecule is a lump. At each stage the band grows and
-beads are split, and the half of the starts whose loss is lower stays. A descent ends in one of many minima, wherever it
-begins, the true views included; so what is left is then **changed and matched again**, over and over, and a change is
-kept if the loss is lower (iterated local search: Lourenço, Martin and Stützle 2003). Changes are those that undo what
-goes wrong: views that fit the wrong volume, parts of the other hand, beads where nothing is.
+Starts are clouds of a few pseudo-atoms, matched at a bandwidth at which a molecule is a lump. At each stage the band
+grows and pseudo-atoms are split, and the half of the starts whose loss is lower stays. A descent ends in one of many
+minima, wherever it begins, the true views included; so what is left is then **changed and matched again**, over and
+over, and a change is kept if the loss is lower (iterated local search: Lourenço, Martin and Stützle 2003). Changes are
+those that undo what goes wrong: views that fit the wrong volume, parts of the other handedness, pseudo-atoms where
+nothing is.
 """
 
 import math
@@ -39,7 +40,7 @@ def match_pseudo_atoms(
     Args:
         problem: what to match.
         generator: source of the starts and of the changes.
-        step: told of every start's stage, so that long runs can be watched and gone on with.
+        step: called with the name of every start's stage and what computes it; it may keep the result.
     """
     bandwidths = problem.bandwidths()
     stages = [PseudoAtomStage.of(problem, bandwidth) for bandwidth in bandwidths]
@@ -64,7 +65,7 @@ def match_pseudo_atoms(
     return sorted(found.values(), key=lambda solution: solution.loss)[: problem.settings.kept]
 
 
-def steps(problem: PseudoAtomMatching) -> int:
+def step_count(problem: PseudoAtomMatching) -> int:
     """How many steps :func:`match_pseudo_atoms` takes."""
     total, left = 0, problem.settings.starts
     for bandwidth in problem.bandwidths():
@@ -111,7 +112,7 @@ def start(stage: PseudoAtomStage, generator: torch.Generator) -> Float[Tensor, "
 
 
 def split(stage: PseudoAtomStage, variables: Float[Tensor, "x"], generator: torch.Generator) -> Float[Tensor, "y"]:
-    """The same molecule with as many beads as the stage has: the heaviest are split, half to either side."""
+    """The same molecule with as many pseudo-atoms as the stage has: the heaviest are split, half to either side."""
     parts = stage.problem.parts(variables)
     centers, missing = parts.centers, stage.problem.pseudo_atoms(stage.bandwidth) - len(parts.centers)
     if missing <= 0:
@@ -151,7 +152,7 @@ def new_views(parts: Variables, generator: torch.Generator) -> Variables:
 
 
 def shaken(parts: Variables, generator: torch.Generator) -> Variables:
-    """All beads moved at random, by up to a third of the molecule's size."""
+    """All pseudo-atoms moved at random, by up to a third of the molecule's size."""
     size = 0.35 * _size(parts) * torch.rand((), generator=generator)
     return replace(parts, centers=parts.centers + size * torch.randn(parts.centers.shape, generator=generator))
 
@@ -170,7 +171,7 @@ def partly_mirrored(parts: Variables, generator: torch.Generator) -> Variables:
 
 
 def partly_strewn(parts: Variables, generator: torch.Generator) -> Variables:
-    """A part of the beads put anywhere."""
+    """A part of the pseudo-atoms put anywhere."""
     share = 0.1 + 0.4 * torch.rand((), generator=generator)
     taken = torch.rand(len(parts.centers), generator=generator) < share
     anywhere = torch.randn(parts.centers.shape, generator=generator) * (_size(parts) / math.sqrt(3))

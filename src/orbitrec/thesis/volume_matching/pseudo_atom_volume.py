@@ -1,4 +1,4 @@
-"""Molecules made of beads: equal particles at free positions, with a form factor that they share."""
+"""Molecules made of pseudo-atoms: equal particles at free positions, with a form factor that they share."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from orbitrec.volumes.gaussians import GaussianMixture
 
 @dataclass(frozen=True, eq=False)
 class FormFactor:
-    """``f(k) = exp(−k²w²/2 + Σ_j a_j cos(πjk/k_max))``: the transform of one bead of weight 1.
+    """``f(k) = exp(−k²w²/2 + Σ_j a_j cos(πjk/k_max))``: the transform of one pseudo-atom of weight 1.
 
-    The cosines tell what sharpening, filtering and masking have done to a map. Their slope is zero at ``k_max``, and
-    beyond it they keep their values there.
+    The cosines stand for what sharpening, filtering and masking have done to a map. Their slope is zero at ``k_max``,
+    and beyond it they keep their values there.
 
     Attributes:
         width: w, pixels.
-        ripples: a_1, a_2, …
+        form_factor_terms: a_1, a_2, …
         k_max: radians per pixel.
     """
 
@@ -33,7 +33,7 @@ class FormFactor:
         return torch.exp(-(k * self.width.to(k)).square() / 2) * self.beyond_gaussian(k)
 
     def beyond_gaussian(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What is not the Gaussian's."""
+        """The factor beside the Gaussian."""
         orders = torch.arange(1, len(self.form_factor_terms) + 1, dtype=k.dtype)
         cosines = torch.cos(math.pi / self.k_max * k.clamp(max=self.k_max)[..., None] * orders)
         return torch.exp(cosines @ self.form_factor_terms.to(k))

@@ -1,12 +1,12 @@
-"""Moments of a molecule made of beads, and how well they match.
+"""Moments of a molecule made of pseudo-atoms, and how well they match.
 
 Two moments do not determine a volume. Where in-plane angles are uniform they hold, at bandwidth B = radius · k_max,
 about 0.025 B³ real numbers, Σ_m n_m² over the n_m radial functions of each circular mode; the volume has
-(2/9π) B³ ≈ 0.071 B³. So what a volume is like has to tell the rest, and here it is a molecule: so many nearly equal
-**beads** at free positions, which leave most of the box empty, and whose number grows with the band. What a map's
-filtering, sharpening and masking have done to it is told by the beads' form factor and a smooth background of low
-degree. Moments are trusted only as if they came from 10⁴ clean images, which is about how well a few dozen beads can
-tell a molecule; some hundred can do with more. How good beads are found is
+(2/9π) B³ ≈ 0.071 B³. So a prior has to decide, and here it is a molecule: so many nearly equal **pseudo-atoms**
+at free positions, which leave most of the box empty, and whose number grows with the band. What filtering, sharpening
+and masking have done to a map is described by the form factor that they share and by a smooth background of low degree.
+Moments are trusted only as if they came from 10⁴ clean images, which is about how well a few dozen pseudo-atoms can
+represent a molecule; some hundred can do with more. They are found by
 :mod:`orbitrec.thesis.volume_matching.pseudo_atom_search`.
 """
 
@@ -30,33 +30,33 @@ from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBes
 from orbitrec.volumes.summed import SummedVolume
 
 _LARGEST_DESIGN = 63
-_FEWEST = 8  # beads of a lump
+_FEWEST = 8  # pseudo-atoms of a lump
 
 
 @dataclass(frozen=True)
 class PseudoAtomSettings:
-    """How much to do, and what a molecule may be like.
+    """How much to do, and the prior of a molecule.
 
     Attributes:
-        beads: their number at the full bandwidth B; a part of the band has (bandwidth / B)^(4/3) of them, between a
-            rod's power 1 and a ball's 3, and at least eight.
+        pseudo_atoms: their number at the full bandwidth B; a part of the band has (bandwidth / B)^(4/3) of them,
+            between a rod's power 1 and a ball's 3, and at least eight.
         starts: random starts; after each stage half of them stay,
         finalists: but so many of them at least until the search is over,
         kept: and so many after it; so many are returned.
         tries: changes that are tried of each solution at each stage that is searched.
         searched: smallest and largest bandwidth of such stages. Below, every descent finds the lump; above, what has
             been found goes on by itself, and a descent takes minutes.
-        first_bandwidth: reach times frequency at the first stage.
+        first_bandwidth: ``max_radius`` times frequency at the first stage.
         growth: of the bandwidth, from a stage to the next.
         iterations: of L-BFGS for each match;
         last_rounds: and so many times as many at the end.
-        trust: number of clean images that moments are trusted like while there is a search,
-        late_trust: and above its bandwidths, where there are many beads.
+        trust: moments are trusted as if they came from so many clean images while there is a search,
+        late_trust: and above its bandwidths, where there are many pseudo-atoms.
         density_degree: largest degree of the log density of views.
         density_scale: standard deviation of each of its harmonics in the prior.
-        weight_scale: that of the logarithms of the beads' weights.
-        ripples: cosines of the form factor;
-        ripple_scale: standard deviation of the first in the prior, of the j-th 1/√j of that.
+        weight_scale: that of the logarithms of the pseudo-atoms' weights.
+        form_factor_terms: cosines of the form factor;
+        form_factor_scale: standard deviation of the first in the prior, of the j-th 1/√j of that.
         background_degree: largest degree of the background.
     """
 
@@ -93,11 +93,11 @@ class Variables:
     """The parts of that vector, in its order: views of it, not copies.
 
     Attributes:
-        centers: of the beads, thirds of the reach.
-        weights: logarithms of the beads' weights.
+        centers: of the pseudo-atoms, thirds of ``max_radius``.
+        weights: logarithms of their weights.
         amplitude: logarithm of the mean weight.
-        width: logarithm of the beads' width.
-        ripples: of their form factor.
+        width: logarithm of their width.
+        form_factor_terms: of their form factor.
         views: harmonics of the log density.
         background: coefficients.
     """
@@ -122,7 +122,7 @@ class PseudoAtomMatching:
 
     Args:
         target: moments (float32) and how well they are known.
-        reach: of the ball that holds the molecule, pixels.
+        max_radius: of the ball that holds the molecule, pixels.
         radius: of the ball that holds the background, pixels.
         settings: see there.
     """
@@ -159,7 +159,7 @@ class PseudoAtomMatching:
         return max(min(_FEWEST, most), round(most * share ** (4 / 3)))
 
     def parts(self, variables: Float[Tensor, "x"]) -> Variables:
-        """The parts of a vector, whose length tells the number of beads."""
+        """The parts of a vector, whose length gives the number of pseudo-atoms."""
         settings = self.settings
         rest = [1, 1, settings.form_factor_terms, (settings.density_degree + 1) ** 2 - 1, len(self.background)]
         count = (len(variables) - sum(rest)) // 4
@@ -167,7 +167,7 @@ class PseudoAtomMatching:
         return Variables(centers.reshape(-1, 3), *others)
 
     def molecule(self, parts: Variables) -> PseudoAtomVolume:
-        """The beads."""
+        """The pseudo-atoms."""
         settings, orders = self.settings, torch.arange(1, self.settings.form_factor_terms + 1)
         k_max, unit = self.target.grid.k_max, settings.first_bandwidth / self.max_radius  # the first stage's frequency
         form_factor_terms = parts.form_factor_terms * settings.form_factor_scale / orders.sqrt()
@@ -247,7 +247,7 @@ class PseudoAtomStage:
         )
 
     def moments(self, variables: Float[Tensor, "x"]) -> Moments:
-        """Of the beads, their background and views."""
+        """Of the pseudo-atoms, their background and views."""
         parts, grid = self.problem.parts(variables), self.target.grid
         molecule = self.problem.molecule(parts)
         templates = self.projector.templates(molecule.centers, molecule.weights)
