@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help test demo docs clean
+.PHONY: help test demo docs dist lowest clean
 
 help:
 	@echo 'make test    lint, types, layers and tests'
 	@echo 'make demo    simulate particles of a phantom, recover it, evaluate the map (pictures in demo/)'
 	@echo 'make docs    the documentation site, in site/'
-	@echo 'make clean   remove .venv, demo and site'
+	@echo 'make dist    the wheel and the source archive, in dist/'
+	@echo 'make lowest  a job and some tests with every dependency at its declared lower bound (PIN=torch==2.13.0: but this)'
+	@echo 'make clean   remove .venv, demo, site and dist'
 
 # The suite's tensors are small: a second thread costs more than it gains (11 s against a minute on two busy cores).
 test: export OMP_NUM_THREADS := 1
@@ -33,8 +35,17 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet
 	@echo 'open site/index.html'
 
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/hatchling build -d dist
+	@ls -l dist
+
+lowest: export OMP_NUM_THREADS := 1
+lowest:
+	$(PYTHON) tools/fresh_install.py --lowest $(addprefix --pin ,$(PIN))
+
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo site dist
 
 # torch first and by itself: the pin then takes the build that pip is set up for (CPU or GPU).
 $(READY): pyproject.toml constraints.txt

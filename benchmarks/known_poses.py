@@ -5,8 +5,10 @@ python benchmarks/known_poses.py truth.star truth.mrc
 
 import argparse
 
+import torch
+
 from orbitrec.cryoem.pipeline import Options
-from orbitrec.cryoem.reconstruct import reconstruct
+from orbitrec.cryoem.reconstruct import alternate_halves, combined, half_map
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
@@ -23,7 +25,9 @@ def main() -> None:
     if poses is None:
         parser.error(f"{arguments.star} has no poses")
     noise = estimate_noise(stack.images(range(first, first + 500)) for first in range(0, min(len(stack), 2000), 500))
-    found = reconstruct(stack, noise, *poses, Options().radius_px(stack))
+    halves = alternate_halves(len(stack))
+    first, second = (half_map(stack, noise, (halves == half).nonzero().flatten(), *poses) for half in (1, 2))
+    found = combined((first, second), stack.n, Options().radius_px(stack), torch.Generator().manual_seed(0))
     truth = read_map(arguments.truth, stack.pixel_size_A)[0].double()
     fsc = fourier_shell_correlation(((found.half_maps[0] + found.half_maps[1]) / 2).double(), truth)
     print(f"{len(stack)} particles at their true poses: FSC 0.5 at {fsc.cutoff_A(0.5, stack.pixel_size_A):.2f} Å")

@@ -27,14 +27,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from orbitrec.geometry.fourier import centred_fft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequency_vectors, pixels, radial_frequencies, vectors
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Observations, posterior, scores
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
-from orbitrec.models.cryoem import cartesian_templates, polar_circle, polar_templates
+from orbitrec.models.cryoem import polar_circle, polar_templates
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.phantoms import protein_phantom
@@ -96,10 +97,11 @@ class Cartesian:
         self.directions = problem.directions[::stride]
         in_plane_angles = Circle(torch.zeros(1, dtype=torch.long), problem.angles).in_plane_angles
         rotations = (direction_frames(self.directions)[:, None] @ in_plane(-in_plane_angles)).flatten(0, 1)
-        self.templates = cartesian_templates(problem.volume, n, rotations.float())[:, 0]
+        points = torch.einsum("qij,pj->qpi", rotations.float()[..., :2], frequency_vectors(n).reshape(-1, 2).float())
+        self.templates = problem.volume.fourier(points) / n
         self.images = centred_fft(problem.images).flatten(1)
-        index = torch.arange(n) - n // 2
-        ky, kx = torch.meshgrid(index, index, indexing="ij")
+        index = pixels(n)
+        kx, ky = vectors(index).unbind(-1)
         # One of each pair ±k; the Nyquist lines of an even box, where nothing is left of the phantom, have no partner.
         inside = (index.abs() < n / 2)[:, None] & (index.abs() < n / 2)
         self.half = (inside & ((ky > 0) | ((ky == 0) & (kx >= 0)))).flatten()

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orbitrec.cli.refine import SolverName
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.io.mrc import read_map, write_map
 
 ORBITREC = [sys.executable, "-m", "orbitrec"]

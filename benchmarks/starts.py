@@ -19,7 +19,7 @@ from orbitrec.cryoem.centring import centre_marching
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.multiresolution import Schedule, climb, held_out_likelihood, random_batches
 from orbitrec.cryoem.pipeline import Options
-from orbitrec.cryoem.preprocess import ParticleModes, prepare
+from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.starts import moment_starts, momnet_start
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
@@ -36,7 +36,7 @@ class Race:
         self.generator = torch.Generator().manual_seed(seed)
         self.schedule = Schedule()
         self.radius = Options().radius_px(self.stack)
-        self.data: ParticleModes = prepare(self.stack, self.schedule.select_bandwidth / self.radius, self.radius + 3)
+        self.data: ParticleModes = preprocess(self.stack, self.schedule.select_bandwidth / self.radius, self.radius + 3)
         k_centre = [bandwidth / self.radius for bandwidth in (6.0, 9.0, 12.0)]
         self.centres = centre_marching(self.data, k_centre, prior_px=0.05 * self.stack.n).centres
         order = torch.randperm(len(self.data), generator=self.generator)

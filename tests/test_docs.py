@@ -13,6 +13,15 @@ from orbitrec.cli.main import app  # noqa: F401 - the pages of the commands are 
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed")
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import api_reference  # noqa: E402
+
+MOST_WORDS = 12_000
+
+
+def words(paths):
+    return sum(len(path.read_text(encoding="utf-8").split()) for path in paths)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +76,35 @@ def test_every_command_has_its_page(site):
     assert "--resume" in (site / "commands" / "abinitio.html").read_text(encoding="utf-8")
 
 
-def test_every_experiment_is_shown(site):
-    shown = (site / "experiments.html").read_text(encoding="utf-8")
-    made = {page.stem.removeprefix("reproduce-") for page in (site / "commands").glob("reproduce-*.html")}
+def test_every_reproduction_is_listed(site):
+    made = {page.stem for page in (site / "commands").glob("reproduce-*.html")}
     assert len(made) > 5
-    assert {name for name in made if f"orbitrec reproduce {name}" not in shown} == set()
+    overview = (site / "commands.html").read_text(encoding="utf-8")
+    assert [name for name in made if f"commands/{name}.html" not in overview] == []
+
+
+def test_every_name_and_every_room_is_in_the_reference(site):
+    overview = (site / "api" / "index.html").read_text(encoding="utf-8")
+    assert [name for name in api_reference.offered() if f'id="{name}"' not in overview] == []
+    folders = {path.name for path in (ROOT / "src" / "orbitrec").iterdir() if (path / "__init__.py").exists()}
+    for room in folders - api_reference.LEFT_OUT:
+        page = (site / "api" / f"{room}.html").read_text(encoding="utf-8")
+        assert f"orbitrec.{room}" in page
+        assert not re.search(r":(class|func|meth|mod|data):", page), f"a role is left on the page of {room}"
+
+
+def test_the_reference_describes_what_it_documents(site):
+    """A class with arguments, errors and methods: each is on its page, in its form."""
+    page = (site / "api" / "geometry.html").read_text(encoding="utf-8")
+    shown = page[page.index('id="orbitrec.geometry.polar.PolarGrid"') :]
+    assert "class PolarGrid(" in shown
+    assert "<strong>Raises</strong>" in shown
+    assert ">radial_nodes</code>: number of Gauss–Legendre nodes" in shown
+    assert "classmethod for_radius(" in shown
+
+
+def test_documents_are_short():
+    """Words for people to read; pages made from the code are not counted."""
+    people = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    assert words(people) <= MOST_WORDS
+    assert words([ROOT / "docs" / "architecture.md"]) <= 2000

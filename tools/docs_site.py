@@ -1,10 +1,12 @@
-"""Pages of the documentation site that are made, not written: one for each command, and CONTRIBUTING.md.
+"""Pages of the documentation site that are made, not written: commands, API reference, outputs of tutorials, sizes.
 
-mkdocs calls these functions by their names (``hooks`` in ``mkdocs.yml``).
+mkdocs calls the functions that begin with ``on_`` by their names (``hooks`` in ``mkdocs.yml``). CONTRIBUTING.md becomes
+a page too, and every page of ``docs/thesis`` gets into the menu.
 """
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,49 +19,59 @@ from typer.testing import CliRunner
 from orbitrec.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
-OVERVIEW = "commands.md"
+sys.path.insert(0, str(ROOT / "tools"))  # mkdocs runs this file by its path
+
+import api_reference  # noqa: E402
+import rooms  # noqa: E402
+import run_tutorials  # noqa: E402
+
+COMMANDS = "commands.md"
 CONTRIBUTING = "contributing.md"
-EXPERIMENTS = "experiments.md"
+SIZES = "<!-- rooms -->"
+"""Stands in a page where the table of rooms is to be."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the made pages into the menu, and under “Method” every page that stands nowhere in it."""
-    assert config.nav is not None
-    placed = set(re.findall(r"[\w-]+\.md", str(config.nav)))
-    method = next(entry for entry in config.nav if "Method" in entry)["Method"]
-    method += sorted(page.name for page in Path(config.docs_dir).glob("*.md") if page.name not in placed)
-    pages = [{" ".join(words): _page(words)} for words, _ in _commands()]
-    developers = next(i for i, entry in enumerate(config.nav) if "For developers" in entry)
-    config.nav.insert(developers, {"Commands": [{"Overview": OVERVIEW}, *pages]})
-    config.nav[-1]["For developers"].append({"Contributing": CONTRIBUTING})
-    return config
-
-
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Every experiment there is, below those that are shown with a picture."""
-    if page.file.src_uri != EXPERIMENTS:
-        return markdown
-    rows = [
-        f"| [`orbitrec {' '.join(words)}`]({_page(words)}) | {_first_sentence(command)} |"
-        for words, command in _commands()
-        if words[0] == "reproduce"
+    """Put the made pages into the menu, and every page of ``docs/thesis``."""
+    commands = [{" ".join(words): _page(words)} for words, _ in _commands()]
+    rooms = [{f"orbitrec.{room}": api_reference.room_page(room)} for room in api_reference.rooms()]
+    thesis = sorted(Path(config.docs_dir).glob("thesis/*.md"), key=lambda page: (page.name != "index.md", page.name))
+    sections = {title: pages for entry in config.nav or [] if isinstance(entry, dict) for title, pages in entry.items()}
+    sections["Reference"] += [
+        {"Commands": [{"Overview": COMMANDS}, *commands]},
+        {"Python": [{"Overview": api_reference.OVERVIEW}, *rooms]},
     ]
-    return markdown + "\n## All of them\n\n| command | shows |\n|---|---|\n" + "\n".join(rows) + "\n"
+    sections["For developers"].append({"Contributing": CONTRIBUTING})
+    placed = str(config.nav)
+    sections["The thesis, reproduced"] += [
+        f"thesis/{page.name}" for page in thesis if f"thesis/{page.name}" not in placed
+    ]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Make the pages."""
-    rows = [
-        f"| [`orbitrec {' '.join(words)}`]({_page(words)}) | {_first_sentence(command)} |"
-        for words, command in _commands()
-    ]
-    overview = "# Commands\n\n| command | does |\n|---|---|\n" + "\n".join(rows) + "\n"
-    files.append(File.generated(config, OVERVIEW, content=overview))
     for words, _ in _commands():
         files.append(File.generated(config, _page(words), content=_help_page(words)))
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    files.append(File.generated(config, CONTRIBUTING, content=re.sub(r"\]\(docs/", "](", text)))
+    files.append(File.generated(config, COMMANDS, content=_overview()))
+    for address, text in api_reference.pages():
+        files.append(File.generated(config, address, content=text))
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, CONTRIBUTING, content=contributing.replace("](docs/", "](")))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A tutorial with what its code printed below each block; the sizes of the rooms where they are asked for."""
+    address = Path(page.file.src_uri)
+    if address.parent.name == "tutorials":
+        return run_tutorials.with_outputs(markdown, address.stem)
+    return markdown.replace(SIZES, rooms.table())
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Short code stays on one line: a browser would break an option after its first hyphen."""
+    return re.sub(r"(?<!<pre>)<code>(?=[^<\n]{1,28}</code>)", '<code class="short">', html)
 
 
 def _commands() -> Iterator[tuple[list[str], object]]:
@@ -80,6 +92,14 @@ def _page(words: list[str]) -> str:
     return f"commands/{'-'.join(words)}.md"
 
 
+def _overview() -> str:
+    rows = [
+        f"| [`orbitrec {' '.join(words)}`]({_page(words)}) | {_first_sentence(command)} |"
+        for words, command in _commands()
+    ]
+    return "# Commands\n\n| command | does |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
 def _first_sentence(command: object) -> str:
     text = " ".join(inspect.cleandoc(getattr(command, "help", None) or "").split("\n\n")[0].split())
     return text.replace("|", "\\|")
@@ -87,6 +107,6 @@ def _first_sentence(command: object) -> str:
 
 def _help_page(words: list[str]) -> str:
     shown = CliRunner(env={"COLUMNS": "124", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [*words, "--help"])
-    usage = shown.output.replace("Usage: root ", "Usage: orbitrec ").rstrip()
+    usage = re.sub(r"Usage: root ", "Usage: orbitrec ", shown.output).rstrip()
     lines = "\n".join(line.rstrip() for line in usage.strip("\n").splitlines())
     return f"# orbitrec {' '.join(words)}\n\n```text\n{lines}\n```\n"

@@ -58,8 +58,7 @@ class UnderTrueViews:
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        density = self.views.density(directions)
-        return density / density.sum()
+        return self.views.probabilities(directions)
 
 
 def clouds(truth: TrueVolume, count: int, generator: torch.Generator) -> list[Float[Tensor, "n n n"]]:

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.thesis.two_moments import Matching, TrueVolume
@@ -24,7 +25,6 @@ from orbitrec.thesis.volume_matching.information import (
     projected,
 )
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
-from orbitrec.thesis.volume_matching.views import view_harmonics
 
 _DEGREE, _SCALE = 8, 0.3  # of the views' log density, and each harmonic's standard deviation in the prior
 
@@ -45,7 +45,7 @@ def main() -> None:
     prior = empirical_prior_covariance(basis, coefficients, box)
     projector = PolarProjector(basis, matching.grid, directions, torch.float64)
     functions = ShellFunctions(basis.lm, projector.radial)
-    harmonics = view_harmonics(directions, _DEGREE) * _SCALE
+    harmonics = nonconstant_harmonics(directions, _DEGREE) * _SCALE
     table, shown = Table(title=f"{truth.name}: {len(basis)} coefficients, moments to {arguments.band:g} Å"), []
     for particles in arguments.particles or [5e6, 5e8]:
         for views, known in ((harmonics, "free"), (harmonics[:, :0], "known")):

@@ -24,8 +24,10 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from orbitrec.densities.harmonic import probabilities_on_nodes
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, antipodal_moments, uniform_moments
@@ -37,7 +39,6 @@ from orbitrec.thesis.table_2_2 import single
 from orbitrec.thesis.two_moments import Matching, TrueVolume
 from orbitrec.thesis.volume_matching.information import MomentInformation, empirical_prior_covariance, projected
 from orbitrec.thesis.volume_matching.shells import GaussianShells
-from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 _FINEST_A = 7.0  # of the prior's volumes
@@ -80,13 +81,13 @@ class Problem:
     @cached_property
     def harmonics(self) -> Float[Tensor, "d b"]:
         """What the views' log density is a sum of; nothing if it is known."""
-        return _VIEW_SCALE * view_harmonics(self.projector.directions, 0 if self.views_known else _VIEW_DEGREE)
+        return _VIEW_SCALE * nonconstant_harmonics(self.projector.directions, 0 if self.views_known else _VIEW_DEGREE)
 
     def density(self, x: Point) -> Float[Tensor, "d"]:
         """Of views."""
         directions = self.projector.directions
         known = self.matching.views.log_density(directions) if self.views_known else torch.zeros(len(directions))
-        return (known.to(x) + self.harmonics.to(x) @ x[len(self.shells.functions) :]).softmax(0)
+        return probabilities_on_nodes(x[len(self.shells.functions) :], self.harmonics, known.to(x))
 
     def moments(self, x: Point) -> Moments:
         """In x's precision."""
@@ -117,7 +118,7 @@ class Problem:
             at = begin + whitening @ change
             return self.misfit(at, trust) + at.square().sum() / 2
 
-        change, _ = minimise(loss, torch.zeros(len(x)), _ITERATIONS)
+        change = minimise(loss, torch.zeros(len(x)), _ITERATIONS).x
         return (begin + whitening @ change).double()
 
     @cached_property

@@ -18,8 +18,8 @@ import torch
 from orbitrec.mra.likelihood import MRALikelihood
 from orbitrec.mra.model import draw_observations
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination
 from orbitrec.optim.growing import run_growing
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Squarem
 from orbitrec.thesis.optimiser_table import Method, scipy_lbfgs, stepping
 from orbitrec.thesis.windowed_mra import MODEL, SIGMA, pulse, random_start, shift_density

@@ -13,7 +13,8 @@ import torch
 
 from orbitrec.cli import main
 from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.rotations import geodesic_distance
 from orbitrec.io.mrc import read_map, write_map
 from orbitrec.io.particles import ParticleStack

@@ -14,7 +14,7 @@ from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import Reconstruction
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC
-from orbitrec.geometry.fourier import radial_frequencies
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import random_rotations, rotation_vector_to_matrix

@@ -15,7 +15,7 @@ from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.multiresolution import Schedule
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.pose_refinement import refine_poses
-from orbitrec.cryoem.preprocess import ParticleModes, prepare
+from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.reconstruct import half_map
 from orbitrec.cryoem.refine import Refinement, refine
 from orbitrec.cryoem.result import InitialModel
@@ -49,7 +49,7 @@ def stack(folder: Path) -> ParticleStack:
 
 @pytest.fixture(scope="module")
 def data(stack: ParticleStack) -> ParticleModes:
-    return prepare(stack, 10.0 / RADIUS, RADIUS + 3)
+    return preprocess(stack, 10.0 / RADIUS, RADIUS + 3)
 
 
 def close(found: Tensor, expected: Tensor, share: float = 1e-4) -> bool:
@@ -81,7 +81,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses(pretended):
 
 
 def test_images_become_the_same_modes_centres_and_moments(elsewhere, stack, data):
-    found = prepare(stack, 10.0 / RADIUS, RADIUS + 3, device=elsewhere)
+    found = preprocess(stack, 10.0 / RADIUS, RADIUS + 3, device=elsewhere)
     assert close(found.modes, data.modes)
     assert torch.equal(found.filters, data.filters)
     here, there = (centre(each, 0.6, prior_px=2.0) for each in (data, found))
@@ -176,7 +176,7 @@ def test_refinement_with_a_symmetry_elsewhere_is_that_on_the_cpu(pretended, cach
 def test_momnet_starts_elsewhere_as_on_the_cpu(pretended, stack):
     here, there = (
         momnet_start(
-            stack, ResolutionLevel.at(prepare(stack, 8.0 / RADIUS, RADIUS + 3).grid, RADIUS, 8.0, device=device)
+            stack, ResolutionLevel.at(preprocess(stack, 8.0 / RADIUS, RADIUS + 3).grid, RADIUS, 8.0, device=device)
         )
         for device in ("cpu", pretended)
     )

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import reconstruct
 from orbitrec.cryoem.accumulate import accumulate_moments
-from orbitrec.cryoem.preprocess import estimated_noise, prepare
-from orbitrec.cryoem.reconstruct import reconstruct
+from orbitrec.cryoem.preprocess import estimated_noise, preprocess
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
@@ -63,7 +63,7 @@ def test_every_group_is_whitened_by_its_own_spectrum(tmp_path: Path) -> None:
     assert isinstance(noise, GroupedNoise)
     assert torch.equal(noise.group, second.long())
     assert [round(s.pixel_variance, 1) for s in noise.spectra] == [1.0, pytest.approx(9.0, rel=0.05)]
-    data = prepare(stack, 1.3, 10.0)
+    data = preprocess(stack, 1.3, 10.0)
     assert data.filters.shape == (12, data.grid.node_count)
     # For noise alone |Y|² averages to h² G: so it does in each group.
     gram = torch.diagonal(data.grid.noise_gram(), dim1=1, dim2=2).real
@@ -96,7 +96,7 @@ def test_premultiplied_images_give_the_same_modes_and_noise(both_ways) -> None:
     plain, multiplied, _ = both_ways
     assert not bool(plain.premultiplied.any())
     assert bool(multiplied.premultiplied.all())
-    a, b = (prepare(stack, 1.3, 10.0) for stack in (plain, multiplied))
+    a, b = (preprocess(stack, 1.3, 10.0) for stack in (plain, multiplied))
     nodes = a.grid.nodes
     ratio = b.noise.at(nodes) / a.noise.at(nodes)
     assert float((ratio[nodes > 0.4] - 1).abs().max()) < 0.15

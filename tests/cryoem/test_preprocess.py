@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.cryoem.preprocess import ParticleModes, prepare
+from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.errors import InputError
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames
@@ -76,7 +76,7 @@ def test_modes_are_filtered_slices_at_the_true_pose(tmp_path, n, astigmatism_A):
     count, variance = 40, 4.0
     simulation = simulated(n, count, astigmatism_A)
     images = with_cancelling_noise(simulation, NoiseSpectrum.white(n, variance))
-    data = prepare(on_disk(tmp_path, images, doubled(simulation.ctf)), K_MAX, RADIUS)
+    data = preprocess(on_disk(tmp_path, images, doubled(simulation.ctf)), K_MAX, RADIUS)
     grid = data.grid
     assert (grid.box, grid.k_max, len(data)) == (n, K_MAX, 2 * count)
     # The white noise's level, from the corners of 80 images; its lowest shells are the worst known.
@@ -98,7 +98,7 @@ def test_modes_are_filter_power_times_templates(tmp_path, n):
     """Without astigmatism ``Y = h² T`` moved by the shift: what the likelihood takes them for."""
     simulation = simulated(n, 24, 0.0)
     images = with_cancelling_noise(simulation, NoiseSpectrum.white(n, 4.0))
-    data = prepare(on_disk(tmp_path, images, doubled(simulation.ctf)), K_MAX, RADIUS)
+    data = preprocess(on_disk(tmp_path, images, doubled(simulation.ctf)), K_MAX, RADIUS)
     assert data.filters.shape == (3, data.grid.node_count)
     directions = simulation.rotations[:, :, 2]
     templates = polar_templates(simulation.volume, data.grid, directions)
@@ -121,7 +121,7 @@ def test_the_score_of_noise_has_the_variance_the_likelihood_takes(tmp_path, n, w
     """
     count, noise = 1500, NoiseSpectrum.coloured(n).scaled(3.0)
     images = noise.sample(count, torch.Generator().manual_seed(5))
-    data = prepare(on_disk(tmp_path, images, defocus(count, 300.0) if with_ctf else None), K_MAX, RADIUS)
+    data = preprocess(on_disk(tmp_path, images, defocus(count, 300.0) if with_ctf else None), K_MAX, RADIUS)
     nodes = data.grid.nodes
     ratio = noise.at(nodes) / data.noise.at(nodes)
     assert float((ratio[nodes > 0.6] - 1).abs().max()) < 0.1
@@ -138,7 +138,7 @@ def test_the_score_of_noise_has_the_variance_the_likelihood_takes(tmp_path, n, w
 def test_coloured_noise_is_whitened(tmp_path, n):
     """For noise alone the variance of Y is h² G, G the Gram matrix of unit white noise on the grid."""
     count, noise = 1500, NoiseSpectrum.coloured(n).scaled(3.0)
-    data = prepare(on_disk(tmp_path, noise.sample(count, torch.Generator().manual_seed(5))), K_MAX, RADIUS)
+    data = preprocess(on_disk(tmp_path, noise.sample(count, torch.Generator().manual_seed(5))), K_MAX, RADIUS)
     nodes = data.grid.nodes
     gram = torch.diagonal(data.grid.noise_gram(), dim1=1, dim2=2).real
     ratio = noise.at(nodes) / data.noise.at(nodes)
@@ -157,7 +157,7 @@ def test_chunks_change_only_the_rounding(tmp_path):
     images = with_cancelling_noise(simulation, NoiseSpectrum.white(32, 4.0))
     stack = on_disk(tmp_path, images, doubled(simulation.ctf))
     done: list[int] = []
-    whole, parts = prepare(stack, K_MAX, RADIUS), prepare(stack, K_MAX, RADIUS, chunk=7, progress=done.append)
+    whole, parts = preprocess(stack, K_MAX, RADIUS), preprocess(stack, K_MAX, RADIUS, chunk=7, progress=done.append)
     assert sum(done) == len(stack) == len(parts)
     assert torch.allclose(whole.modes, parts.modes, atol=1e-4 * float(whole.modes.abs().max()))
     assert torch.equal(whole.filter_index, parts.filter_index)
@@ -168,10 +168,10 @@ def test_observations_are_moved_back_by_centres_and_shifts(tmp_path, n):
     simulation = simulated(n, 12, None)
     still = ParticleSimulation(simulation.volume, n, PIXEL_A, simulation.rotations, torch.zeros(12, 2).double())
     noise = NoiseSpectrum.white(n, 4.0)
-    moved = noiseless(data := prepare(on_disk(tmp_path, with_cancelling_noise(simulation, noise)), K_MAX, RADIUS))
+    moved = noiseless(data := preprocess(on_disk(tmp_path, with_cancelling_noise(simulation, noise)), K_MAX, RADIUS))
     data = ParticleModes(data.grid, moved, data.filters, data.filter_index[:12], data.noise, data.pixel_size_A)
     unmoved = data.grid.from_images(still.clean(torch.arange(12))) / data.noise.at(data.grid.nodes).float()
-    part = data.grid.below(1.0, 8.0)
+    part = data.grid.truncated(1.0, 8.0)
     wanted = unmoved[:, : part.max_mode + 1, : part.node_count]
     rows = torch.tensor([7, 2, 9])
     shifts = torch.tensor([[0.0, 0.0], [1.0, -0.5]], dtype=torch.float64)
@@ -190,11 +190,11 @@ def test_bad_images_are_refused(tmp_path):
     images = torch.randn(30, 32, 32, generator=torch.Generator().manual_seed(1))
     images[21, 3, 4] = math.nan
     with pytest.raises(InputError, match=r"row 22 .*NaN or infinite"):
-        prepare(on_disk(tmp_path, images), K_MAX, RADIUS, chunk=8)
+        preprocess(on_disk(tmp_path, images), K_MAX, RADIUS, chunk=8)
 
 
 def test_a_constant_image_is_refused(tmp_path):
     images = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(1))
     images[4] = 2.0
     with pytest.raises(InputError, match=r"row 5 .*constant"):
-        prepare(on_disk(tmp_path, images), K_MAX, RADIUS)
+        preprocess(on_disk(tmp_path, images), K_MAX, RADIUS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orbitrec.cryoem.centring import shift_grid
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.preprocess import ParticleModes, prepare
+from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.starts import fitted_coefficients
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
@@ -36,7 +36,7 @@ class Enlarged:
 def _prepared(path: Path, radius_A: float) -> tuple[ParticleModes, ResolutionLevel]:
     stack = ParticleStack.open(path)
     radius = radius_A / stack.pixel_size_A
-    data = prepare(stack, BANDWIDTH / radius, radius + 10)
+    data = preprocess(stack, BANDWIDTH / radius, radius + 10)
     return data, ResolutionLevel.at(data.grid, radius, BANDWIDTH)
 
 

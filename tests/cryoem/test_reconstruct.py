@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import reconstruct
 from orbitrec.cryoem import reconstruct as reconstruction
-from orbitrec.cryoem.reconstruct import _NormalEquations, half_map, mirror_image, reconstruct
+from orbitrec.cryoem.reconstruct import _NormalEquations, half_map, mirror_image
 from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
-from orbitrec.geometry.fourier import centred_fft, frequencies, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequencies, radial_frequencies
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.rotations import mirrored_views, random_rotations
 from orbitrec.io.mrc import read_map

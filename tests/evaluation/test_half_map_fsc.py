@@ -11,7 +11,8 @@ from torch import Tensor
 
 from orbitrec.evaluation.fsc import half_map_fsc, soft_sphere
 from orbitrec.evaluation.masks import soft_mask
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.io.mrc import write_map
 from orbitrec.io.star import read_star
 from orbitrec.volumes.phantoms import protein_phantom

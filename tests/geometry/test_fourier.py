@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import (
-    centred_fft,
-    centred_ifft,
-    fourier_crop,
-    fourier_pad,
-    frequencies,
-    frequency_vectors,
-    radial_frequencies,
-)
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, fourier_pad
+from orbitrec.geometry.grids import frequencies
 
 SIZES = [1, 2, 7, 8, 15, 16]
 PRECISIONS = [(torch.float32, 2e-6), (torch.float64, 2e-14)]
@@ -27,26 +20,6 @@ def random_complex(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 
 
 def positions(n: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.arange(n, dtype=dtype) - n // 2
-
-
-@pytest.mark.parametrize("n", SIZES)
-def test_frequencies_are_the_dfts_own_points(n: int) -> None:
-    k = frequencies(n)
-    assert k[n // 2] == 0
-    torch.testing.assert_close(k, 2 * math.pi * torch.fft.fftshift(torch.fft.fftfreq(n, dtype=torch.float64)))
-    assert frequencies(n, torch.float32).dtype == torch.float32
-
-
-@pytest.mark.parametrize("n", [5, 6])
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_radial_frequencies(n: int, ndim: int) -> None:
-    radius = radial_frequencies(n, ndim)
-    assert radius.shape == (n,) * ndim
-    assert radius[(n // 2,) * ndim] == 0
-    corner = math.sqrt(ndim) * 2 * math.pi * (n // 2) / n
-    assert radius[(0,) * ndim].item() == pytest.approx(corner)
-    last_axis = radius[(n // 2,) * (ndim - 1)]
-    torch.testing.assert_close(last_axis, frequencies(n).abs())
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -136,17 +109,3 @@ def test_crop_to_an_impossible_size(size: int) -> None:
 def test_pad_to_a_smaller_size() -> None:
     with pytest.raises(InputError, match="at least 8"):
         fourier_pad(torch.zeros(8, 8), 7)
-
-
-@pytest.mark.parametrize("n", [7, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_wave_of_a_frequency_vector_is_one_point_of_the_transform(n: int, dtype: torch.dtype):
-    # e^{ik·x} with x in xyz order on a (z, y, x) grid: axes in another order would put it elsewhere.
-    vectors = frequency_vectors(n, dtype)
-    assert vectors.dtype == dtype
-    k = vectors[1, 2, 5]
-    x = positions(n, dtype)
-    phase = k[2] * x[:, None, None] + k[1] * x[:, None] + k[0] * x
-    spectrum = centred_fft(torch.polar(torch.ones_like(phase), phase), 3)
-    assert spectrum.abs().flatten().argmax() == (1 * n + 2) * n + 5
-    assert torch.allclose(vectors.norm(dim=-1), radial_frequencies(n, 3, dtype))

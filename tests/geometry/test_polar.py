@@ -123,7 +123,7 @@ def test_noise_along_an_object_has_variance_one_in_every_real_direction(n):
 def test_a_smaller_grid_is_a_prefix_of_the_coordinates():
     grid = PolarGrid.for_radius(32, 2.0, 14.0)
     image = blobs(32, CENTERS)[None]
-    small = grid.below(1.0, 10.0)
+    small = grid.truncated(1.0, 10.0)
     assert float(small.nodes.max()) <= 1.0 < float(grid.nodes[small.node_count])
     prefix = grid.from_images(image)[:, : small.max_mode + 1, : small.node_count]
     assert torch.allclose(small.from_images(image), prefix, atol=1e-13)

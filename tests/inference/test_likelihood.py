@@ -4,14 +4,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
+from oracles import cartesian_templates
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import frequencies, radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
 from orbitrec.inference.likelihood import Observations, expectation, posterior, scores
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
-from orbitrec.models.cryoem import PolarProjector, cartesian_templates, polar_circle, polar_templates
+from orbitrec.models.cryoem import PolarProjector, polar_circle, polar_templates
 from orbitrec.models.simulate import ParticleSimulation
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis

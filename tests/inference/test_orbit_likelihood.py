@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import cartesian_templates
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane
-from orbitrec.inference import orbit_likelihood as cryoem_likelihood
-from orbitrec.inference.curvature import SmoothCryoEMLikelihood
+from orbitrec.inference.curvature import CurvedOrbitLikelihood
+from orbitrec.inference.group_density import EstimatedDirections, KnownDensity
 from orbitrec.inference.likelihood import Observations
-from orbitrec.inference.orbit_likelihood import CryoEMLikelihood
-from orbitrec.models.cryoem import PolarProjector, cartesian_templates, polar_circle
+from orbitrec.inference.orbit_likelihood import GaussianPrior, MStep, ObservationSet, OrbitLikelihood
+from orbitrec.models.cryoem import PolarProjector, polar_circle
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.optim.problem import ExpectationMaximisation, TwiceDifferentiable, em_map
 from orbitrec.thesis.cartesian import NO_CIRCLE, CartesianProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 N, COUNT, ANGLES = 15, 30, 8
-BASIS = SphericalBesselBasis.truncated(7.0, 2, 2)
+BASIS = SphericalBesselBasis.of_degrees(7.0, 2, 2)
 DIRECTIONS = spherical_design(5)
 CIRCLE = polar_circle(PolarGrid(N, math.pi, 14, 2), ANGLES)
 ROTATIONS = (direction_frames(DIRECTIONS)[:, None] @ in_plane(-CIRCLE.in_plane_angles)).flatten(0, 1)
@@ -54,27 +55,25 @@ def observer(modes: Tensor, filters: Tensor):
     )
 
 
-def cartesian(half_plane: bool = False) -> CryoEMLikelihood:
+def cartesian(half_plane: bool = False) -> OrbitLikelihood:
     projector = CartesianProjector(BASIS, N, ROTATIONS, half_plane)
     modes = projector.from_images(images())
     ones = torch.ones(COUNT, 1, modes.shape[2], dtype=torch.float64)
-    zero = torch.zeros(len(BASIS), dtype=torch.float64)
-    return CryoEMLikelihood(
-        projector, NO_CIRCLE, LOG_DENSITY[:, None], observer(modes, ones), COUNT, ones[0, 0], zero, 7
+    data = ObservationSet(observer(modes, ones), COUNT, ones[0, 0], 7)
+    return OrbitLikelihood(
+        projector, NO_CIRCLE, KnownDensity(LOG_DENSITY[:, None]), data, GaussianPrior.flat(len(BASIS))
     )
 
 
-def polar(nodes: int = 14, contrast: bool = False, precision: float = 0.0) -> SmoothCryoEMLikelihood:
+def polar(nodes: int = 14, contrast: bool = False, precision: float = 0.0) -> CurvedOrbitLikelihood:
     grid = PolarGrid(N, math.pi, nodes, 2)
     projector = PolarProjector(BASIS, grid, DIRECTIONS, torch.float64)
     defocus = torch.linspace(0, 2, COUNT, dtype=torch.float64)[:, None] * contrast
     filters = torch.cos(defocus * grid.nodes.square())[:, None]
     observe = observer(grid.from_images(images()), filters)
-    prior = torch.full((len(BASIS),), precision, dtype=torch.float64)
-    power = filters[:, 0].square().mean(0)
-    return SmoothCryoEMLikelihood(
-        projector, CIRCLE, LOG_DENSITY.reshape(-1, ANGLES), observe, COUNT, power, prior, 7
-    )  # fmt: skip
+    prior = GaussianPrior(torch.full((len(BASIS),), precision, dtype=torch.float64))
+    data = ObservationSet(observe, COUNT, filters[:, 0].square().mean(0), 7)
+    return CurvedOrbitLikelihood(projector, CIRCLE, KnownDensity(LOG_DENSITY.reshape(-1, ANGLES)), data, prior)
 
 
 def printed(w: Tensor, matrices: Tensor, observed: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ def unit_volumes() -> list[SphericalBesselVolume]:
 
 
 def test_problem_of_the_thesis_has_64_real_unknowns():
-    basis = SphericalBesselBasis.truncated(7.0, 3, 4)
+    basis = SphericalBesselBasis.of_degrees(7.0, 3, 4)
     assert [len(us) for us in basis.zeros] == [4, 4, 4, 4]
     # 4 radial functions for each of the ten (l, m ≥ 0): the thesis's 40 coefficients, complex where m > 0.
     assert len(basis) == 4 * (4 + 2 * 6)
@@ -122,12 +121,12 @@ def test_polar_form_is_the_cartesian_one_to_the_quadratures_error():
     assert errors[-1][1] < 1e-3
 
 
-def dense_polar(problem: SmoothCryoEMLikelihood) -> tuple[Tensor, Tensor]:
+def dense_polar(problem: CurvedOrbitLikelihood) -> tuple[Tensor, Tensor]:
     """Matrices (q, 2mk, p) of every direction and angle, real, and observations: for :func:`printed`."""
     turn = torch.exp(-1j * CIRCLE.in_plane_angles[:, None] * CIRCLE.modes)
     units = torch.stack([problem.projector.templates(v.coefficients) for v in unit_volumes()], dim=-1)
     rotated = (units[:, None] * turn[:, :, None, None]).flatten(0, 1)
-    observed = problem.observe(torch.arange(COUNT)).modes[:, 0]
+    observed = problem.data.observe(torch.arange(COUNT)).modes[:, 0]
     matrices = torch.view_as_real(rotated).movedim(-1, 1).flatten(1, 3)
     return matrices, torch.view_as_real(observed).movedim(-1, 1).flatten(1)
 
@@ -160,7 +159,7 @@ def test_derivatives_with_contrast_and_prior_are_differences():
 
 @pytest.mark.parametrize("contrast", [False, True])
 def test_expectation_maximisation_climbs_to_a_stationary_point(contrast):
-    problem, w, values = replace(polar(contrast=contrast, precision=0.1), batch=COUNT), coefficients(7, 0.5), []
+    problem, w, values = polar(contrast=contrast, precision=0.1), coefficients(7, 0.5), []
     for _ in range(60):
         value, w = em_map(problem, w)
         values.append(value)
@@ -184,11 +183,11 @@ def test_statistics_of_parts_are_those_of_the_whole(problem):
     assert distances[-1] < 0.05 * distances[0]
 
 
-def test_conjugate_gradients_solve_what_the_dense_matrix_does(monkeypatch):
+def test_conjugate_gradients_solve_what_the_dense_matrix_does():
     problem, w = polar(contrast=True, precision=0.5), coefficients(9)
     _, statistics = problem.expectation(w)
     dense = problem.maximisation(statistics, w)
-    monkeypatch.setattr(cryoem_likelihood, "DENSE", 0)
+    problem = replace(problem, m_step=MStep(dense=0))
     assert float((problem.maximisation(statistics, w) - dense).norm() / dense.norm()) < 1e-4
 
 
@@ -197,14 +196,55 @@ def test_single_precision_follows_double():
     single = replace(
         problem,
         projector=replace(problem.projector, dtype=torch.float32),
-        log_density=problem.log_density.float(),
-        observe=lambda rows: Observations(
-            problem.observe(rows).modes.to(torch.complex64),
-            problem.observe(rows).ctf2_over_noise.float(),
-            torch.zeros(1),
+        density=KnownDensity(LOG_DENSITY.reshape(-1, ANGLES).float()),
+        data=replace(
+            problem.data,
+            observe=lambda rows: Observations(
+                problem.data.observe(rows).modes.to(torch.complex64),
+                problem.data.observe(rows).ctf2_over_noise.float(),
+                torch.zeros(1),
+            ),
         ),
     )
     (value, gradient), (rough, slope) = problem.gradient(w), single.gradient(w)
     assert rough == pytest.approx(value, rel=1e-4)
     assert slope.dtype == torch.float64
     assert float((slope - gradient).norm() / gradient.norm()) < 1e-3
+
+
+def with_unknown_directions() -> OrbitLikelihood:
+    known = polar(contrast=True, precision=0.3)
+    return OrbitLikelihood(
+        known.projector, CIRCLE, EstimatedDirections(len(DIRECTIONS), ANGLES), known.data, known.prior
+    )
+
+
+def test_gradient_with_unknown_directions_is_a_difference():
+    problem = with_unknown_directions()
+    generator = seeded(12)
+    w = torch.cat([coefficients(5, 2.0), torch.randn(len(DIRECTIONS), generator=generator, dtype=torch.float64)])
+    along = torch.randn(problem.dimension, generator=generator, dtype=torch.float64)
+    (above, _), (below, _) = (problem.gradient(w + side * 1e-4 * along) for side in (1, -1))
+    assert (above - below) / 2e-4 == pytest.approx(float(problem.gradient(w)[1] @ along), rel=1e-6)
+
+
+def test_em_with_unknown_directions_never_falls_and_ends_where_the_gradient_vanishes():
+    problem, values = with_unknown_directions(), []
+    w = torch.cat([coefficients(7, 0.5), torch.zeros(len(DIRECTIONS), dtype=torch.float64)])
+    begun = float(problem.gradient(w)[1].norm())
+    for _ in range(80):
+        value, w = em_map(problem, w)
+        values.append(value)
+    assert max(torch.tensor(values).diff().tolist()) < 1e-12
+    assert float(problem.gradient(w)[1].norm()) < 5e-3 * begun
+
+
+def test_every_observation_is_recorded_once_a_pass():
+    seen = []
+    problem = polar()
+    problem = replace(problem, data=replace(problem.data, record=lambda rows, found: seen.append((rows, found))))
+    problem.expectation(coefficients(4))
+    rows = torch.cat([rows for rows, _ in seen])
+    assert rows.tolist() == list(range(COUNT))
+    found = torch.cat([assigned.log_likelihood for _, assigned in seen])
+    assert float(found.mean()) == pytest.approx(-problem.value(coefficients(4)))

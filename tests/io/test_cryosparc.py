@@ -93,7 +93,7 @@ def test_passthrough_files_are_joined_by_uid(project: Path, given: bool) -> None
     star = _save(project / "J2" / "cryosparc_P1_J2_003_particles.cs", main)
     name = project / "J2" / ("P1_J2_passthrough_particles.cs" if not given else "other.cs")
     if given:
-        with pytest.raises(InputError, match=r"has no blob/path; give the job's passthrough file with --passthrough"):
+        with pytest.raises(InputError, match=r"has no blob/path; give the job's passthrough file as `passthrough`"):
             ParticleStack.open(star)
     _save(name, other)
     stack = ParticleStack.open(star, passthrough=name if given else None)

@@ -33,9 +33,9 @@ def test_the_headers_pixel_size_or_the_given_one(tmp_path: Path) -> None:
     path = _stack(tmp_path / "p.mrcs", values, 1.25)
     assert ParticleStack.open(path, ctf=False).pixel_size_A == 1.25
     assert ParticleStack.open(path, ctf=False, pixel_size_A=3.0).pixel_size_A == 3.0
-    with pytest.raises(InputError, match=r"gives no pixel size; give it in Å with --pixel-size"):
+    with pytest.raises(InputError, match=r"gives no pixel size; give it in Å as `pixel_size_A`"):
         ParticleStack.open(_stack(tmp_path / "none.mrcs", values), ctf=False)
-    with pytest.raises(InputError, match="says nothing of a CTF; give its STAR file, or use --no-ctf"):
+    with pytest.raises(InputError, match="says nothing of a CTF; give its STAR file, or `ctf=False`"):
         ParticleStack.open(path)
     with pytest.raises(InputError, match="is a map and not a stack"):
         ParticleStack.open(_stack(tmp_path / "map.mrc", np.ones((6, 6, 6), np.float32)), ctf=False)

@@ -76,7 +76,7 @@ def test_stacks_are_found_in_datadir(tmp_path: Path, write_particles) -> None:
     other = tmp_path / "elsewhere"
     other.mkdir()
     (tmp_path / "particles.mrcs").rename(other / "particles.mrcs")
-    with pytest.raises(InputError, match=r"stack particles.mrcs of row 1 is not found .* --datadir"):
+    with pytest.raises(InputError, match=r"stack particles.mrcs of row 1 is not found .* as `datadir`"):
         ParticleStack.open(star)
     torch.testing.assert_close(ParticleStack.open(star, datadir=other).images([1]), _noise(3, 4)[1:2])
 
@@ -196,7 +196,7 @@ def test_a_set_without_ctf_needs_no_ctf(write_particles) -> None:
     blocks = read_star(star)
     blocks["particles"] = blocks["particles"].drop(columns="rlnDefocusV")
     write_star(star, blocks)
-    with pytest.raises(InputError, match="no CTF columns rlnDefocusV; add them, or use --no-ctf"):
+    with pytest.raises(InputError, match="no CTF columns rlnDefocusV; add them, or use `ctf=False`"):
         ParticleStack.open(star)
     assert ParticleStack.open(star, ctf=False).ctf is None
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from oracles import cartesian_templates
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.polar import PolarGrid
@@ -10,7 +11,7 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, euler_to_matrix, in_plane, random_rotations
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.cryoem import PolarProjector, cartesian_templates, equators, polar_templates
+from orbitrec.models.cryoem import PolarProjector, equators, polar_templates
 from orbitrec.models.simulate import ParticleSimulation
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies, radial_frequencies
+from orbitrec.geometry.grids import frequencies, radial_frequencies
 from orbitrec.models.ctf import CTFParameters
 
 

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 import torch
 
+from oracles import cartesian_templates
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
@@ -12,7 +13,6 @@ from orbitrec.io.mrc import read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
-from orbitrec.models.cryoem import cartesian_templates
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation, random_defocus, random_poses

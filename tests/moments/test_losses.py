@@ -4,10 +4,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from oracles import cartesian_templates
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
 from orbitrec.models.base import Circle
-from orbitrec.models.cryoem import cartesian_templates, polar_templates
+from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.analytic import Moments, full_moments, uniform_moments
 from orbitrec.moments.losses import kam_loss, moment_loss, orbit_error, relative_errors
 from orbitrec.volumes.gaussians import GaussianMixture

@@ -5,7 +5,8 @@ import torch
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import polar_templates

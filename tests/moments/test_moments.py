@@ -5,24 +5,19 @@ import pytest
 import torch
 from scipy.special import ive
 
+from oracles import cartesian_templates, shifted_cartesian_moments
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
 from orbitrec.models.base import Circle
-from orbitrec.models.cryoem import cartesian_templates, polar_circle, polar_templates
+from orbitrec.models.cryoem import polar_circle, polar_templates
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.simulate import ParticleSimulation, random_poses
-from orbitrec.moments.analytic import (
-    Moments,
-    bounded_spread,
-    full_moments,
-    shifted_cartesian_moments,
-    shifted_uniform_moments,
-    uniform_moments,
-)
+from orbitrec.moments.analytic import Moments, bounded_spread, full_moments, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.estimator import MomentAccumulator
 from orbitrec.moments.files import read_moments, write_moments
 from orbitrec.volumes.gaussians import GaussianMixture

@@ -86,7 +86,7 @@ def test_bad_input_is_named():
         SignalMomentAccumulator.empty(5).estimate(1.0)
     with pytest.raises(InputError, match="negative"):
         SignalMomentAccumulator.of([torch.ones(3, 5)]).estimate(-1.0)
-    with pytest.raises(InputError, match="do not tell the noise level"):
+    with pytest.raises(InputError, match="too few to estimate the noise level"):
         SignalMomentAccumulator.of([torch.ones(3, 5)]).sigma()
     with pytest.raises(InputError, match="cannot be merged"):
         SignalMomentAccumulator.empty(5).merge(SignalMomentAccumulator.empty(6))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequencies
 from orbitrec.inference.likelihood import Observations, expectation, scores
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.moments.analytic import full_moments

@@ -59,7 +59,7 @@ def test_the_seed_decides_the_weights_and_held_out_problems_are_others():
 
 def test_the_rate_rises_and_falls():
     run = training(steps=100)
-    rates = [learning_rate(run, step) for step in range(100)]
+    rates = [learning_rate(run)(step) for step in range(100)]
     assert rates[0] < rates[1] == max(rates) <= run.learning_rate
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert rates[-1] < 1e-3 * run.learning_rate

@@ -5,7 +5,8 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination, run
+from orbitrec.optim.driver import run
+from orbitrec.optim.termination import Outcome, Termination
 from orbitrec.thesis.baselines import Adam, Anderson, lbfgs
 
 RESUMABLE = {
@@ -34,7 +35,7 @@ def test_a_resumed_run_has_the_same_trajectory(problem, tmp_path, name, starts):
 
     path = tmp_path / "state.safetensors"
     with pytest.raises(StoppedError):
-        run(solver, problem, w, stop, seed=5, checkpoint=path, every=3, report=interrupt)
+        run(solver, problem, w, stop, seed=5, checkpoint=path, every=3, callback=interrupt)
     found = run(solver, problem, w, stop, seed=5, checkpoint=path)
     assert torch.equal(found.w, expected.w)
     assert [i[:4] + i.cost[:3] for i in found.trace] == [i[:4] + i.cost[:3] for i in expected.trace]
@@ -54,20 +55,21 @@ def test_other_files_are_no_checkpoints(problem, tmp_path, small_problem, starts
 
 
 @pytest.mark.parametrize(
-    ("stop", "reason"),
+    ("stop", "outcome"),
     [
-        (Termination(moved=1e-3), "converged"),
-        (Termination(moved=0.0, value=6.0), "reached"),
-        (Termination(moved=0.0, reported=5.0), "5 cost-weighted epochs"),
-        (Termination(moved=0.0, measured=4.0), "4 data passes"),
-        (Termination(moved=0.0, seconds=1e-9), "seconds"),
+        (Termination(moved=1e-3), Outcome.CONVERGED),
+        (Termination(moved=0.0, value=6.0), Outcome.REACHED),
+        (Termination(moved=0.0, epochs=5.0), Outcome.OUT_OF_EPOCHS),
+        (Termination(moved=0.0, reported=5.0), Outcome.OUT_OF_EPOCHS),
+        (Termination(moved=0.0, measured=4.0), Outcome.OUT_OF_PASSES),
+        (Termination(moved=0.0, seconds=1e-9), Outcome.OUT_OF_TIME),
     ],
 )
-def test_every_way_to_stop(problem, stop, reason, starts):
+def test_every_way_to_stop(problem, stop, outcome, starts):
     w = starts(problem, 1)[0]
     for result in (run(solvers.em(), problem, w, stop), lbfgs(problem, w, stop)):
-        assert reason in result.reason
-        assert result.converged == (reason in {"converged", "reached"})
+        assert result.outcome is outcome
+        assert result.converged == (outcome in {Outcome.CONVERGED, Outcome.REACHED})
 
 
 def test_lbfgs_counts_evaluations(problem, starts):

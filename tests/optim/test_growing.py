@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination, run
+from orbitrec.optim.driver import run
 from orbitrec.optim.growing import run_growing
 from orbitrec.optim.problem import Subset
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import lbfgs
 
 

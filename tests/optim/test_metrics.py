@@ -21,7 +21,7 @@ def pairs(dimension: int, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]
     return [(s, hessian @ s) for s in steps]
 
 
-def test_bfgs_is_the_recursion_as_printed():
+def test_bfgs_is_the_recursion_of_the_thesis():
     d = 7
     inverse, expected = InverseHessian.scaled_identity(d), torch.eye(d, dtype=torch.float64)
     for s, y in pairs(d, 5):
@@ -73,7 +73,7 @@ def test_thresholded_inverse_is_its_dense_definition(problem, rank, starts):
     assert counted.passes == problem.dimension
 
 
-def test_the_printed_secant_pairs_with_the_map(problem, starts):
+def test_the_secant_of_the_thesis_pairs_with_the_map(problem, starts):
     new, old = snapshots(starts, problem)
     blank = InverseHessian.scaled_identity(problem.dimension)
     s, y = new.w - old.w, (new.w - new.field) - (old.w - old.field)  # ΔΨ, were the field the residual
@@ -92,15 +92,15 @@ def test_the_information_metric_begins_with_the_em_step(problem, starts):
     torch.testing.assert_close(found.apply(residual), residual)
 
 
-def test_the_fisher_metric_is_renewed_after_its_period(problem, starts):
+def test_the_fisher_metric_is_refreshed_after_its_period(problem, starts):
     metric, generator = FisherBFGS(period=2), torch.Generator().manual_seed(0)
     counted, (new, old) = Counted(problem), snapshots(starts, problem)
     inverse = InverseHessian.scaled_identity(problem.dimension)
-    renewals = []
+    refreshes = []
     for _ in range(5):
         before = counted.passes
         inverse = metric.refreshed(inverse, counted, old, generator)
-        renewals.append(counted.passes > before)
+        refreshes.append(counted.passes > before)
         inverse = metric.updated(inverse, new, old)
-    assert renewals == [True, False, True, False, True]
+    assert refreshes == [True, False, True, False, True]
     assert float(torch.linalg.eigvalsh(dense(inverse, problem.dimension)).min()) > 0

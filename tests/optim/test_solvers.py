@@ -8,8 +8,9 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.optim import solvers
-from orbitrec.optim.driver import Termination, run
+from orbitrec.optim.driver import run
 from orbitrec.optim.estimators import Full, VarianceReduced
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Adam, Anderson, Squarem, lbfgs, newton
 
 NINE = {

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
@@ -15,7 +16,6 @@ from orbitrec.thesis.volume_matching.information import (
     projected,
 )
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
-from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 BASIS = SphericalBesselBasis(7.0, 1.3)
@@ -27,7 +27,7 @@ FUNCTIONS = ShellFunctions(BASIS.lm, PROJECTOR.radial)
 
 def information(log_density: torch.Tensor, degree: int = 2, count: float = 1e6) -> MomentInformation:
     coefficients = torch.randn(len(BASIS), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    harmonics = view_harmonics(DIRECTIONS, degree) * 0.3
+    harmonics = nonconstant_harmonics(DIRECTIONS, degree) * 0.3
     density = log_density.softmax(0)
     moments = uniform_moments(PROJECTOR.templates(coefficients), density, GRID)
     target = MomentTarget.exact(moments, GRID, count)

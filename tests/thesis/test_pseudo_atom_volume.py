@@ -19,7 +19,7 @@ def molecule(
 
 @pytest.mark.parametrize("n", [21, 22])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_ripples_beads_are_gaussians(n: int, dtype: torch.dtype):
+def test_without_form_factor_terms_pseudo_atoms_are_gaussians(n: int, dtype: torch.dtype):
     pseudo_atoms = molecule(torch.zeros(3), dtype)
     gaussians = GaussianMixture(
         pseudo_atoms.centers.double(), torch.full((5,), 1.6).double(), pseudo_atoms.weights.double()
@@ -42,7 +42,7 @@ def test_ripples_are_cosines_of_the_logarithm_that_stop_at_the_band():
     assert float(ends[1] - ends[0]) == pytest.approx(-(1.6**2) * (2.5**2 - 2.0**2) / 2)
 
 
-def test_transform_is_hermitian_and_turns_with_the_beads():
+def test_transform_is_hermitian_and_rotates_with_the_pseudo_atoms():
     pseudo_atoms = molecule(torch.tensor([0.3, -0.2], dtype=torch.float64))
     points = torch.randn(9, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     values = pseudo_atoms.fourier(points)

@@ -7,7 +7,8 @@ import torch
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import random_rotations
@@ -15,7 +16,6 @@ from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget
-from orbitrec.optim.lbfgs import minimise
 from orbitrec.thesis.volume_matching.pseudo_atom_search import (
     CHANGES,
     Change,
@@ -56,15 +56,8 @@ def stage_of(settings: PseudoAtomSettings, number: int = -1) -> PseudoAtomStage:
     return PseudoAtomStage.of(matching, matching.bandwidths()[number])
 
 
-def test_minimise_finds_the_minimum_of_a_quadratic():
-    target = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
-    x, value = minimise(lambda y: (y - target).square().sum() + 5, torch.zeros(3, dtype=torch.float64), 50)
-    assert torch.allclose(x, target, atol=1e-4)
-    assert value == pytest.approx(5)
-
-
 def test_exact_moments_give_the_volume():
-    # Of a bandwidth of 7 two moments hold a dozen numbers, so the number of beads has to be told.
+    # Of a bandwidth of 7 two moments hold a dozen numbers, so the number of pseudo-atoms has to be given.
     matching, heard = problem(replace(SETTINGS, pseudo_atoms=4)), []
     solutions = match_pseudo_atoms(matching, seeded(1), lambda name, compute: heard.append(name) or compute())
     assert [one.loss for one in solutions] == sorted(one.loss for one in solutions)
@@ -107,8 +100,8 @@ def test_gradients_are_differences():
     assert (ahead - behind) / 4e-3 == pytest.approx(float(gradient @ direction), rel=0.02)
 
 
-def test_turning_volume_and_views_together_changes_nothing():
-    # Even views stay even: only the beads have to be rotated.
+def test_rotating_volume_and_views_together_changes_nothing():
+    # Even views stay even: only the pseudo-atoms have to be rotated.
     stage = stage_of(SETTINGS)
     x = start(stage, seeded(7))
     parts = stage.problem.parts(x)
@@ -121,7 +114,7 @@ def test_turning_volume_and_views_together_changes_nothing():
     assert float((stage.moments(mirrored) - stage.moments(x)).second_norm()) < 1e-5 * size
 
 
-def test_bandwidths_and_beads_grow_to_the_targets():
+def test_bandwidths_and_pseudo_atoms_grow_to_the_targets():
     matching = problem(SETTINGS)
     found = matching.bandwidths()
     assert found[0] == 4.0
@@ -135,7 +128,7 @@ def test_bandwidths_and_beads_grow_to_the_targets():
     assert {given.pseudo_atoms(bandwidth) for bandwidth in given.bandwidths()} == {4}
 
 
-def test_split_beads_are_the_same_molecule():
+def test_split_pseudo_atoms_are_the_same_molecule():
     coarse, fine = stage_of(SETTINGS, 0), stage_of(SETTINGS)
     x = coarse.matched(start(coarse, seeded(9))).variables
     before, after = (fine.problem.parts(each) for each in (x, split(fine, x, seeded(10))))

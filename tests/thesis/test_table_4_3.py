@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from orbitrec.models.noise import corner_mask
-from orbitrec.optim.driver import Termination, run
+from orbitrec.optim.driver import run
+from orbitrec.optim.termination import Termination
 from orbitrec.thesis import table_4_3
 from orbitrec.thesis.cryoem_problem import SNR, CryoEMProblem, polar_projector
 from orbitrec.thesis.variable_metric import VariableMetric

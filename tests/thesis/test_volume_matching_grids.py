@@ -7,17 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from oracles import shifted_cartesian_moments
 from orbitrec.errors import InputError
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
 from orbitrec.models.cryoem import PolarProjector, polar_templates
-from orbitrec.moments.analytic import (
-    Moments,
-    bounded_spread,
-    shifted_cartesian_moments,
-    shifted_uniform_moments,
-    uniform_moments,
-)
+from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.losses import kam_loss, moment_loss, relative_errors
 from orbitrec.thesis.encoders import CartesianMomentEncoder
 from orbitrec.thesis.volume_matching import neural

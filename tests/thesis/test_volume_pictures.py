@@ -7,7 +7,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture, smoothed
+from orbitrec.densities.gridded import GriddedDensity
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.report.isosurface import fine_grid, render_isosurface, surface_level, surface_share
@@ -87,7 +88,7 @@ def test_smoothing_keeps_smooth_densities():
     )
     nodes = spherical_design(21)
     grid = sphere_grid()
-    found, true = smoothed(nodes, mixture.density(nodes).float(), grid), mixture.density(grid)
+    found, true = GriddedDensity(nodes, mixture.density(nodes).float()).density(grid), mixture.density(grid)
     assert float(((found - true) / true).abs().max()) < 0.1
     assert float(grid[-1, 0, 2]) == pytest.approx(1)  # the last row is tilt 0
 

@@ -3,12 +3,14 @@ import math
 import pytest
 import torch
 
+from oracles import cartesian_templates
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_ifft, frequencies
+from orbitrec.geometry.fourier import centred_ifft
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.base import Circle
-from orbitrec.models.cryoem import cartesian_templates, polar_templates
+from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.analytic import full_moments, uniform_moments
 from orbitrec.moments.losses import moment_loss
 from orbitrec.volumes.base import Volume

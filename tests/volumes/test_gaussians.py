@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.gaussians import GaussianMixture

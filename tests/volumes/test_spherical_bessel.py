@@ -6,14 +6,8 @@ import torch
 from scipy.special import spherical_jn
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.volumes.base import Volume
-from orbitrec.volumes.spherical_bessel import (
-    SphericalBesselBasis,
-    SphericalBesselVolume,
-    bessel_zeros,
-    real_spherical_harmonics,
-)
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, bessel_zeros
 from orbitrec.volumes.voxel import VoxelVolume
 
 
@@ -52,15 +46,6 @@ def test_the_number_of_coefficients_is_weyls_law(largest):
     volume, surface = 2 / (9 * math.pi) * largest**3, largest**2 / 4
     assert count == pytest.approx(volume - surface, rel=0.04)
     assert count == pytest.approx(volume, rel=0.2)
-
-
-def test_harmonics_are_orthonormal_and_real_polynomials_of_low_degree():
-    points = spherical_design(13)
-    y = real_spherical_harmonics(points, 6)
-    assert torch.allclose(4 * math.pi * y.T @ y / len(points), torch.eye(49, dtype=torch.float64), atol=1e-12)
-    axis = math.sqrt(3 / (4 * math.pi)) * points
-    assert torch.allclose(y[:, 1:4], axis[:, [1, 2, 0]])  # m = −1, 0, 1 are y, z, x
-    assert torch.allclose(y[:, 4], math.sqrt(15 / (4 * math.pi)) * points[:, 0] * points[:, 1])
 
 
 @pytest.mark.parametrize("n", [28, 29])

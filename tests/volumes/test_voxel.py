@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequencies
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.voxel import VoxelVolume

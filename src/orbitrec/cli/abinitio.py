@@ -22,11 +22,11 @@ from orbitrec.cli.particle_runs import (
     settings,
     shared_run,
 )
-from orbitrec.errors import InputError
+from orbitrec.cli.solver_names import SolverName
 
 
 class StartName(StrEnum):
-    """Where the starts beside random ones are from."""
+    """Where the starts beside random ones are from; the names of ``cryoem.config.StartKind``."""
 
     moments = "moments"
     momnet = "momnet"
@@ -44,6 +44,11 @@ def abinitio(
     ] = StartName.moments,
     matched: Annotated[int, typer.Option(min=0, help="Starts from moments.")] = 2,
     starts: Annotated[int, typer.Option(min=0, help="Random starts.")] = 6,
+    solver: Annotated[
+        SolverName | None,
+        typer.Option(help="Optimiser of the likelihood. [EM on batches with discounted statistics]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Particles in a batch of a stochastic solver.")] = 500,
     seed: Seed = 1,
     no_ctf: NoCTF = False,
     invert: Invert = None,
@@ -68,35 +73,38 @@ def abinitio(
     given = settings("abinitio", locals())
     from dataclasses import replace
 
-    from orbitrec.cryoem.config import Options
-    from orbitrec.cryoem.multiresolution import Schedule
+    from orbitrec.cryoem.config import AbInitioConfig, StartKind
     from orbitrec.cryoem.pipeline import initial_model
-    from orbitrec.cryoem.starts import StartKind
     from orbitrec.geometry.point_groups import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
     from orbitrec.report.run import KnownMap, write_initial_model
 
-    kind = StartKind(start.value)
-    matched = kind.at_most(matched)
-    if matched + starts == 0:
-        raise InputError("--matched 0 with --starts 0 leaves nothing to start from; ask for at least one start")
-    group, where = PointGroup.named(symmetry), usable(device)
-    with shared_run(output, given, resume, where) as (run, checkpoints):
+    config = AbInitioConfig(
+        diameter_A=diameter,
+        resolution_A=resolution,
+        shift_px=shift_px,
+        seed=seed,
+        group=PointGroup.named(symmetry),
+        dense_is_dark=invert,
+        flip=flip,
+        device=usable(device),
+        start=StartKind(start.value),
+        matched=matched,
+        random=starts,
+    )
+    with shared_run(output, given, resume, config.device) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        schedule = replace(Schedule(), matched=matched, starts=starts)
-        options = Options(
-            diameter, resolution, shift_px, seed, schedule, kind, dense_is_dark=invert, flip=flip, group=group,
-            device=where,
-        )  # fmt: skip
+        if solver is not None:
+            config = replace(config, solver=solver.make(min(1.0, batch / len(stack))))
         with progress(run is not None) as callback:
-            result = initial_model(stack, options, callback, checkpoints)
+            result = initial_model(stack, config, callback, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
-        summary = write_initial_model(run, particles, stack, options, result, true_map)
+        summary = write_initial_model(run, particles, stack, config, result, true_map)
     if as_json:
         typer.echo(to_json(summary))
         return

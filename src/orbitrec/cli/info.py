@@ -33,8 +33,9 @@ def info(
 
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
+    from orbitrec.io.tables import CRYOSPARC, RELION, table_reader
 
-    if file.suffix in (".star", ".cs"):
+    if table_reader(file) in (RELION, CRYOSPARC):
         stack = ParticleStack.open(file, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=None)
         facts = _describe_particles(stack) | (_describe_images(stack) if images else {})
     else:
@@ -115,7 +116,7 @@ def _describe_mrc(path: Path) -> dict[str, object]:
 
 
 def _statistics(header: "MrcHeader") -> dict[str, object]:
-    """Minimum, maximum, mean and standard deviation, in one pass over the sections."""
+    """Minimum, maximum, mean and standard deviation of all pixels, in one pass over the sections."""
     import numpy as np
     from rich.progress import track
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from orbitrec import __version__
 from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train
+from orbitrec.cli.messages import for_command_line
 from orbitrec.errors import InputError
 
 # Read once, when torch loads: threads that spin while they wait slow every step wherever another program has work for
@@ -93,5 +94,6 @@ def _run(arguments: Sequence[str] | None) -> None:
         if "--debug" in ordered:
             raise
         if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]orbitrec:[/] {escape(str(error))}")
+            said = escape(for_command_line(str(error)))
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]orbitrec:[/] {said}")
         sys.exit(2)

@@ -56,8 +56,7 @@ def recover(
     from rich.markup import escape
 
     from orbitrec.io.files import to_json
-    from orbitrec.io.mra_truth import read_truth
-    from orbitrec.io.observations import ObservationFile
+    from orbitrec.io.observations import ObservationFile, read_truth
     from orbitrec.io.runs import new_run
     from orbitrec.mra.methods import METHODS
     from orbitrec.report.mra import write_recovery

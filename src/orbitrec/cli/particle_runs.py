@@ -1,6 +1,6 @@
 """What `abinitio` and `refine` share: the options of a run on particles, its folder, its progress bar, its summary."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,16 +47,16 @@ def shared_run(
 
 
 @contextmanager
-def progress(shown: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar with the time left, to be told the stage and the share of the work done; only where somebody watches."""
+def progress(shown: bool) -> "Iterator[Callback]":
+    """A bar with the time left, as a callback of a run; only where somebody watches."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+        yield lambda status: bar.update(task, description=str(status), completed=status.share)
 
 
 def settings(command: str, given: dict[str, object]) -> dict[str, object]:

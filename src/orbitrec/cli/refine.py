@@ -1,8 +1,7 @@
 """``orbitrec refine``: likelihood refinement of a map."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,34 +22,7 @@ from orbitrec.cli.particle_runs import (
     settings,
     shared_run,
 )
-
-if TYPE_CHECKING:
-    from orbitrec.optim.solvers import Solver
-
-
-class SolverName(StrEnum):
-    """The solvers of chapter 4 that pay on particle stacks."""
-
-    em = "em"
-    sem = "sem"
-    sem_vr = "sem-vr"
-    sem_vr_qn = "sem-vr+qn"
-    svrg = "svrg"
-    svrg2 = "svrg2"
-
-    def make(self, share: float) -> "Solver":
-        """The solver, with batches of ``share`` of the particles and epochs of about two passes."""
-        from orbitrec.optim import solvers
-
-        inner = max(1, round(0.5 / share))
-        return {
-            SolverName.em: solvers.em,
-            SolverName.sem: lambda: solvers.stochastic_em(share, 2 * inner),
-            SolverName.sem_vr: lambda: solvers.sem_vr(share, inner),
-            SolverName.sem_vr_qn: lambda: solvers.sem_vr_bfgs(share, inner),
-            SolverName.svrg: lambda: solvers.svrg(share, inner),
-            SolverName.svrg2: lambda: solvers.svrg_bfgs(share, inner),
-        }[self]()
+from orbitrec.cli.solver_names import SolverName
 
 
 def refine(
@@ -85,30 +57,38 @@ def refine(
     Example:  orbitrec refine particles.star --init run/initial_model.mrc -o refined
     """
     given = settings("refine", locals())
-    from orbitrec.cryoem.config import Options
-    from orbitrec.cryoem.refine import Refinement
-    from orbitrec.cryoem.refine import refine as compute
+    from dataclasses import replace
+
+    from orbitrec.cryoem.config import RefineConfig
+    from orbitrec.cryoem.refine import refined_map
     from orbitrec.geometry.point_groups import PointGroup
     from orbitrec.io.files import to_json
     from orbitrec.io.particles import ParticleStack
     from orbitrec.report.run import KnownMap, write_initial_model
 
-    group, where = PointGroup.named(symmetry), usable(device)
-    with shared_run(output, given, resume, where) as (run, checkpoints):
+    config = RefineConfig(
+        diameter_A=diameter,
+        resolution_A=resolution,
+        shift_px=shift_px,
+        seed=seed,
+        group=PointGroup.named(symmetry),
+        dense_is_dark=invert,
+        flip=flip,
+        device=usable(device),
+        passes=passes,
+    )
+    with shared_run(output, given, resume, config.device) as (run, checkpoints):
         stack = ParticleStack.open(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         start = KnownMap.read(initial, stack)
         true_map = None if truth is None else KnownMap.read(truth, stack)
-        options = Options(
-            diameter, resolution, shift_px, seed, dense_is_dark=invert, flip=flip, group=group, device=where
-        )
-        refinement = Refinement(solver.make(min(1.0, batch / len(stack))), passes)
+        config = replace(config, solver=solver.make(min(1.0, batch / len(stack))))
         with progress(run is not None) as callback:
-            result = compute(stack, start.grid, options, refinement, callback, checkpoints)
+            result = refined_map(stack, start.grid, config, callback, checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
-        summary = write_initial_model(run, particles, stack, options, result, true_map, name="refined")
+        summary = write_initial_model(run, particles, stack, config, result, true_map, name="refined")
     if as_json:
         typer.echo(to_json(summary))
         return

@@ -116,8 +116,7 @@ def mra(
     from rich.progress import Progress
 
     from orbitrec.io.files import write_json
-    from orbitrec.io.mra_truth import write_truth
-    from orbitrec.io.observations import write_observations
+    from orbitrec.io.observations import write_observations, write_truth
     from orbitrec.io.runs import new_run
     from orbitrec.mra.families import default_law
     from orbitrec.mra.model import PeriodicMRA, WindowedMRA, draw_observations

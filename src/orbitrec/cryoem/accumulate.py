@@ -8,7 +8,8 @@ from torch import Tensor
 
 from orbitrec.cryoem.preprocess import Progress, estimated_noise
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.io.particles import ParticleStack
 from orbitrec.moments.estimator import MomentAccumulator

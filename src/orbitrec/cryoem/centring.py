@@ -14,15 +14,17 @@ from scipy.special import jv
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.geometry.polar import PolarGrid
+from orbitrec.runtime.progress import RunState
+
+CENTRING_BANDWIDTHS = (6.0, 9.0, 12.0)
+"""Images are centred at these in turn, none above the finest of the search."""
 
 
 def shift_grid(radius: float, step: float) -> Float[Tensor, "s 2"]:
     """Displacements (x, y) on a square lattice of ``step`` within ``radius`` pixels; always holds zero."""
-    reach = int(radius / step) + 1
-    axis = torch.arange(-reach, reach + 1, dtype=torch.float64) * step
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack([x.reshape(-1), y.reshape(-1)], dim=1)
+    points = step * pixel_vectors(2 * int(radius / step) + 3).reshape(-1, 2)
     return points[points.norm(dim=1) <= radius * (1 + 1e-9)]
 
 
@@ -58,7 +60,7 @@ def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Flo
 def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1024, iterations: int = 8) -> Centring:
     """Centre all particles at frequencies up to ``k_max`` from a Gaussian prior of ``prior_px`` per axis."""
     reach = 3 * prior_px
-    grid = data.grid.below(k_max, reach + 1)
+    grid = data.grid.truncated(k_max, reach + 1)
     step = 0.8 / k_max
     shifts = shift_grid(reach, step)
     kernel = _mode_zero_after_shift(grid, shifts).to(data.device, torch.float32).flatten(1, 2)
@@ -85,7 +87,7 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
     return Centring(centres.cpu(), variance**0.5, residual**0.5, profile.cpu())
 
 
-def centre_marching(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:
+def centre_from_coarse_to_fine(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:
     """Centre at rising frequencies for as long as the fit stays a centring.
 
     A radial template can lock on to a feature smaller than the particle. It then moves images about more than they were
@@ -98,3 +100,20 @@ def centre_marching(data: ParticleModes, k_starts: list[float], *, prior_px: flo
             break
         best = finer
     return best
+
+
+def centred(data: ParticleModes, radius: float, finest: float, shift_px: float, run: RunState) -> Centring:
+    """The particles' centres, found at rising bandwidths.
+
+    Args:
+        data: the particles.
+        radius: of the particle's ball, pixels.
+        finest: bandwidth of the search, which centring does not go beyond.
+        shift_px: first guess of the shifts' standard deviation per axis.
+        run: keeps the record.
+
+    Returns:
+        The fit at the last bandwidth at which it still was a centring.
+    """
+    at = sorted({min(bandwidth, finest) / radius for bandwidth in CENTRING_BANDWIDTHS})
+    return Centring(**run.step("centring", lambda: vars(centre_from_coarse_to_fine(data, at, prior_px=shift_px))))

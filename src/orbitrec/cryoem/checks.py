@@ -1,4 +1,4 @@
-"""What goes wrong in practice, and how it shows: one sentence for everything that a finished run gives reason to doubt.
+"""Quality checks: what goes wrong in practice and how it shows, a sentence for each in a finished run.
 
 Thresholds are far from what good data show, so that silence is the rule.
 """
@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.multiresolution import Selection
+from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.reconstruct import Reconstruction
+from orbitrec.cryoem.reconstruct import CombinedMap
 from orbitrec.cryoem.symmetry import SymmetryCheck
-from orbitrec.geometry.fourier import radial_frequencies
+from orbitrec.geometry.grids import radii
 from orbitrec.geometry.quadrature import spherical_design
 
 FEW_PARTICLES = 1000
@@ -43,17 +43,17 @@ OTHER_MAP = 0.8
 class Evidence:
     """What a result is judged by; ``rotations`` are RELION's, ``radius`` is of the ball in pixels."""
 
-    rebuilt: Reconstruction
+    combined: CombinedMap
     rotations: Float[Tensor, "N 3 3"]
     radius: float
     pixel_size_A: float
     data: ParticleModes
-    selected: Selection
+    selection: Selection
     symmetry: SymmetryCheck | None
 
 
-def doubts(evidence: Evidence) -> list[str]:
-    """One sentence for every doubt; none is the rule."""
+def quality_checks(evidence: Evidence) -> list[str]:
+    """One sentence for everything that gives reason to doubt the result; none is the rule."""
     parts = (_particles, _symmetry, _starts, _views, _resolution, _ball, _silent_shells)
     return [sentence for part in parts for sentence in part(evidence)]
 
@@ -70,18 +70,18 @@ def _symmetry(evidence: Evidence) -> Iterator[str]:
         yield (
             f"The map does not show the symmetry {found.group} that was asked for: its shells correlate by "
             f"{found.score:.2f} with themselves rotated, and averaged it keeps {100 * found.kept:.0f} % of the "
-            "likelihood; run without --symmetry and look."
+            "likelihood; run without a symmetry and look."
         )
 
 
 def _starts(evidence: Evidence) -> Iterator[str]:
-    finalists = evidence.selected.finalists
-    best = max((finalist.score for finalist in finalists), default=0.0)
-    for finalist in finalists:
-        if finalist.score > best - AS_GOOD * abs(best) and finalist.agreement < OTHER_MAP:
+    candidates = evidence.selection.candidates
+    best = max((candidate.score for candidate in candidates), default=0.0)
+    for candidate in candidates:
+        if candidate.score > best - AS_GOOD * abs(best) and candidate.agreement < OTHER_MAP:
             yield (
-                f"Start {finalist.start + 1} explains the particles as well as the chosen one and is another map "
-                f"(correlation {finalist.agreement:.2f}): the result may be one of several; try other seeds."
+                f"Start {candidate.start + 1} explains the particles as well as the chosen one and is another map "
+                f"(correlation {candidate.agreement:.2f}): the result may be one of several; try other seeds."
             )
 
 
@@ -114,7 +114,7 @@ def _views(evidence: Evidence) -> Iterator[str]:
 
 def _resolution(evidence: Evidence) -> Iterator[str]:
     limit = 2 * evidence.pixel_size_A
-    found = evidence.rebuilt.masked.corrected.cutoff_A(0.143, evidence.pixel_size_A)
+    found = evidence.combined.masked.corrected.cutoff_A(0.143, evidence.pixel_size_A)
     if math.isinf(found):
         yield "The half-maps have nothing in common: this is no reconstruction."
     elif found < 1.05 * limit:
@@ -125,15 +125,15 @@ def _resolution(evidence: Evidence) -> Iterator[str]:
 
 
 def _ball(evidence: Evidence) -> Iterator[str]:
-    n, radius = len(evidence.rebuilt.volume), evidence.radius
-    distance = radial_frequencies(n, 3) * n / (2 * math.pi)
-    density = evidence.rebuilt.volume.clamp(min=0).double().square()
+    n, radius = len(evidence.combined.volume), evidence.radius
+    distance = radii(n, 3)
+    density = evidence.combined.volume.clamp(min=0).double().square()
     inside = float(density[distance < radius].sum())
     edge = float(density[(distance > 0.9 * radius) & (distance < radius)].sum())
     if inside > 0 and edge / inside > EDGE_SHARE:
         yield (
             f"Most of the density lies at the edge of its ball, an empty shell: the particle is larger or smaller than "
-            f"{2 * radius * evidence.pixel_size_A:.0f} Å (--diameter), or nothing was found."
+            f"{2 * radius * evidence.pixel_size_A:.0f} Å (`diameter_A`), or nothing was found."
         )
 
 

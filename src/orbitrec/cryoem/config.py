@@ -1,48 +1,121 @@
-"""What a person may set of a run."""
+"""What a person may set of a run: one validated record for each task."""
 
 import math
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TypeVar
 
-from orbitrec.cryoem.image_statistics import DIAMETER_SHARE, ImageStatistics
-from orbitrec.cryoem.multiresolution import Schedule
-from orbitrec.cryoem.starts import StartKind
 from orbitrec.errors import InputError
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.io.particles import ParticleStack
+from orbitrec.optim.solvers import Solver, em
 
 FEWEST_PARTICLES = 100
 NYQUIST_SHARE = 0.9
-CENTRING_BANDWIDTHS = (6.0, 9.0, 12.0)
-"""Images are centred at these in turn, none above the finest of the march."""
+DIAMETER_SHARE = 0.625
+"""Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
+FEWEST_SHELLS = 6.0
+"""Least bandwidth that a search can work at: two resolved shells."""
+
+
+C = TypeVar("C", bound="SearchConfig")
+
+
+class StartKind(StrEnum):
+    """Where the starts that know the stack's moments are from; ``random``: there are none."""
+
+    moments = "moments"
+    momnet = "momnet"
+    random = "random"
+
+    def at_most(self, count: int) -> int:
+        """How many there are where ``count`` are asked for: the network has one answer."""
+        return {StartKind.moments: count, StartKind.momnet: min(count, 1), StartKind.random: 0}[self]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a person may set; ``None`` is chosen from the data.
+class Schedule:
+    """Sizes of the search; bandwidths are ``radius · k_max``.
 
-    ``diameter_A``: of a ball that holds the particle; ``resolution_A``: finest resolution of the search over poses (the
-    final map goes to Nyquist); ``shift_px``: first guess of the shifts' standard deviation per axis.
+    All starts make ``start_steps`` EM steps on ``start_batch`` images at ``start_bandwidth``, then ``settle_steps`` on
+    ``settle_batch``; the better half makes ``select_steps`` on ``select_batch`` at ``select_bandwidth``, ranked by the
+    likelihood of ``held_out`` particles; the best goes through the bandwidths ``march`` with ``passes`` over the
+    particles at each. Once its search has been narrowed a particle is compared with ``candidates`` directions; the
+    model moves after every ``batch`` particles.
+
+    ``rounds`` and ``round_passes`` serve a solver other than online EM: at each resolution it makes so many data passes
+    in so many rounds, each with the prior renewed from the present volume.
+    """
+
+    start_bandwidth: float = 14.0
+    start_steps: int = 80
+    start_batch: int = 100
+    settle_steps: int = 10
+    settle_batch: int = 500
+    select_bandwidth: float = 19.0
+    select_steps: int = 40
+    select_batch: int = 300
+    held_out: int = 1000
+    march: tuple[float, ...] = (19.0, 24.0, 28.0)
+    passes: int = 2
+    candidates: int = 32
+    batch: int = 1000
+    rounds: int = 6
+    round_passes: float = 3.0
+
+    def held_out_of(self, count: int) -> int:
+        """How many of ``count`` particles are held out to rank the starts: at most a fifth."""
+        return min(self.held_out, count // 5)
+
+    def limited(self, limit: float) -> "Schedule":
+        """The schedule with no bandwidth above ``limit``."""
+        cut = [b for b in self.march if b < limit] + ([limit] if max(self.march) >= limit else [])
+        return replace(
+            self,
+            start_bandwidth=min(self.start_bandwidth, limit),
+            select_bandwidth=min(self.select_bandwidth, limit),
+            march=tuple(cut),
+        )
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What every search for poses has in common; ``None`` is chosen from the data.
+
+    Attributes:
+        diameter_A: of a ball that holds the particle.
+        resolution_A: finest resolution of the search for poses; the map goes to Nyquist.
+        shift_px: first guess of the shifts' standard deviation per axis; a twentieth of the box if None.
+        seed: of all random numbers. The same seed gives the same result on one machine.
+        group: symmetry of the particle, where it is known.
+        dense_is_dark: whether dense is dark in the images; if None, the sign that makes the map look like a particle.
+        flip: give the map of the other handedness, with its poses.
+        device: where images are compared with templates: ``cpu``, ``cuda:0`` …
+        schedule: sizes of the search.
+
+    Raises:
+        InputError: if a length is not positive.
     """
 
     diameter_A: float | None = None
     resolution_A: float | None = None
     shift_px: float | None = None
     seed: int = 1
-    schedule: Schedule = field(default_factory=Schedule)
-    start: StartKind = StartKind.moments
-    """Where the schedule's matched starts are from."""
-    dense_is_dark: bool | None = None
-    """In the images; where None, the sign that makes the map look like a particle."""
-    flip: bool = False
-    """Give the map of the other hand, with its poses."""
     group: PointGroup = NO_SYMMETRY
-    """Of the particle, where it is known."""
+    dense_is_dark: bool | None = None
+    flip: bool = False
     device: str = "cpu"
-    """Where images are compared with templates: ``cpu``, ``cuda:0`` …"""
+    schedule: Schedule = field(default_factory=lambda: Schedule())
 
-    def completed(self, found: ImageStatistics) -> "Options":
-        """With the diameter that was found where none is given."""
-        return self if self.diameter_A is not None else replace(self, diameter_A=found.diameter_A)
+    def __post_init__(self) -> None:
+        for name in ("diameter_A", "resolution_A", "shift_px"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"`{name}` must be a positive number, not {value:g}")
+
+    def with_diameter(self: C, found_A: float) -> C:
+        """The record with a diameter where none is given."""
+        return self if self.diameter_A is not None else replace(self, diameter_A=found_A)
 
     def radius_px(self, stack: ParticleStack) -> float:
         """Radius of the particle's ball in pixels.
@@ -60,28 +133,73 @@ class Options:
             )
         return radius
 
-    def bandwidths(self, stack: ParticleStack) -> Schedule:
+    def schedule_for(self, stack: ParticleStack) -> Schedule:
         """The schedule with its bandwidths cut at Nyquist and at ``resolution_A``.
 
         Raises:
             InputError: if that leaves too little to recover anything from.
         """
-        radius = self.radius_px(stack)
+        radius, schedule = self.radius_px(stack), self.schedule
         limit = NYQUIST_SHARE * math.pi * radius
-        planned = self.schedule.march
         if self.resolution_A is not None:
-            wanted = 2 * math.pi * radius * stack.pixel_size_A / self.resolution_A
-            limit = min(limit, wanted)
-            planned = (*(b for b in planned if b < 0.95 * limit), limit)
-        if limit < 6:
+            limit = min(limit, 2 * math.pi * radius * stack.pixel_size_A / self.resolution_A)
+            schedule = replace(schedule, march=(*(b for b in schedule.march if b < 0.95 * limit), limit))
+        if limit < FEWEST_SHELLS:
             raise InputError(
                 f"{stack.n} px of {stack.pixel_size_A:g} Å hold the particle to fewer than two resolved shells at this "
                 "resolution; give a finer resolution, a larger diameter or a larger box"
             )
-        cut = [b for b in planned if b < limit] + ([limit] if max(planned) >= limit else [])
-        return replace(
-            self.schedule,
-            start_bandwidth=min(self.schedule.start_bandwidth, limit),
-            select_bandwidth=min(self.schedule.select_bandwidth, limit),
-            march=tuple(cut),
-        )
+        return schedule.limited(limit)
+
+
+@dataclass(frozen=True)
+class AbInitioConfig(SearchConfig):
+    """How to find an initial model.
+
+    Attributes:
+        start: where the starts that know the stack's moments are from.
+        matched: how many of them.
+        random: random starts beside them.
+        solver: of the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own. None is EM on
+            batches with discounted statistics (:class:`orbitrec.optim.online.OnlineEM`), one pass of which updates the
+            poses too.
+
+    Raises:
+        InputError: if there is no start.
+    """
+
+    start: StartKind = StartKind.moments
+    matched: int = 2
+    random: int = 6
+    solver: Solver | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.starts < 1 or self.random < 0:
+            raise InputError("there is nothing to start from: ask for at least one start, `matched` or `random`")
+
+    @property
+    def starts(self) -> int:
+        """All starts."""
+        return self.start.at_most(self.matched) + self.random
+
+
+@dataclass(frozen=True)
+class RefineConfig(SearchConfig):
+    """How to refine a given map.
+
+    Attributes:
+        solver: of the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own.
+        passes: its data passes at each resolution, at least two.
+
+    Raises:
+        InputError: if there are fewer passes.
+    """
+
+    solver: Solver = field(default_factory=em)
+    passes: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes < 2:
+            raise InputError(f"`passes` must be at least 2, one to judge where a step led, not {self.passes:g}")

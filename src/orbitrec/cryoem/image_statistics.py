@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from orbitrec.cryoem.config import DIAMETER_SHARE
 from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies, shell_indices
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise, corner_mask
 
-DIAMETER_SHARE = 0.625
-"""Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
 AGREES = 0.2
 """The usual share of the box stands where what the images show is within this share of it: it was measured to serve
 better than a ball that just holds what can be seen."""
@@ -71,12 +71,12 @@ class ImageStatistics:
         if inverted is not None and abs(self.contrast) >= CLEAR and (self.contrast < 0) != inverted:
             notes.append(
                 f"The images look as if {self.contrast_text()}, the map as if it were the other way round: compare it "
-                "with what you know, and set --invert or --no-invert."
+                "with what you know, and set `dense_is_dark`."
             )
         if not (self.diameter_found or diameter_given):
             notes.append(
                 f"The images do not show where the particle ends: a ball of {self.diameter_A:.0f} Å "
-                f"({DIAMETER_SHARE} box) is assumed; set --diameter if you know it."
+                f"({DIAMETER_SHARE} box) is assumed; set `diameter_A` if you know it."
             )
         if self.normalised:
             notes.append("The images' backgrounds differ: each is brought to mean 0 and variance 1.")
@@ -90,7 +90,7 @@ class ImageStatistics:
 
 
 def image_statistics(stack: ParticleStack) -> ImageStatistics:
-    """Look at up to two thousand images of every noise group.
+    """Statistics of up to two thousand images of every noise group.
 
     Raises:
         InputError: for NaN or constant images, or where corners are constant.
@@ -147,8 +147,7 @@ def _look(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _Look:
     n = stack.n
     k = radial_frequencies(n)
     low = torch.exp(-0.5 * (k * n / (2 * math.pi * CYCLES)).square())
-    x = torch.arange(n) - n // 2
-    radius = (x.square()[:, None] + x.square()).double().sqrt().round().long().flatten()
+    radius = shell_indices(n).flatten()
     inside, pixels = radius <= 0.3 * n, torch.bincount(radius).double()
     profiles, contrasts, weights = [], [], []
     for run in sampled_runs(stack, rows):

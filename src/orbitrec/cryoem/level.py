@@ -1,4 +1,4 @@
-"""One resolution's search: which directions, angles and shifts, and the E- and M-steps on them.
+"""One resolution of the search: its directions, angles and basis, and the model on them.
 
 Everything scales with the bandwidth ``B = radius · k_max``, the number of Nyquist samples across the particle's radius
 (times π): harmonics, circular modes and radial functions stop near B, so directions and angles that resolve degree B
@@ -10,17 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_sizes, spherical_design
-from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation
-from orbitrec.inference.template_bank import TemplateBank
+from orbitrec.inference.orbit_likelihood import GaussianPrior
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import PolarProjector, polar_circle
-from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 PRIOR_FACTOR = 4.0
@@ -42,6 +40,29 @@ class VolumeAndViews:
 
 
 @dataclass(frozen=True, eq=False)
+class ShellPowerPrior:
+    """The prior of an ab initio search: every M-step takes its variances from the power that shells have then.
+
+    A model then grows only gradually, an annealing that needs no temperature. Its energy is that of a volume with its
+    own power, the same for all of them, and is left out.
+    """
+
+    level: "ResolutionLevel"
+
+    def precision(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
+        """One over :meth:`ResolutionLevel.prior_variance`."""
+        return 1 / self.level.prior_variance(w).double()
+
+    def energy(self, w: Float[Tensor, "p"]) -> float:
+        """Zero."""
+        return 0.0
+
+    def fixed(self, w: Float[Tensor, "p"]) -> GaussianPrior:
+        """The Gaussian prior that w gives, for a solver that needs an objective that stays."""
+        return GaussianPrior(self.precision(w))
+
+
+@dataclass(frozen=True, eq=False)
 class ResolutionLevel:
     """Projector and circle for one resolution, of ``bandwidth`` = radius · k_max."""
 
@@ -57,7 +78,7 @@ class ResolutionLevel:
 
         Its templates, and what is compared with them, are on ``device``; its models are on the CPU.
         """
-        part = grid.below(bandwidth / radius, radius)
+        part = grid.truncated(bandwidth / radius, radius)
         basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
         degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
         angles = 2 * math.ceil(1.2 * bandwidth)
@@ -90,40 +111,18 @@ class ResolutionLevel:
         n = 2 * math.ceil(1.3 * scaled.radius + 1)
         return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
 
-    def bank(self, model: VolumeAndViews) -> TemplateBank:
-        """The model's templates and density of views as the E-step wants them; in-plane angles are uniform."""
-        log_density = (model.log_views - math.log(self.circle.angles))[:, None].expand(-1, self.circle.angles)
-        templates = self.projector.templates(model.coefficients)
-        log_density = log_density.contiguous().to(templates.device)
-        return TemplateBank(templates, log_density, self.circle, antipodal=True)
+    def unknowns(self, model: VolumeAndViews) -> Float[Tensor, "p_plus_d"]:
+        """The model as a solver sees it: coefficients, then log density of views (float64)."""
+        return torch.cat([model.coefficients, model.log_views]).double()
 
-    def expectation(
-        self, model: VolumeAndViews, observed: Observations, candidates: Int[Tensor, "b c"] | None = None
-    ) -> tuple[Statistics, Assignment]:
-        """E-step under ``model``."""
-        return expectation(observed, self.bank(model), candidates=candidates)
-
-    def maximisation(self, model: VolumeAndViews, statistics: Statistics) -> VolumeAndViews:
-        """M-step: the regularised least-squares volume and the view density.
-
-        Minimises ``½ w*(C* W C)w − w*C* first + ½ Σ w²/τ²`` by preconditioned conjugate gradients from the present
-        volume (a few iterations: a generalised EM step), τ² being :data:`PRIOR_FACTOR` × the present power of a shell.
-        """
-        precision = 1 / self.prior_variance(model.coefficients)
-        diagonal = self.projector.uniform_diagonal(statistics.second.sum(0)) + precision
-        w = solve_symmetric(
-            lambda x: self.projector.normal(x, statistics.second) + precision * x,
-            self.projector.adjoint(statistics.first),
-            start=model.coefficients,
-            diagonal=diagonal,
-            iterations=8,
-        )
-        views = statistics.occupancy.sum(1).cpu()
-        views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
-        return VolumeAndViews(w, views.log())
+    def model(self, unknowns: Float[Tensor, "p_plus_d"]) -> VolumeAndViews:
+        """The model of what a solver has found, in the precision of the work."""
+        coefficients, log_views = unknowns.to(self.projector.dtype).split([len(self.basis), len(self.directions)])
+        return VolumeAndViews(coefficients, log_views)
 
     def prior_variance(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
         """τ² of every coefficient from the power of coefficients at neighbouring frequencies."""
+        w = w.to(self.projector.dtype)
         return PRIOR_FACTOR * (self._shell_average @ w.square()).clamp(min=torch.finfo(w.dtype).tiny)
 
     @cached_property
@@ -136,11 +135,19 @@ class ResolutionLevel:
     def random_model(
         self, generator: torch.Generator, ctf2_over_noise: Float[Tensor, "k"], energy: float = 0.5
     ) -> VolumeAndViews:
-        """A random volume whose templates carry ``energy`` = Σ h² |T|² on average, and uniform views.
+        """A random volume of low energy, and uniform views.
 
-        Half a unit is faint: it moves log-likelihoods by order one, so the first posterior is flat and the first
-        E-steps average the images; what then grows is what the data amplify most. Random volumes as strong as the data
-        lock the first posterior on to noise and end in worse optima (``docs/architecture.md``).
+        Half a unit of energy moves log-likelihoods by order one, so the first posterior is flat and the first E-steps
+        average the images; what then grows is what the data amplify most. Random volumes as strong as the data lock
+        the first posterior on to noise and end in worse optima (``docs/architecture.md``).
+
+        Args:
+            generator: source of the volume.
+            ctf2_over_noise: (k,) mean h² of the particles.
+            energy: Σ h² |T|² of its templates on average.
+
+        Returns:
+            The model.
         """
         w = torch.randn(len(self.basis), generator=generator, dtype=torch.float64)
         w = (w * torch.exp(-2 * (self.basis.frequency * self.basis.radius / 6).square())).to(self.projector.dtype)

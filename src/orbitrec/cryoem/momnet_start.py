@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.densities.von_mises_fisher import smoothed
+from orbitrec.densities.gridded import GriddedDensity
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.moments.analytic import Moments
 from orbitrec.moments.plane import radial_interpolation
@@ -45,8 +45,8 @@ def log_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Floa
     smoothed from there.
     """
     own = estimate.density(setting.harmonics(setting.directions))[0]
-    density = smoothed(setting.directions.to(own), own, directions.to(own))
-    return (density / density.sum()).clamp(min=1e-12).log()
+    smooth = GriddedDensity(setting.directions, own).probabilities(directions.to(own))
+    return smooth.clamp(min=1e-12).log()
 
 
 def smooth_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> MomNetEstimate:

@@ -1,71 +1,61 @@
-"""Ab initio by likelihood: starts from moments and from faint noise, the best by held-out likelihood, then marching.
+"""Frequency marching: a model and the poses of all particles, from a coarse resolution to a fine one.
 
-1. *Starts.* At a low bandwidth every start climbs by stochastic EM on small batches with discounted sufficient
-   statistics, centred images and no search over shifts. A batch costs a fraction of a second.
-2. *Selection.* The starts are ranked by the log-likelihood of held-out particles, the better half goes on to the next
-   bandwidth, and the best of those is kept.
-3. *Marching.* One global pass gives every particle a posterior over directions. From there on the search is narrowed:
-   at each finer level a particle looks only at the directions near those its last posterior favoured, and at shifts
-   around its present centre.
+One driver (:class:`orbitrec.optim.multiresolution.MultiResolution`) serves the ab initio search and the refinement of a
+given map. They differ in their steps:
+
+* a pass of online EM looks at every particle once, near where its last posterior has left it, and moves the model after
+  every batch: search and refinement in one, the cheapest way while the model still changes much;
+* a pose search looks at every particle with the model held, and then any solver of :mod:`orbitrec.optim` moves the
+  model with the searched neighbourhoods held.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.pose_search import NO_SHIFT, ParticleState, sweep
+from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.likelihood import given_views, searched_likelihood
+from orbitrec.cryoem.pose_search import ParticleState, PosesFound
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.starts import Start, random_starts
-from orbitrec.evaluation.alignment import align
-from orbitrec.inference.likelihood import Statistics, expectation, summed_statistics
-from orbitrec.runtime.distributed import FEWEST, shards
-from orbitrec.runtime.progress import RunState, restored
+from orbitrec.optim.driver import continued, run
+from orbitrec.optim.multiresolution import MultiResolution
+from orbitrec.optim.online import OnlineEM, OnlineState
+from orbitrec.optim.solvers import Solver
+from orbitrec.optim.termination import Cost, StepInfo, Termination
+from orbitrec.runtime.distributed import count
+from orbitrec.runtime.progress import RunState, Stage
 
-Report = Callable[[str, ResolutionLevel, VolumeAndViews, float, int], None]
-"""Called after every step with (stage, level, model, log-likelihood per particle, number of particles seen)."""
+FEWEST_BATCHES = 5
+"""Of a pass of online EM, so that the model moves during it."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Sizes of the search; bandwidths are ``radius · k_max``.
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a multi-resolution run is.
 
-    ``matched`` starts from moments and ``starts`` random ones make ``start_steps`` EM steps of ``start_batch`` images
-    at ``start_bandwidth``, then ``settle_steps`` of ``settle_batch``; half of them make ``select_steps`` of
-    ``select_batch`` at ``select_bandwidth``; the best marches through the bandwidths ``march`` with ``sweeps`` passes
-    each, looking at ``candidates`` directions for each particle.
+    Attributes:
+        model: volume and views.
+        particles: what is known of the particles.
+        rotations: (N, 3, 3) most probable rotation of each; None before the first pass.
+        shifts_px: (N, 2) displacement of its content.
+        statistics: of online EM, kept from pass to pass at one level.
+        terms: how many particles they stand for.
     """
 
-    matched: int = 2
-    starts: int = 6
-    start_bandwidth: float = 14.0
-    start_steps: int = 80
-    start_batch: int = 100
-    settle_steps: int = 10
-    settle_batch: int = 500
-    select_bandwidth: float = 19.0
-    select_steps: int = 40
-    select_batch: int = 300
-    held_out: int = 1000
-    march: tuple[float, ...] = (19.0, 24.0, 28.0)
-    sweeps: int = 2
-    candidates: int = 32
-    batch: int = 1000
-
-    def held_out_of(self, count: int) -> int:
-        """How many of ``count`` particles are held out to rank the starts: at most a fifth."""
-        return min(self.held_out, count // 5)
+    model: VolumeAndViews
+    particles: ParticleState
+    rotations: Float[Tensor, "N 3 3"] | None = None
+    shifts_px: Float[Tensor, "N 2"] | None = None
+    statistics: Float[Tensor, "s"] | None = None
+    terms: float = 0.0
 
 
 @dataclass(frozen=True)
 class PosedVolume:
-    """Result of the march: the finest ``level``, its ``model``, what is known of each particle and its pose.
+    """The end of a multi-resolution run: the finest ``level``, its ``model``, and what is known of each particle.
 
     ``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) displacement of the content, pixels.
     """
@@ -78,211 +68,153 @@ class PosedVolume:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A start that went on to the second level.
+class Search:
+    """The steps that a set of particles can make.
 
-    ``score``: its held-out likelihood there; ``agreement``: correlation of its map with the chosen one's, over the best
-    rotation, shift and hand.
+    Attributes:
+        data: the particles.
+        candidates: directions that each is compared with once its search has been narrowed.
+        run: random numbers, records, history.
+        stage: that the history and the progress bar name.
+        part: of the stage, say a half-set; may be empty.
     """
 
-    start: int
-    score: float
-    agreement: float
+    data: ParticleModes
+    candidates: int
+    run: RunState
+    stage: Stage
+    part: str = ""
+
+    def online_pass(self, batch: int) -> Callable[[ResolutionLevel, State], State]:
+        """A pass of EM on batches, which updates model and poses at once."""
+
+        def step(level: ResolutionLevel, state: State) -> State:
+            found = PosesFound(level, state.particles, self.candidates)
+            problem = searched_likelihood(self.data, level, state.particles, self.candidates, found.record)
+            size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
+            solver, epochs = OnlineEM(size), -(-len(self.data) // size)
+            begun = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
+            callback = self._reported(level)
+            ended = continued(solver, problem, begun, self.run.generator, epochs, callback)
+            poses = (found.state(), found.rotations, found.shifts_px)
+            return State(level.model(ended.w), *poses, ended.statistics, ended.terms)
+
+        return step
+
+    def pose_search(self, level: ResolutionLevel, state: State) -> State:
+        """A pass with the volume held: the particles, the density of views and the best poses are updated."""
+        found = PosesFound(level, state.particles, self.candidates)
+
+        def record(*searched: Any) -> None:  # noqa: ANN401 — what ObservationSet.record is given
+            found.record(*searched)
+            self.run.advance(Stage.POSE_SEARCH, len(searched[0]), self.part)
+
+        problem = searched_likelihood(self.data, level, state.particles, self.candidates, record)
+        problem.statistics(level.unknowns(state.model))
+        particles = found.state()
+        assert particles.directions is not None
+        views = particles.directions.mean(0)
+        views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
+        model = VolumeAndViews(state.model.coefficients, views.log())
+        return State(model, particles, found.rotations, found.shifts_px)
+
+    def solved(self, solver: Solver, passes: float, seed: int, name: str) -> Callable[[ResolutionLevel, State], State]:
+        """A step that moves the volume by a solver, views and neighbourhoods held.
+
+        Args:
+            solver: the method.
+            passes: its data passes.
+            seed: of its random numbers.
+            name: of the record of its own state, after each of its epochs.
+        """
+
+        def step(level: ResolutionLevel, state: State) -> State:
+            problem = searched_likelihood(self.data, level, state.particles, self.candidates)
+            own, start = given_views(problem, level, state.model), state.model.coefficients.double()
+            alone = count() == 1  # several processes would have to agree on where to go on
+            kept = self.run.checkpoints.file(name) if alone else None
+            seconds: dict[int, float] = {}
+            advanced = self._advanced(seconds)
+            result = run(
+                solver, own, start, Termination(measured=passes),
+                seed=seed, callback=advanced, checkpoint=kept, every=1,
+            )  # fmt: skip
+            resolution = self.data.resolution_A(level.basis.k_max)
+            for info in result.trace:
+                at = seconds.get(info.cost.epochs, self.run.elapsed())
+                self.run.record(self.stage, self.part, resolution, -info.value, at)
+            coefficients = result.w.to(state.model.coefficients.dtype)
+            return replace(state, model=VolumeAndViews(coefficients, state.model.log_views))
+
+        return step
+
+    def _advanced(self, seconds: dict[int, float]) -> Callable[[StepInfo], None]:
+        """Moves the progress bar by the passes of an epoch and notes when it ended."""
+        done = 0.0
+
+        def callback(info: StepInfo) -> None:
+            nonlocal done
+            seconds[info.cost.epochs] = self.run.elapsed()
+            self.run.advance(self.stage, (info.cost.measured - done) * len(self.data), self.part)
+            done = info.cost.measured
+
+        return callback
+
+    def _reported(self, level: ResolutionLevel) -> Callable[[StepInfo], None]:
+        """Enters every batch into the history and moves the progress bar."""
+        resolution, last = self.data.resolution_A(level.basis.k_max), Cost()
+
+        def callback(info: StepInfo) -> None:
+            nonlocal last
+            images = (info.cost.measured - last.measured) * len(self.data)
+            last = info.cost
+            self.run.record(self.stage, self.part, resolution, -info.value)
+            self.run.advance(self.stage, images, self.part)
+
+        return callback
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The best start: its ``model`` at ``level`` and index ``chosen``; every start's kind and held-out likelihood."""
-
-    level: ResolutionLevel
-    model: VolumeAndViews
-    chosen: int
-    kinds: list[str]
-    scores: list[float]
-    finalists: list[Candidate]
-
-
-@dataclass
-class _Climb:
-    """A model with the discounted statistics it was made from."""
-
-    model: VolumeAndViews
-    statistics: Statistics | None = None
-
-    def step(self, level: ResolutionLevel, statistics: Statistics, keep: float) -> None:
-        old = self.statistics
-        self.statistics = statistics if old is None else old.scaled(keep).merge(statistics)
-        self.model = level.maximisation(self.model, self.statistics)
-
-
-def climb(
-    data: ParticleModes,
+def marched(
+    name: str,
+    search: Search,
     level: ResolutionLevel,
-    model: VolumeAndViews,
-    centres: Float[Tensor, "N 2"],
-    batches: Iterator[tuple[Int[Tensor, "b"], float]],
-    report: Callable[[ResolutionLevel, VolumeAndViews, float, int], None],
-) -> VolumeAndViews:
-    """Stochastic EM without shifts over ``batches`` of (rows, share of the old statistics that is kept)."""
-    state = _Climb(model)
-    for rows, keep in batches:
-        statistics = _unshifted(data, level, state.model, centres, rows)
-        state.step(level, statistics, keep)
-        report(level, state.model, statistics.log_likelihood / len(rows), len(rows))
-    return state.model
-
-
-def held_out_likelihood(
-    data: ParticleModes,
-    level: ResolutionLevel,
-    model: VolumeAndViews,
-    centres: Float[Tensor, "N 2"],
-    rows: Int[Tensor, "h"],
-) -> float:
-    """Mean log-likelihood of the particles ``rows``."""
-    statistics = _unshifted(data, level, model, centres, rows)
-    return statistics.log_likelihood / statistics.count
-
-
-def _unshifted(
-    data: ParticleModes,
-    level: ResolutionLevel,
-    model: VolumeAndViews,
-    centres: Float[Tensor, "N 2"],
-    rows: Int[Tensor, "b"],
-) -> Statistics:
-    """The E-step without shifts, of the particles ``rows`` of all processes."""
-    bank = level.bank(model)
-
-    def statistics(own: Int[Tensor, "b"]) -> Statistics:
-        observed = data.observations(own, level.grid, centres[own], NO_SHIFT, torch.zeros(1))
-        return expectation(observed, bank)[0]
-
-    return summed_statistics(shards(rows, FEWEST), statistics)
-
-
-def random_batches(
-    pool: Int[Tensor, "P"], size: int, steps: int, keep: float, generator: torch.Generator
-) -> Iterator[tuple[Int[Tensor, "b"], float]]:
-    """``steps`` batches drawn without replacement within each."""
-    for _ in range(steps):
-        yield pool[torch.randperm(len(pool), generator=generator)[:size]], keep
-
-
-def multi_start(
-    data: ParticleModes,
-    radius: float,
-    centres: Float[Tensor, "N 2"],
-    schedule: Schedule,
-    journal: RunState,
-    report: Report,
-    matched: Callable[[ResolutionLevel], list[Start]] = lambda level: [],
-) -> Selection:
-    """Steps 1 and 2 of the module's plan; ``matched`` makes starts from moments for the first level."""
-    generator = journal.generator
-    order = torch.randperm(len(data), generator=generator)
-    held, pool = order.tensor_split([schedule.held_out_of(len(data))])
-    low = ResolutionLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
-    high = ResolutionLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
-    power = data.ctf2_over_noise(pool).mean(0)
-
-    def begun() -> dict[str, object]:
-        starts = [*matched(low), *random_starts(low, power, schedule.starts, generator)]
-        models = {field.name: torch.stack([getattr(start.model, field.name) for start in starts])
-                  for field in fields(VolumeAndViews)}  # fmt: skip
-        return {"kinds": [start.kind for start in starts], **models}
-
-    def climbed(
-        level: ResolutionLevel, model: VolumeAndViews, batches: list[tuple[int, int, float]], name: str
-    ) -> dict[str, object]:
-        for size, steps, keep in batches:
-            drawn = random_batches(pool, size, steps, keep, generator)
-            model = climb(data, level, model, centres, drawn, partial(report, name))
-        return {**vars(model), "score": held_out_likelihood(data, level, model, centres, held)}
-
-    starts = journal.step("starts", begun)
-    kinds, models = starts.pop("kinds"), [VolumeAndViews(*pair) for pair in zip(*starts.values(), strict=True)]
-    first = [(schedule.start_batch, schedule.start_steps, 0.95), (schedule.settle_batch, schedule.settle_steps, 0.8)]
-    started: list[dict[str, Any]] = []
-    for index, model in enumerate(models):
-        name = f"start {index + 1}"
-        started.append(journal.step(name, partial(climbed, low, model, first, name)))
-    ranked = sorted(range(len(started)), key=lambda i: -started[i]["score"])
-    second = [(schedule.select_batch, schedule.select_steps, 0.9)]
-    finalists: dict[int, dict[str, Any]] = {}
-    for index in ranked[: math.ceil(len(models) / 2)]:
-        name = f"select {index + 1}"
-        model = low.prolongated(restored(VolumeAndViews, started[index]), high)
-        finalists[index] = journal.step(name, partial(climbed, high, model, second, name))
-    chosen = max(finalists, key=lambda index: finalists[index]["score"])
-    scores = [found["score"] for found in started]
-    best = restored(VolumeAndViews, finalists[chosen])
-    compared = [
-        Candidate(
-            index, found["score"], 1.0 if index == chosen else _agreement(high, restored(VolumeAndViews, found), best)
-        )
-        for index, found in finalists.items()
-    ]
-    return Selection(high, best, chosen, kinds, scores, compared)
-
-
-def _agreement(level: ResolutionLevel, model: VolumeAndViews, other: VolumeAndViews) -> float:
-    return align(*(level.density(each)[0] for each in (model, other))).correlation
-
-
-@dataclass
-class _Marching:
-    """Where the march is: sweeps made, the climb, what is known of the particles, and their poses."""
-
-    sweeps: int
-    climb: _Climb
-    particles: ParticleState
-    rotations: Float[Tensor, "N 3 3"] | None = None
-    shifts_px: Float[Tensor, "N 2"] | None = None
-
-    def record(self) -> dict[str, object]:
-        own = {"sweeps": self.sweeps, "rotations": self.rotations, "shifts_px": self.shifts_px}
-        return {**own, **vars(self.climb.model), **vars(self.climb.statistics), **vars(self.particles)}
-
-    @classmethod
-    def of(cls, record: dict[str, Any], device: str) -> "_Marching":
-        climb = _Climb(restored(VolumeAndViews, record), restored(Statistics, record).to(device))
-        particles = restored(ParticleState, record)
-        return cls(record["sweeps"], climb, particles, record["rotations"], record["shifts_px"])
-
-
-def march(
-    data: ParticleModes,
-    radius: float,
-    level: ResolutionLevel,
-    model: VolumeAndViews,
-    particles: ParticleState,
-    schedule: Schedule,
-    journal: RunState,
-    report: Report,
+    state: State,
+    plan: Sequence[tuple[float, Callable[[ResolutionLevel, State], State]]],
 ) -> PosedVolume:
-    """Step 3 of the module's plan, from a model at the first bandwidth of ``schedule.march``."""
-    bandwidths = [bandwidth for bandwidth in schedule.march for _ in range(schedule.sweeps)]
-    if not bandwidths:
-        raise ValueError("the march needs at least one bandwidth and one sweep")
-    state, saved = _Marching(0, _Climb(model), particles), journal.load("march")
-    if saved is not None:
-        state = _Marching.of(saved, data.device)
-        level = ResolutionLevel.at(data.grid, radius, bandwidths[state.sweeps - 1], level.basis.group, data.device)
-    for bandwidth in bandwidths[state.sweeps :]:
-        climbing, particles = state.climb, state.particles
-        if bandwidth != level.bandwidth:
-            finer = ResolutionLevel.at(data.grid, radius, bandwidth, level.basis.group, data.device)
-            if particles.directions is not None:
-                particles.directions = particles.directions @ finer.directional_kernel(level).mT
-            level, climbing = finer, _Climb(level.prolongated(climbing.model, finer))
-        order = torch.randperm(len(data), generator=journal.generator)
-        poses = sweep(
-            data, level, climbing, particles, order, partial(report, f"march to bandwidth {bandwidth:g}"),
-            candidates=schedule.candidates, batch=schedule.batch,
-        )  # fmt: skip
-        swept = _Marching(state.sweeps + 1, climbing, particles, *poses)
-        state = _Marching.of(journal.save("march", swept.record()), data.device)
-    assert state.rotations is not None
-    assert state.shifts_px is not None
-    return PosedVolume(level, state.climb.model, state.particles, state.rotations, state.shifts_px)
+    """The steps of a plan, from a state at the level of the first of them.
+
+    Args:
+        name: of the run's records.
+        search: whose steps they are.
+        level: the first level, which gives symmetry, ball and device to the others.
+        state: where to begin.
+        plan: bandwidth and step, one after the other.
+
+    Returns:
+        Model and poses at the last level.
+    """
+
+    def at(bandwidth: float) -> ResolutionLevel:
+        if bandwidth == level.bandwidth:
+            return level
+        return ResolutionLevel.at(
+            search.data.grid, level.basis.radius, bandwidth, level.basis.group, search.data.device
+        )
+
+    finest, ended = MultiResolution(name, plan, at, prolongated).run(state, search.run)
+    assert ended.rotations is not None
+    assert ended.shifts_px is not None
+    return PosedVolume(finest, ended.model, ended.particles, ended.rotations, ended.shifts_px)
+
+
+def prolongated(level: ResolutionLevel, finer: ResolutionLevel, state: State) -> State:
+    """The same volume, views and posteriors on a finer level; statistics of online EM begin anew there."""
+    model, particles = level.prolongated(state.model, finer), state.particles.prolongated(level, finer)
+    return State(model, particles, state.rotations, state.shifts_px)
+
+
+def _with_statistics(begun: OnlineState, state: State) -> OnlineState:
+    """A solver's state that goes on with the statistics of the pass before."""
+    if state.statistics is None:
+        return begun
+    return begun._replace(statistics=state.statistics, terms=state.terms)

@@ -17,8 +17,11 @@ from torch.nn.functional import grid_sample, pad
 from orbitrec.cryoem.preprocess import ParticleModes, Progress
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
+from orbitrec.optim.levenberg_marquardt import Damping, LocalModel, Point, minimise
 from orbitrec.runtime.distributed import fill_in, share
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
+
+_DAMPING = Damping(start=1e-2, decrease=3.0, increase=10.0, ridge=1e-6)
 
 OVERSAMPLING = 3
 """Fourier samples per Nyquist interval of the ball; with the sinc² correction the error is about 1 % of a template."""
@@ -86,16 +89,29 @@ def refine_poses(
     chunk: int = 256,
     progress: Progress = lambda count: None,
 ) -> Poses:
-    """Climb from each particle's pose to the nearest maximum of its likelihood.
+    """Poses of greater likelihood near given ones, by Levenberg–Marquardt for each particle by itself.
 
     A step that does not raise a particle's likelihood is not taken, and its damping grows tenfold.
+
+    Args:
+        data: the particles, on circular modes.
+        grid: the part of their polar grid that counts.
+        volume: the map that they are compared with.
+        rotations: where to start.
+        shifts_px: where to start: displacement (x, y) of each image's content in pixels.
+        steps: steps that are tried.
+        chunk: particles at once.
+        progress: called with the number of particles after each chunk.
+
+    Returns:
+        Rotations, shifts and log-likelihoods of all particles, on the CPU.
     """
     interpolate = SliceInterpolator(volume, data.device)
     found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(len(data)))
     for rows in share(torch.arange(len(data)).split(chunk)):
         problem = _PoseProblem.of(data, grid, interpolate, rows)
-        climbed = problem.climb(rotations[rows].to(data.device), shifts_px[rows].to(data.device), steps)
-        for whole, part in zip(vars(found).values(), vars(climbed).values(), strict=True):
+        better = problem.refined(rotations[rows].to(data.device), shifts_px[rows].to(data.device), steps)
+        for whole, part in zip(vars(found).values(), vars(better).values(), strict=True):
             whole[rows] = part.cpu()
         progress(len(rows))
     fill_in(found.rotations, found.shifts_px, found.log_likelihood)
@@ -122,24 +138,15 @@ class _PoseProblem:
         points = grid.points[:half].reshape(-1, 2).to(power)
         return cls(interpolate, points, circle.flatten(1), weight.reshape(-1), power.flatten(1))
 
-    def climb(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> Poses:
-        value, gradient, hessian = self.linearised(rotations, shifts)
-        damping = torch.full_like(value, 1e-2)
-        for _ in range(steps):
-            diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
-            damped = hessian + torch.diag_embed(diagonal * damping[:, None] + 1e-6)
-            step = torch.linalg.solve(damped, gradient).double()
-            tried_rotations = rotations @ rotation_vector_to_matrix(step[:, :3])
-            tried_shifts = shifts + step[:, 3:]
-            new_value, new_gradient, new_hessian = self.linearised(tried_rotations, tried_shifts)
-            better = new_value > value
-            damping = torch.where(better, damping / 3, damping * 10)
-            rotations = torch.where(better[:, None, None], tried_rotations, rotations)
-            shifts = torch.where(better[:, None], tried_shifts, shifts)
-            gradient = torch.where(better[:, None], new_gradient, gradient)
-            hessian = torch.where(better[:, None, None], new_hessian, hessian)
-            value = torch.where(better, new_value, value)
-        return Poses(rotations, shifts, value)
+    def refined(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> Poses:
+        """The poses of greater likelihood that Levenberg–Marquardt finds."""
+
+        def model(pose: Point) -> LocalModel:
+            value, gradient, hessian = self.linearised(*pose)
+            return LocalModel(-value, -gradient, hessian)
+
+        pose, value = minimise(model, _moved, (rotations, shifts), steps=steps, damping=_DAMPING)
+        return Poses(*pose, -value)
 
     def linearised(
         self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"]
@@ -157,3 +164,9 @@ class _PoseProblem:
         gradient = torch.einsum("bap,bp->ba", rotated.conj(), residual).real
         weighted = torch.view_as_real(rotated * (self.power * self.weight).sqrt()[:, None]).flatten(2)
         return value, gradient, weighted @ weighted.mT
+
+
+def _moved(pose: Point, step: Float[Tensor, "b 5"]) -> Point:
+    """Rotated by ``R exp([δ]×)`` and shifted."""
+    (rotations, shifts), step = pose, step.double()
+    return rotations @ rotation_vector_to_matrix(step[:, :3]), shifts + step[:, 3:]

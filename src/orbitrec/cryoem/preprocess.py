@@ -14,7 +14,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop
+from orbitrec.geometry.grids import radial_frequencies, shell_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations
 from orbitrec.io.particles import ParticleStack
@@ -22,6 +23,7 @@ from orbitrec.models.noise import GroupedNoise, Noise, NoiseSpectrum, estimate_n
 
 Progress = Callable[[int], None]
 PIXELS_AT_ONCE = 1 << 21
+NO_SHIFT = torch.zeros(1, 2, dtype=torch.float64)
 SAMPLED_IMAGES = 2000
 """About so many images a noise spectrum is taken from."""
 
@@ -46,8 +48,12 @@ class ParticleModes:
     def __len__(self) -> int:
         return len(self.modes)
 
+    def resolution_A(self, k_max: float) -> float:
+        """Resolution in Å of a frequency in radians per pixel of the stack."""
+        return 2 * math.pi * self.pixel_size_A / k_max
+
     def seen(self, rows: Int[Tensor, "b"], grid: PolarGrid) -> tuple[Complex[Tensor, "b m k"], Float[Tensor, "b k"]]:
-        """Modes and h² of the particles ``rows`` on a smaller grid (:meth:`PolarGrid.below`), brought to the device."""
+        """Modes and h² of the particles ``rows`` on a smaller grid, brought to the device."""
         modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
         return modes.to(self.device), self.ctf2_over_noise(rows)[:, : grid.node_count].to(self.device)
 
@@ -63,9 +69,17 @@ class ParticleModes:
         shifts: Float[Tensor, "s 2"],
         log_shift: Float[Tensor, "s"],
     ) -> Observations:
-        """Particles ``rows`` on a smaller grid, moved back by their centre and every shift.
+        """Particles on a smaller grid, moved back by their centre and every shift.
 
-        ``centres`` and ``shifts`` are displacements (x, y) of the content in pixels.
+        Args:
+            rows: which particles.
+            grid: a part of their own (:meth:`PolarGrid.below`).
+            centres: displacement (x, y) of the content of each, pixels.
+            shifts: displacements to be marginalised beside it, pixels.
+            log_shift: their log probabilities.
+
+        Returns:
+            What the E-step works on, on :attr:`device`.
         """
         modes, power = self.seen(rows, grid)
         circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(power))
@@ -76,7 +90,7 @@ class ParticleModes:
         return Observations(moved, power, log_shift.to(power))
 
 
-def prepare(
+def preprocess(
     stack: ParticleStack,
     k_max: float,
     radius: float,
@@ -156,7 +170,7 @@ def _noise_of(stack: ParticleStack, rows: Int[Tensor, "g"]) -> NoiseSpectrum:
     taken = sampled_runs(stack, rows)
     noise = estimate_noise(stack.images(run) for run in taken)
     if stack.ctf is not None and bool(stack.premultiplied[rows[0]]):
-        shells = 2 * math.pi * torch.arange(len(noise.shells), dtype=torch.float64) / noise.n
+        shells = shell_frequencies(noise.n, len(noise.shells))
         power = stack.ctf.select(torch.cat(taken)).radial_square(shells, stack.pixel_size_A).mean(0)
         return noise.before_filter(power)
     return noise

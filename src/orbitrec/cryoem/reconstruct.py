@@ -16,7 +16,8 @@ from torch import Tensor
 from orbitrec.cryoem.preprocess import PIXELS_AT_ONCE, Progress
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc, soft_sphere
 from orbitrec.evaluation.masks import soft_mask
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequencies, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import frequency_vectors, shell_indices
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
 from orbitrec.optim.conjugate_gradients import solve_symmetric
@@ -32,7 +33,7 @@ RIDGE = 0.02
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class CombinedMap:
     """Maps of two half-sets, the FSC between them within the ball, and their mean in the ball, filtered by it.
 
     The half-maps are not masked. Where they come from poses that one model gave to both halves, the FSC says where the
@@ -47,11 +48,11 @@ class Reconstruction:
     mask: Float[Tensor, "n n n"]
     masked: HalfMapFSC
 
-    def negated(self) -> "Reconstruction":
+    def negated(self) -> "CombinedMap":
         """The same with dense and empty exchanged."""
         return replace(self, volume=-self.volume, half_maps=(-self.half_maps[0], -self.half_maps[1]))
 
-    def mirrored(self) -> "Reconstruction":
+    def mirrored(self) -> "CombinedMap":
         """The same of the other hand, ``v(−x, y, z)``."""
         volume, first, second, mask = map(mirror_image, (self.volume, *self.half_maps, self.mask))
         return replace(self, volume=volume, half_maps=(first, second), mask=mask)
@@ -112,7 +113,7 @@ def half_map(
 
 def combined(
     halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]], n: int, radius: float, generator: torch.Generator
-) -> Reconstruction:
+) -> CombinedMap:
     """The result on n³ voxels from two half-maps of :func:`half_map` and the ball's ``radius`` in pixels.
 
     ``generator`` draws the random phases of the correction for the mask.
@@ -125,7 +126,7 @@ def combined(
     first_lost = (value[1:] < 0.143).nonzero().flatten()
     if len(first_lost):
         value[int(first_lost[0]) + 1 :] = 0
-    shell = (radial_frequencies(m, 3) * m / (2 * torch.pi)).round().long().clamp(max=m // 2)
+    shell = shell_indices(m, 3).clamp(max=m // 2)
     mean = (halves[0] + halves[1]) / 2
     spectrum = centred_fft(mean * ball, ndim=3) * (2 * value / (1 + value))[shell]
     filtered = centred_ifft(spectrum, ndim=3).real
@@ -138,7 +139,7 @@ def combined(
     curves = (fsc, masked.unmasked, masked.masked, masked.randomised, masked.corrected)
     fsc, unmasked, within, randomised, corrected = (FSC(each.frequency * m / n, each.value) for each in curves)
     masked = HalfMapFSC(unmasked, within, randomised, corrected, masked.random_from)
-    return Reconstruction(volume, (first, second), fsc, mask.clamp(0, 1), masked)
+    return CombinedMap(volume, (first, second), fsc, mask.clamp(0, 1), masked)
 
 
 def _within_mask(
@@ -153,27 +154,6 @@ def _within_mask(
     smooth_px = min(max(4.0, 2 * resolution_px), radius)
     mask = soft_mask(sign * (halves[0] + halves[1]) / 2, radius, smooth_px)
     return mask, half_map_fsc(*halves, mask, generator)
-
-
-def reconstruct(
-    stack: ParticleStack,
-    noise: Noise,
-    rotations: Float[Tensor, "N 3 3"],
-    shifts_px: Float[Tensor, "N 2"],
-    radius: float,
-    *,
-    chunk: int | None = None,
-    progress: Progress = lambda count: None,
-) -> Reconstruction:
-    """Both half-maps of alternate particles and their combination; arguments as of :func:`half_map`."""
-    halves = alternate_halves(len(stack))
-    first, second = (
-        half_map(
-            stack, noise, (halves == half).nonzero().flatten(), rotations, shifts_px, chunk=chunk, progress=progress
-        )
-        for half in (1, 2)
-    )
-    return combined((first, second), stack.n, radius, torch.Generator().manual_seed(0))
 
 
 @dataclass
@@ -197,10 +177,10 @@ class _NormalEquations:
     ) -> None:
         """Add particles; only half the plane is summed, since the other half is its conjugate."""
         n, m = stack.n, len(self.right)
-        k = frequencies(n)
-        ky, kx = torch.meshgrid(k, k, indexing="ij")
+        plane = frequency_vectors(n)
+        kx, ky = plane.unbind(-1)
         used = (torch.hypot(kx, ky) * n / m < torch.pi * (1 - 1 / m)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
-        points = torch.stack([kx[used], ky[used]], dim=-1)
+        points = plane[used]
         weight = torch.where(points.any(dim=1), 2.0, 1.0) / noise.at_rows(rows, points.norm(dim=1))
         transform = centred_fft(stack.images(rows))[:, used]
         phase = shifts @ points.mT

@@ -7,44 +7,45 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orbitrec.cryoem.checks import Evidence, doubts
-from orbitrec.cryoem.config import FEWEST_PARTICLES, Options
+from orbitrec.cryoem.checks import Evidence, quality_checks
+from orbitrec.cryoem.config import FEWEST_PARTICLES, SearchConfig
 from orbitrec.cryoem.image_statistics import ImageStatistics
-from orbitrec.cryoem.multiresolution import PosedVolume, Selection
+from orbitrec.cryoem.multi_start import Selection
+from orbitrec.cryoem.multiresolution import PosedVolume
 from orbitrec.cryoem.pose_refinement import Poses, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.reconstruct import Reconstruction, alternate_halves, combined, half_map
+from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import mirrored_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
-from orbitrec.runtime.progress import POSE, REBUILD, RunState, Stage
+from orbitrec.runtime.progress import HistoryRow, RunState, Stage
 
 
 @dataclass(frozen=True)
-class InitialModel:
-    """The result of the main job.
+class PosedMap:
+    """A map, the pose of every particle, and how they were found.
 
     Attributes:
-        reconstruction: map and half-maps in the sign of the particle (dense is positive).
-        inverted: the images show dense as dark.
-        rotations: RELION's rotation of every particle.
-        shifts_px: displacement of its content.
-        half_sets: 1 or 2.
-        independent: the half-sets were refined apart, so that their correlation stands for the resolution.
+        combined: map and half-maps in the sign of the particle (dense is positive).
+        inverted: whether the images show dense as dark.
+        rotations: (N, 3, 3) RELION's rotation of every particle.
+        shifts_px: (N, 2) displacement of its content.
+        half_sets: (N,) 1 or 2.
+        independent: whether the half-sets were refined apart, so that their correlation stands for the resolution.
         radius_px: of the particle's ball.
         search_resolution_A: finest resolution used to find poses.
         shift_spread_px: standard deviation of the shifts per axis.
-        selected: the starts and what became of them.
-        symmetry: the one that was applied and how well the map before showed it; None without.
-        history: every step of the climb.
-        seconds: of each stage.
+        selection: the starts and what became of them.
+        symmetry: the group that was imposed and how well the map before showed it; None without.
+        history: every step of the search.
+        seconds: of each part of the run.
         image_statistics: what the images looked like before.
-        doubts: what may be wrong with the result, one sentence each.
+        checks: what may be wrong with the result, one sentence each.
     """
 
-    reconstruction: Reconstruction
+    combined: CombinedMap
     inverted: bool
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
@@ -53,12 +54,12 @@ class InitialModel:
     radius_px: float
     search_resolution_A: float
     shift_spread_px: float
-    selected: Selection
+    selection: Selection
     symmetry: SymmetryCheck | None
-    history: list[Stage]
+    history: list[HistoryRow]
     seconds: dict[str, float]
     image_statistics: ImageStatistics
-    doubts: list[str]
+    checks: list[str]
 
 
 def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
@@ -85,66 +86,86 @@ def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
     return torch.from_numpy(given).long()
 
 
-def refined_poses(data: ParticleModes, found: PosedVolume, journal: RunState, name: str) -> Poses:
-    """Poses climbed off the grid from those ``found``."""
-
-    def refined() -> dict[str, object]:
-        volume, progress = found.level.volume(found.model), journal.reader("refining poses", POSE)
-        return vars(refine_poses(data, found.level.grid, volume, found.rotations, found.shifts_px, progress=progress))
-
-    return Poses(**journal.step(name, refined))
-
-
-def rebuilt_map(
-    stack: ParticleStack, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], options: Options, journal: RunState
-) -> Reconstruction:
-    """The map from all frequencies."""
-    group = options.group.matrices() if options.group.order > 1 else None
-
-    def rebuilt(half: int) -> dict[str, object]:
-        rows, progress = (halves == half).nonzero().flatten(), journal.reader("reconstructing", REBUILD)
-        found = half_map(
-            stack, noise, rows, poses.rotations, poses.shifts_px, group=group, progress=progress, device=options.device
-        )
-        return {"map": found}
-
-    first, second = (journal.step(f"half map {half}", lambda half=half: rebuilt(half))["map"] for half in (1, 2))
-    found = combined((first, second), stack.n, options.radius_px(stack), journal.generator)
-    journal.lap("map")
-    return found
-
-
 @dataclass(frozen=True)
-class Ending:
-    """What a result is made of besides what was found."""
+class Session:
+    """What a run on particles works with, from its beginning to its end.
+
+    Attributes:
+        stack: the particles, read as their image statistics ask for.
+        data: the same in filtered circular modes.
+        image_statistics: what the images looked like.
+        config: of the run.
+        run: its state.
+    """
 
     stack: ParticleStack
     data: ParticleModes
     image_statistics: ImageStatistics
-    options: Options
-    journal: RunState
+    config: SearchConfig
+    run: RunState
+
+    def refined_poses(self, found: PosedVolume, name: str, data: ParticleModes | None = None) -> Poses:
+        """Poses refined off the grid from those that were ``found``; ``data`` where not all particles have one."""
+        own = self.data if data is None else data
+
+        def refined() -> dict[str, object]:
+            volume, progress = found.level.volume(found.model), self.run.counter(Stage.POSE_REFINEMENT)
+            return vars(
+                refine_poses(own, found.level.grid, volume, found.rotations, found.shifts_px, progress=progress)
+            )
+
+        return Poses(**self.run.step(name, refined))
+
+    def rebuilt_map(self, noise: Noise, poses: Poses, halves: Int[Tensor, "N"]) -> CombinedMap:
+        """The map of the posed particles, from all frequencies."""
+        config, stack = self.config, self.stack
+        group = config.group.matrices() if config.group.order > 1 else None
+
+        def rebuilt(half: int) -> dict[str, object]:
+            rows, progress = (halves == half).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
+            found = half_map(
+                stack, noise, rows, poses.rotations, poses.shifts_px,
+                group=group, progress=progress, device=config.device,
+            )  # fmt: skip
+            return {"map": found}
+
+        first, second = (self.run.step(f"half map {half}", lambda half=half: rebuilt(half))["map"] for half in (1, 2))
+        found = combined((first, second), stack.n, config.radius_px(stack), self.run.generator)
+        self.run.timer("map")
+        return found
 
     def result(
         self,
         poses: Poses,
         halves: Int[Tensor, "N"],
-        rebuilt: Reconstruction,
-        selected: Selection,
+        selection: Selection,
         symmetry: SymmetryCheck | None,
         *,
         independent: bool,
-    ) -> InitialModel:
-        """The result, in the sign of the particle and the hand asked for."""
-        skewness = float((rebuilt.volume - rebuilt.volume.mean()).pow(3).mean())
-        inverted = skewness < 0 if self.options.dense_is_dark is None else self.options.dense_is_dark
-        rebuilt = rebuilt.negated() if inverted else rebuilt
+    ) -> PosedMap:
+        """The map and the result, in the sign of the particle and the handedness asked for.
+
+        Args:
+            poses: of all particles.
+            halves: their half-sets.
+            selection: the starts that the run had.
+            symmetry: the check of the one that was imposed.
+            independent: whether the half-sets were refined apart.
+
+        Returns:
+            All that is known at the end.
+        """
+        found = self.rebuilt_map(self.data.noise, poses, halves)
+        skewness = float((found.volume - found.volume.mean()).pow(3).mean())
+        inverted = skewness < 0 if self.config.dense_is_dark is None else self.config.dense_is_dark
+        found = found.negated() if inverted else found
         rotations, shifts_px = poses.rotations, poses.shifts_px
-        if self.options.flip:
-            rebuilt, rotations = rebuilt.mirrored(), mirrored_views(rotations)
-        radius, pixel = self.options.radius_px(self.stack), self.stack.pixel_size_A
-        evidence = Evidence(rebuilt, rotations, radius, pixel, self.data, selected, symmetry)
-        return InitialModel(
-            reconstruction=rebuilt,
+        if self.config.flip:
+            found, rotations = found.mirrored(), mirrored_views(rotations)
+        radius, pixel = self.config.radius_px(self.stack), self.stack.pixel_size_A
+        evidence = Evidence(found, rotations, radius, pixel, self.data, selection, symmetry)
+        return PosedMap(
+            combined=found,
             inverted=inverted,
             rotations=rotations,
             shifts_px=shifts_px,
@@ -153,10 +174,10 @@ class Ending:
             radius_px=radius,
             search_resolution_A=2 * math.pi * pixel / float(self.data.grid.k_max),
             shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),
-            selected=selected,
+            selection=selection,
             symmetry=symmetry,
-            history=self.journal.history,
-            seconds=self.journal.laps,
+            history=self.run.history,
+            seconds=self.run.timers,
             image_statistics=self.image_statistics,
-            doubts=doubts(evidence),
+            checks=quality_checks(evidence),
         )

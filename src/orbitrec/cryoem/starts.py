@@ -1,4 +1,4 @@
-"""Where the climb begins: volumes from the stack's moments, beside faint random ones.
+"""Where the search begins: volumes from the stack's moments, beside random ones of low energy.
 
 Moments are matched in the setting that was found best for them: frequencies up to two thirds of the first bandwidth's,
 in a ball of 0.44 box, since moments see all that the images show and not only the particle.
@@ -6,13 +6,13 @@ in a ball of 0.44 box, since moments see all that the images show and not only t
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.cryoem.accumulate import accumulate_moments
+from orbitrec.cryoem.config import StartKind
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.momnet_start import carried_moments, log_views
 from orbitrec.io.particles import ParticleStack
@@ -27,23 +27,11 @@ FREQUENCY_SHARE = 2 / 3
 BALL_SHARE = 0.44
 
 
-class StartKind(StrEnum):
-    """Where starts that know the stack's moments are from; ``random``: there are none."""
-
-    moments = "moments"
-    momnet = "momnet"
-    random = "random"
-
-    def at_most(self, count: int) -> int:
-        """How many there are where ``count`` are asked for: the network has one answer."""
-        return {StartKind.moments: count, StartKind.momnet: min(count, 1), StartKind.random: 0}[self]
-
-
 @dataclass(frozen=True)
 class Start:
-    """A model to climb from and where it is from: ``moments``, ``momnet`` or ``random``."""
+    """A model to begin with and the kind of start it is."""
 
-    kind: str
+    kind: StartKind
     model: VolumeAndViews
 
 
@@ -78,12 +66,12 @@ def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, gene
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
         volume = SphericalBesselVolume(own, match.coefficients * math.sqrt(shrink))
         log_views = match.log_density.to(level.projector.dtype)
-        starts.append(Start("moments", VolumeAndViews(fitted_coefficients(level, volume), log_views)))
+        starts.append(Start(StartKind.moments, VolumeAndViews(fitted_coefficients(level, volume), log_views)))
     return starts
 
 
 def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
-    """One pass over the stack for its moments, and the shipped network's answer to them.
+    """One pass over the stack for its moments, and the pretrained network's answer to them.
 
     Raises:
         InputError: if the images do not reach the network's resolution.
@@ -100,14 +88,14 @@ def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
     own = SphericalBesselBasis(radius, small.basis.k_max * shrink)
     volume = SphericalBesselVolume(own, small.coefficients * math.sqrt(shrink))
     views = log_views(found, net.setting, level.directions).to(level.projector.dtype)
-    return Start("momnet", VolumeAndViews(fitted_coefficients(level, volume), views))
+    return Start(StartKind.momnet, VolumeAndViews(fitted_coefficients(level, volume), views))
 
 
 def random_starts(
     level: ResolutionLevel, ctf2_over_noise: Float[Tensor, "k"], count: int, generator: torch.Generator
 ) -> list[Start]:
-    """Faint random volumes seen uniformly."""
-    return [Start("random", level.random_model(generator, ctf2_over_noise)) for _ in range(count)]
+    """Random volumes of low energy, seen uniformly."""
+    return [Start(StartKind.random, level.random_model(generator, ctf2_over_noise)) for _ in range(count)]
 
 
 def fitted_coefficients(level: ResolutionLevel, volume: Volume) -> Float[Tensor, "p"]:

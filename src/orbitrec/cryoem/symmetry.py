@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.multiresolution import held_out_likelihood
+from orbitrec.cryoem.multi_start import held_out_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.starts import fitted_coefficients
 from orbitrec.evaluation.alignment import Alignment
@@ -34,7 +34,7 @@ class SymmetryCheck:
     kept: float
 
 
-def symmetrised(
+def impose_symmetry(
     level: ResolutionLevel, model: VolumeAndViews, group: PointGroup, data: ParticleModes, centres: Float[Tensor, "N 2"]
 ) -> tuple[ResolutionLevel, VolumeAndViews, SymmetryCheck | None]:
     """The model in the group's setting, and the level whose basis has nothing but symmetric functions.

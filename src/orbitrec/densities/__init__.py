@@ -1,1 +1,1 @@
-"""Densities of rotations and viewing directions."""
+"""Densities of viewing directions on the sphere."""

@@ -1,4 +1,4 @@
-"""Densities of viewing directions on the sphere."""
+"""Mixtures of von Mises–Fisher densities of viewing directions."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.densities.base import ViewDensity
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import direction_frames, random_rotations
 
@@ -14,10 +15,13 @@ _FLATTEST = 1e-8  # a concentration of zero is taken as this: uniform to roundin
 
 
 @dataclass(frozen=True, eq=False)
-class VonMisesFisherMixture:
+class VonMisesFisherMixture(ViewDensity):
     """Mixture of von Mises–Fisher densities on the sphere: concentration 0 is uniform, κ ≫ 1 a cap of 1/√κ radians.
 
-    Means are unit vectors; weights are normalised to sum 1.
+    Attributes:
+        means: unit vectors, one for each component.
+        concentrations: κ of each component.
+        weights: of the components; they are normalised to sum 1.
 
     Raises:
         InputError: if a mean is not a unit vector, a concentration or weight is negative, or all weights are zero.
@@ -43,8 +47,8 @@ class VonMisesFisherMixture:
         spread, weights = torch.rand(2, components, generator=generator, dtype=torch.float64)
         return cls(means, 2 * 6**spread, 0.5 + weights)
 
-    def log_density(self, directions: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
-        """Logarithm of the density with respect to the uniform probability measure, finite at any concentration.
+    def log_density(self, directions: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:
+        """Logarithm of the density, whose mean over the sphere is 1: finite at any concentration.
 
         One component is ``κ / sinh κ · e^{κ μ·u} = 2κ / (1 − e^{−2κ}) · e^{κ (μ·u − 1)}`` (Fisher 1953).
         """
@@ -53,28 +57,13 @@ class VonMisesFisherMixture:
         log_norm = (2 * kappa / -torch.expm1(-2 * kappa)).log()
         return torch.logsumexp(log_weights + log_norm + kappa * (directions @ means.T - 1), dim=-1)
 
-    def density(self, directions: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
-        """Density with respect to the uniform probability measure: its mean over the sphere is 1."""
-        return self.log_density(directions).exp()
-
     def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
         """Exact draws: on the sphere the cosine to the mean has an invertible distribution function."""
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         kappa = self.concentrations[component].clamp(min=_FLATTEST)
-        uniform, turn = torch.rand(2, count, generator=generator, dtype=self.means.dtype)
+        uniform, azimuth = torch.rand(2, count, generator=generator, dtype=self.means.dtype)
         cosine = 1 + torch.log1p(uniform * torch.expm1(-2 * kappa)) / kappa
         sine = (1 - cosine.square()).clamp(min=0).sqrt()
-        around = torch.stack([sine * (2 * math.pi * turn).cos(), sine * (2 * math.pi * turn).sin(), cosine], dim=1)
+        azimuth = 2 * math.pi * azimuth
+        around = torch.stack([sine * azimuth.cos(), sine * azimuth.sin(), cosine], dim=1)
         return torch.einsum("nij,nj->ni", direction_frames(self.means[component]), around)
-
-
-def smoothed(
-    directions: Float[Tensor, "D 3"], density: Float[Tensor, "D"], at: Float[Tensor, "*shape 3"]
-) -> Float[Tensor, "*shape"]:
-    """The density between nodes: their mean, weighted by a von Mises–Fisher kernel as wide as the nodes lie apart.
-
-    D nodes share the sphere in cells of 4π/D, and the kernel's standard deviation is half the side of a cell.
-    """
-    kappa = len(directions) / math.pi
-    weights = torch.softmax(kappa * (at @ directions.to(at).T), dim=-1)
-    return weights @ density.to(at)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.rigid_fit import Candidates, RigidFit
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, frequency_vectors, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import frequency_vectors, radii
 from orbitrec.geometry.rotations import quaternion_to_matrix
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -101,7 +102,7 @@ def align(
     fits = [RigidFit.of(source, target, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
     found = fits[0].scan(_super_fibonacci(_ROTATIONS), hand) if search else Candidates.identity()
     for fit, keep in zip(fits, _CANDIDATES, strict=True):
-        found = fit.climb(found.best_of_each_hand(keep))
+        found = fit.refined(found.best_of_each_hand(keep))
     best = int(found.score.argmax())
     matrix, shift = found.matrix[best], found.shift[best] * n
     mirrored = bool(torch.linalg.det(matrix) < 0)
@@ -130,7 +131,7 @@ def _moved(
     """The map ``v(A⁻¹(x − s)) / |det A|`` on n³ voxels: its transform is ``e^{-ik·s} v̂(Aᵀk)``."""
     matrix, shift_px = matrix.to(volume.dtype), shift_px.to(volume.dtype)
     background = volume.median()
-    points = frequency_vectors(n, volume.dtype)
+    points = frequency_vectors(n, 3, volume.dtype)
     rotated = points @ matrix
     inside = (rotated.abs() <= math.pi * (1 + 1e-6)).all(-1)
     phase = -points[inside] @ shift_px
@@ -153,8 +154,7 @@ def _flattened(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
     fills less than half of its box.
     """
     n = volume.shape[0]
-    cycles = radial_frequencies(n, 3, volume.dtype) * n / (2 * math.pi)
-    blur = torch.exp(-0.5 * (cycles / _FLATTENING_CYCLES).square())
+    blur = torch.exp(-0.5 * (radii(n, 3, volume.dtype) / _FLATTENING_CYCLES).square())
     smooth = centred_ifft(blur * centred_fft(volume - volume.mean(), 3), 3).real
     power = centred_ifft(blur * centred_fft(smooth.square(), 3), 3).real.clamp(min=0)
     background = 3 * power.median() / power.clamp(min=torch.finfo(power.dtype).tiny)

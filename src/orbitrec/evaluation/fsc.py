@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radii, shell_frequencies, shell_indices
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def fourier_shell_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) 
         raise InputError(
             f"maps to compare must be cubes of one size, not {tuple(a.shape)} and {tuple(b.shape)}; resample one first"
         )
-    shell = (radial_frequencies(n, 3) * n / (2 * math.pi)).round().long().flatten()
+    shell = shell_indices(n, 3).flatten()
     x, y = (centred_fft(grid.double(), ndim=3).flatten() for grid in (a, b))
 
     def shells(values: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def fourier_shell_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) 
     cross = shells((x * y.conj()).real)
     power = shells(x.abs().square()) * shells(y.abs().square())
     value = torch.where(power > 0, cross / power.clamp(min=torch.finfo(power.dtype).tiny).sqrt(), 0.0)
-    return FSC(2 * math.pi / n * torch.arange(n // 2 + 1, dtype=torch.float64), value)
+    return FSC(shell_frequencies(n), value)
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,10 @@ def _phases_randomised(
     n = len(volume)
     spectrum = centred_fft(volume.double(), ndim=3)
     noise = centred_fft(torch.randn(n, n, n, generator=generator, dtype=torch.float64), ndim=3)
-    beyond = radial_frequencies(n, 3) * n / (2 * math.pi) >= shell - 0.5
+    beyond = radii(n, 3) >= shell - 0.5
     return centred_ifft(torch.where(beyond, spectrum.abs() * noise / noise.abs(), spectrum), ndim=3).real
 
 
 def soft_sphere(n: int, radius_px: float, edge_px: float = 5.0) -> Float[Tensor, "n n n"]:
     """1 within ``radius_px`` of the origin, falling to 0 over the next ``edge_px`` by a raised cosine."""
-    # The DFT grid's radii are the voxels' own up to the factor n/2π.
-    radius = radial_frequencies(n, 3) * n / (2 * math.pi)
-    return 0.5 + 0.5 * torch.cos(math.pi * ((radius - radius_px) / edge_px).clamp(0, 1))
+    return 0.5 + 0.5 * torch.cos(math.pi * ((radii(n, 3) - radius_px) / edge_px).clamp(0, 1))

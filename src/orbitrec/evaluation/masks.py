@@ -8,7 +8,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from orbitrec.evaluation.fsc import soft_sphere
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies
 
 NOISE_DEVIATIONS = 4.0
 PEAK_SHARE = 0.1

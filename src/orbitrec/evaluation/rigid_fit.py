@@ -13,7 +13,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import pixels, radii, shell_indices
 from orbitrec.geometry.rotations import geodesic_distance, rotation_vector_to_matrix
+from orbitrec.optim.levenberg_marquardt import Damping, LocalModel, Point, minimise
 from orbitrec.volumes.voxel import VoxelVolume
 
 _SHIFT_GRID = 16  # points of the scan's shift grid along an axis; holds ±7 cycles
@@ -22,6 +24,7 @@ _STEPS = 12
 _DISTINCT = math.radians(20)
 _FLOOR = 1e-6  # of 1 − FSC²: what single precision resolves
 _SETTLED = 1e-3  # of the log-likelihood: 0.05 standard errors
+_DAMPING = Damping(start=1e-3, floor=1.0)  # the floor only keeps the matrix regular where maps have nothing in common
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,11 @@ class RigidFit:
         n = reference.shape[0]
         axis = torch.arange(-cycles, cycles + 1)
         lattice = torch.cartesian_prod(axis[cycles:], axis, axis)
-        radius = lattice.square().sum(1).double().sqrt()
+        radius, shell = (values[cycles:].flatten() for values in (radii(len(axis), 3), shell_indices(len(axis), 3)))
         ball = (radius > 0) & (radius <= cycles)
-        lattice, shell = lattice[ball], radius[ball].round().long() - 1
+        lattice, shell = lattice[ball], shell[ball] - 1
         # The derivative of the transform is the transform of −i x v(x).
-        x = torch.arange(n) - n // 2
+        x = pixels(n, reference.dtype)
         moments = torch.stack([reference, reference * x, reference * x[:, None], reference * x[:, None, None]])
         value, *slopes = centred_fft(moments.float(), ndim=3)[:, *(lattice + n // 2).flip(1).unbind(1)]
         gradient = 2 * math.pi / n * torch.stack([-1j * slope for slope in slopes], dim=-1)
@@ -135,32 +138,20 @@ class RigidFit:
         count = self._sum(self.weight)
         return (correlation * count).sum(-1) / count.sum()
 
-    def climb(self, start: Candidates) -> Candidates:
+    def refined(self, start: Candidates) -> Candidates:
         """Levenberg–Marquardt on ``−½ Σ_s N_s log(1 − FSC_s²)``, all candidates at once.
 
         That is the log-likelihood of the reference given the moved map when every shell has its own unknown scale and
         white noise, both at their best values; it needs neither noise level nor sharpening.
         """
-        matrix, shift = start.matrix, start.shift
-        score, normal, slope = self._linearised(matrix, shift)
-        damping = torch.full_like(score, 1e-3)
-        for _ in range(_STEPS):
-            # The 1 only keeps the matrix regular where the maps have nothing in common.
-            ridge = torch.diag_embed((1 + normal.diagonal(dim1=1, dim2=2)) * damping[:, None])
-            step = torch.linalg.solve(normal + ridge, slope)
-            turn = rotation_vector_to_matrix(step[:, :3])
-            rotated, shifted = turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]
-            trial = self._linearised(rotated, shifted)
-            better = trial[0] > score
-            settled = bool(((trial[0] - score).abs() < _SETTLED).all())
-            new, old = (rotated, shifted, *trial), (matrix, shift, score, normal, slope)
-            matrix, shift, score, normal, slope = (
-                torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, old, strict=True)
-            )
-            damping = torch.where(better, damping / 10, damping * 10)
-            if settled:
-                break
-        return Candidates(matrix, shift, score)
+
+        def model(candidate: Point) -> LocalModel:
+            score, normal, slope = self._linearised(*candidate)
+            return LocalModel(-score, -slope, normal)
+
+        place = (start.matrix, start.shift)
+        place, misfit = minimise(model, _moved, place, steps=_STEPS, damping=_DAMPING, settled=_SETTLED)
+        return Candidates(*place, -misfit)
 
     def _linearised(
         self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]
@@ -190,3 +181,9 @@ class RigidFit:
         shells = int(self.shell.max()) + 1
         out = torch.zeros(*values.shape[:-1], shells, dtype=torch.float64)
         return out.index_add_(-1, self.shell, values.double())
+
+
+def _moved(place: Point, step: Float[Tensor, "c 6"]) -> Point:
+    """Candidates rotated further by a rotation vector, then shifted."""
+    (matrix, shift), turn = place, rotation_vector_to_matrix(step[:, :3])
+    return turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]

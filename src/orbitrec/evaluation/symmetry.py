@@ -67,7 +67,7 @@ def _best(
     found = fits[0].scan(rotation_vector_to_matrix(angle * axes), hand=False).best_of_each_hand(6)
     start = found
     for fit in fits:
-        found = fit.climb(found)
+        found = fit.refined(found)
     cosine = (found.matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
     # The climb may have gone to the identity, which fits every map.
     stayed = (cosine.clamp(-1, 1).acos() - angle).abs() < _SAME_ANGLE

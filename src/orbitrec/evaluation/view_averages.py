@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from orbitrec.evaluation.fsc import soft_sphere
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import pixel_vectors, radial_frequencies, shell_frequencies, shell_indices
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.io.particles import ParticleStack
@@ -120,15 +121,15 @@ def _aligned_sum(
     seen = torch.ones(n, n)
     if stack.ctf is not None:
         ctf = stack.ctf.select(rows)
-        shells = (radial_frequencies(n) * n / (2 * math.pi)).round().long()
-        k = 2 * math.pi * torch.arange(int(shells.max()) + 1, dtype=torch.float64) / n
+        shells = shell_indices(n)
+        k = shell_frequencies(n, int(shells.max()) + 1)
         seen = ctf.radial_square(k, stack.pixel_size_A).mean(0)[shells].float()
         once = torch.where(stack.premultiplied[rows][:, None, None], 1.0, ctf.on_grid(n, stack.pixel_size_A))
         images = centred_ifft(centred_fft(images) * once).real
     # R ≈ frame · Rz(a) shows the frame's picture rotated by −a and displaced by s: it is read at Rz(−a) x + s.
     turn = frame.T @ rotations
     angle = torch.atan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
-    y, x = torch.meshgrid(*[torch.arange(n, dtype=torch.float64) - n // 2] * 2, indexing="ij")
+    x, y = pixel_vectors(n).unbind(-1)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     points = torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1) + shifts_px[:, None, None]
     grid = ((2 * (points + n // 2) + 1) / n - 1).float()

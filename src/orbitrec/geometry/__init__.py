@@ -1,1 +1,1 @@
-"""Fourier transforms, polar grids, rotations and quadrature rules."""
+"""Grids and their shells, Fourier transforms, polar grids, rotations, point groups, harmonics and quadrature rules."""

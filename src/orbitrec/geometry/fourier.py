@@ -1,34 +1,14 @@
 """Centred unitary Fourier transforms and cropping in Fourier space.
 
 Kernel ``e^{-ikx}``, unitary, and index ``n // 2`` is the origin in both domains for even and odd ``n``
-(``docs/conventions.md``). Frequencies are the DFT's own points ``2πj/n`` in radians per pixel.
+(``docs/conventions.md``). The points of both domains are those of :mod:`orbitrec.geometry.grids`.
 """
 
-import math
-
 import torch
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Complex, Shaped
 from torch import Tensor
 
 from orbitrec.errors import InputError
-
-
-def frequencies(n: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n"]:
-    """Centred DFT frequencies ``2π(j − n//2)/n``, j = 0 … n−1, in radians per pixel."""
-    return 2 * math.pi * (torch.arange(n, dtype=dtype) - n // 2) / n
-
-
-def radial_frequencies(n: int, ndim: int = 2, dtype: torch.dtype = torch.float64) -> Float[Tensor, "..."]:
-    """Length of the frequency vector at every point of the centred ``n``^ndim DFT grid, radians per pixel."""
-    k = frequencies(n, dtype)
-    axes = torch.meshgrid(*([k] * ndim), indexing="ij")
-    return torch.stack(axes).square().sum(0).sqrt()
-
-
-def frequency_vectors(n: int, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n n n 3"]:
-    """Frequency vectors (x, y, z) at the points (z, y, x) of the centred ``n``³ DFT grid, radians per pixel."""
-    k = frequencies(n, dtype)
-    return torch.stack(torch.meshgrid(k, k, k, indexing="ij")[::-1], dim=-1)
 
 
 def _last(ndim: int) -> tuple[int, ...]:
@@ -48,7 +28,15 @@ def centred_ifft(x: Shaped[Tensor, "..."], ndim: int = 2) -> Complex[Tensor, "..
 
 
 def fourier_crop(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[Tensor, "..."]:
-    """The ``size``^ndim low frequencies of a centred transform, values unchanged.
+    """The low frequencies of a centred transform, values unchanged.
+
+    Args:
+        x: the transform, square or cubic in its last axes.
+        size: edge of the result in points.
+        ndim: how many of the last axes are cropped.
+
+    Returns:
+        The ``size``^ndim points about the origin.
 
     Raises:
         InputError: if ``size`` is larger than an axis or smaller than 1.
@@ -63,6 +51,14 @@ def fourier_crop(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[T
 
 def fourier_pad(x: Shaped[Tensor, "..."], size: int, ndim: int = 2) -> Shaped[Tensor, "..."]:
     """Adjoint of :func:`fourier_crop`: the centred transform set in a larger grid of zeros.
+
+    Args:
+        x: the transform, square or cubic in its last axes.
+        size: edge of the result in points.
+        ndim: how many of the last axes are padded.
+
+    Returns:
+        ``size``^ndim points, the origin again at ``size // 2``.
 
     Raises:
         InputError: if ``size`` is smaller than an axis.

@@ -26,11 +26,11 @@ class PointGroup:
         """The group of a name such as C4 or D2.
 
         Raises:
-            InputError: if it is no such name.
+            InputError: if no group has that name.
         """
         found = re.fullmatch(r"([CcDd])(\d{1,2})", name.strip())
         if found is None or not 1 <= int(found[2]) <= _HIGHEST_FOLD or found[0].upper() == "D1":
-            raise InputError(f"--symmetry {name} is not known; give C1, C2, C3 … or D2, D3 …")
+            raise InputError(f"there is no point group {name!r} here; give C1, C2, C3 … or D2, D3 …")
         return cls(int(found[2]), found[1].upper() == "D")
 
     def __str__(self) -> str:
@@ -42,24 +42,14 @@ class PointGroup:
         return self.fold * (2 if self.dihedral else 1)
 
     def matrices(self) -> Float[Tensor, "g 3 3"]:
-        """All of them, the identity first (float64)."""
-        turns = torch.zeros(self.fold, 3, dtype=torch.float64)
-        turns[:, 2] = 2 * math.pi / self.fold * torch.arange(self.fold, dtype=torch.float64)
-        about_z = rotation_vector_to_matrix(turns)
+        """All rotations of the group, the identity first (float64)."""
+        vectors = torch.zeros(self.fold, 3, dtype=torch.float64)
+        vectors[:, 2] = 2 * math.pi / self.fold * torch.arange(self.fold, dtype=torch.float64)
+        about_z = rotation_vector_to_matrix(vectors)
         if not self.dihedral:
             return about_z
         return torch.cat([about_z, about_z @ torch.diag(about_z.new_tensor([1.0, -1.0, -1.0]))])
 
-    def keeps(self, l: int, m: int) -> bool:
-        """Whether the real harmonic Y_lm is the same after every rotation; m < 0 are sines.
-
-        About z by 2π/n: n divides m. About x by π: θ → π − θ and φ → −φ, under which ``P_lm`` takes ``(−1)^{l+m}``,
-        cosines stay and sines change sign.
-        """
-        if m % self.fold:
-            return False
-        return not self.dihedral or (l + m) % 2 == (0 if m >= 0 else 1)
-
 
 NO_SYMMETRY = PointGroup()
-"""C1."""
+"""C1, the group of the identity alone."""

@@ -6,7 +6,7 @@ An image is real, so its transform satisfies ``F(k, φ+π) = conj F(k, φ)`` and
     Y[m, k] = c_m · sqrt(w_k k / 2π) · F_m(k),     c_0 = 1,  c_m = √2 (m > 0),
 
 with Gauss–Legendre weights w_k, so that ``Σ_{m ≥ 0, k} |Y|²`` is the energy ``Σ_x |image(x)|²`` of the part of the
-image below ``k_max`` (Parseval), and inner products likewise. Turning the image's content counter-clockwise by α
+image below ``k_max`` (Parseval), and inner products likewise. Rotating the image's content counter-clockwise by α
 multiplies mode m by ``exp(−imα)``; a shift is a phase on the circle (:meth:`PolarGrid.shift`).
 """
 
@@ -21,6 +21,7 @@ from scipy.special import jv
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.grids import pixel_vectors, vectors
 
 
 def _even_fft_size(at_least: int) -> int:
@@ -59,7 +60,7 @@ class PolarGrid:
         k_max: largest frequency in radians per pixel, at most π.
         radial_nodes: number of Gauss–Legendre nodes of the rule.
         max_mode: largest circular mode M.
-        kept: how many of the rule's lowest nodes the grid has (all, unless made by :meth:`below`).
+        kept: how many of the rule's lowest nodes the grid has; all, unless it was made by :meth:`truncated`.
 
     Raises:
         InputError: if a size is not positive or ``k_max`` is outside (0, π].
@@ -79,11 +80,19 @@ class PolarGrid:
 
     @classmethod
     def for_radius(cls, box: int, k_max: float, radius: float) -> "PolarGrid":
-        """The grid that resolves objects of ``radius`` pixels up to ``k_max``.
+        """The grid that resolves objects of a radius up to a frequency.
 
         Products of two such transforms oscillate at most like ``exp(2i·radius·k)``, which Gauss–Legendre integrates
         with about half as many nodes as ``radius·k_max``; Bessel functions ``J_m(k r)`` vanish beyond ``m ≈ k r``. Both
-        get a margin, and the nodes more than that, because images hold content beyond the radius.
+        numbers get a margin, and that of the nodes more, because images have content beyond the radius.
+
+        Args:
+            box: image edge in pixels.
+            k_max: largest frequency in radians per pixel.
+            radius: of the objects, in pixels.
+
+        Returns:
+            The grid.
         """
         bandwidth = radius * k_max
         margin = 3 + 1.5 * bandwidth ** (1 / 3)
@@ -106,14 +115,14 @@ class PolarGrid:
 
     @property
     def node_count(self) -> int:
-        """Radial nodes K of the grid."""
+        """Number K of the grid's radial nodes."""
         return len(self.nodes)
 
-    def below(self, k_max: float, radius: float) -> "PolarGrid":
+    def truncated(self, k_max: float, radius: float) -> "PolarGrid":
         """The part of this grid below ``k_max`` for objects of ``radius`` pixels: a prefix of its nodes and modes.
 
         Coordinates on the smaller grid are ``modes[..., : M + 1, : K]`` of those on this one. Leaving nodes out of the
-        rule moves the sharp edge of the band by less than their spacing; it costs nothing else.
+        rule moves the sharp edge of the band by less than their spacing, and has no other effect.
         """
         nodes = max(1, int((self.nodes <= k_max * (1 + 1e-9)).sum()))
         modes = PolarGrid.for_radius(self.box, min(k_max, math.pi), radius).max_mode
@@ -139,13 +148,13 @@ class PolarGrid:
         return unit[:, None, :] * self.nodes[None, :, None]
 
     def from_circle(self, values: Complex[Tensor, "... phi k"]) -> Complex[Tensor, "... m k"]:
-        """Coordinates of transform values on the circle samples (an FFT over φ)."""
+        """Coordinates from the transform's values on the circle samples, by an FFT over φ."""
         modes = torch.fft.fft(values, dim=-2, norm="forward")[..., : self.max_mode + 1, :]
         factor = (self.mode_weights[:, None] * self.scale).to(values.real.dtype)
         return modes * factor.to(values.device)
 
     def to_circle(self, modes: Complex[Tensor, "... m k"]) -> Complex[Tensor, "... phi k"]:
-        """Transform values on the circle samples from coordinates; inverts :meth:`from_circle` on real images."""
+        """The transform's values on the circle samples; inverts :meth:`from_circle` for real images."""
         factor = (1 / (self.mode_weights[:, None] * self.scale)).to(modes.real.dtype).to(modes.device)
         half = modes * factor
         full = half.new_zeros(*modes.shape[:-2], self.circle_points, modes.shape[-1])
@@ -163,18 +172,19 @@ class PolarGrid:
         """
         r2, inverse = torch.unique((x * x + y * y).round().long(), return_inverse=True)
         bessel = torch.from_numpy(jv(m, (r2.double().sqrt()[:, None] * self.nodes).numpy()))[inverse]
-        turn = torch.exp(-1j * m * torch.atan2(y, x)) * (-1j) ** m
-        return bessel * (self.mode_weights[m] * self.scale) * turn[:, None]
+        phase = torch.exp(-1j * m * torch.atan2(y, x)) * (-1j) ** m
+        return bessel * (self.mode_weights[m] * self.scale) * phase[:, None]
 
     @cached_property
     def _quadrant(self) -> dict[tuple[torch.dtype, torch.device], list[Float[Tensor, "q mk"]]]:
-        """For even, then odd modes: matrices from a folded quadrant to real and to imaginary parts, by kind of tensor.
+        """Matrices from a folded quadrant to real and to imaginary parts, of even and then of odd modes.
 
         ``cos mθ`` is even in y, and in x for even m; ``sin mθ`` is odd in y, and in x for even m. So each part of a
-        mode depends on one of the image's four reflection-symmetric parts, which a quadrant holds.
+        mode depends on one of the image's four parts that are even or odd in x and y, each known from a quadrant. The
+        matrices are kept for every dtype and device on which they were asked for.
         """
         axis = torch.arange(self.box // 2 + 1, dtype=torch.float64)
-        y, x = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+        x, y = vectors(axis).reshape(-1, 2).unbind(1)
         matrices = []
         for parity in (0, 1):
             modes = [self._circular(x, y, m) for m in range(parity, self.max_mode + 1, 2)]
@@ -183,7 +193,7 @@ class PolarGrid:
         return {(torch.float64, torch.device("cpu")): matrices}
 
     def from_images(self, images: Float[Tensor, "b n n"]) -> Complex[Tensor, "b m k"]:
-        """Exact coordinates of images ``(b, y, x)``: matrix products over a quadrant of the pixels.
+        """Exact coordinates of images with axes (b, y, x): matrix products over a quadrant of the pixels.
 
         Raises:
             InputError: if the images are not ``box`` × ``box``.
@@ -205,9 +215,8 @@ class PolarGrid:
         return torch.view_as_complex(coordinates)
 
     def noise_gram(self) -> Complex[Tensor, "m k k"]:
-        """``G_m = A_m A_m*``: covariance of the coordinates of unit white pixel noise, mode by mode (complex128)."""
-        axis = torch.arange(self.box, dtype=torch.float64) - self.box // 2
-        y, x = (part.reshape(-1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+        """``G_m = A_m A_m*``: covariance of the coordinates of pixel noise of variance 1, by mode (complex128)."""
+        x, y = pixel_vectors(self.box).reshape(-1, 2).unbind(1)
         by_mode = (self._circular(x, y, m) for m in range(self.max_mode + 1))
         return torch.stack([a.mT @ a.conj() for a in by_mode])
 

@@ -1,8 +1,8 @@
 """Equal-weight quadrature on the sphere, the circle and SO(3).
 
 A spherical design of degree t is a set of unit vectors whose plain average integrates every polynomial of degree at
-most t over the sphere. The shipped ones are antipodal, of every odd degree from 3 to 63, with about (t + 1)²/2 points
-and max |mean Y_lm| < 1e-14; ``tools/make_designs.py`` computes them.
+most t over the sphere. Those of the package are antipodal, of every odd degree from 3 to 63, with about (t + 1)²/2
+points and max |mean Y_lm| < 1e-14; ``tools/make_designs.py`` computes them.
 """
 
 import math
@@ -19,29 +19,29 @@ from orbitrec.geometry.rotations import direction_frames, in_plane
 
 
 @cache
-def _shipped() -> dict[int, np.ndarray]:
+def _designs() -> dict[int, np.ndarray]:
     """Degree → one point of each antipodal pair, by increasing degree."""
     with as_file(files("orbitrec.geometry") / "designs.npz") as path, np.load(path) as designs:
         return {degree: designs[str(degree)] for degree in sorted(map(int, designs.files))}
 
 
 def design_sizes() -> dict[int, int]:
-    """Degree → number of points of every shipped design, by increasing degree."""
-    return {degree: 2 * len(half) for degree, half in _shipped().items()}
+    """Degree → number of points of every design there is, by increasing degree."""
+    return {degree: 2 * len(half) for degree, half in _designs().items()}
 
 
 def spherical_design(degree: int) -> Float[Tensor, "points 3"]:
-    """Unit vectors of the smallest shipped design exact to at least ``degree``; every weight is 1/points.
+    """Unit vectors of the smallest design that is exact to at least ``degree``; every weight is 1/points.
 
     The set is antipodal: point ``i + points // 2`` is minus point ``i``.
 
     Raises:
-        InputError: if ``degree`` is beyond the largest shipped design.
+        InputError: if ``degree`` is beyond the largest design.
     """
-    designs = _shipped()
+    designs = _designs()
     largest = max(designs)
     if degree > largest:
-        raise InputError(f"no spherical design of degree {degree} is shipped; choose a degree of at most {largest}")
+        raise InputError(f"there is no spherical design of degree {degree}; choose a degree of at most {largest}")
     half = torch.from_numpy(designs[min(t for t in designs if t >= degree)])
     return torch.cat([half, -half])
 
@@ -61,10 +61,10 @@ def design_circle_rule(degree: int, angles: int) -> Float[Tensor, "points angles
     """Rotations ``frame(direction) Rz(psi)`` over a spherical design and a circle rule, every weight the same.
 
     The average over them integrates Wigner's ``D^l_mn`` over SO(3) for l up to min(design's degree, angles − 1): the
-    circle removes n ≠ 0 up to ±(angles − 1) and the design removes n = 0 with l ≠ 0. The thesis's rule (2.4.2),
+    circle removes n ≠ 0 up to ±(angles − 1), and the design removes n = 0 with l ≠ 0. The thesis's rule (2.4.2),
     ``design_circle_rule(13, 12)`` with its 100 × 12 rotations, is thus exact to degree 11 only: 12 angles alias at 12.
 
     Raises:
-        InputError: if ``degree`` is beyond the largest shipped design or ``angles`` is not positive.
+        InputError: if ``degree`` is beyond the largest design or ``angles`` is not positive.
     """
     return direction_frames(spherical_design(degree))[:, None] @ in_plane(circle_rule(angles))

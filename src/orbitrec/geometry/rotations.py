@@ -29,7 +29,7 @@ def euler_to_matrix(angles_deg: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3 
 
 
 def matrix_to_euler(rotation: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 3"]:
-    """RELION's (rot, tilt, psi) in degrees, tilt in [0, 180]; at the poles psi carries the whole turn and rot is 0."""
+    """RELION's (rot, tilt, psi) in degrees, tilt in [0, 180]; at the poles rot is 0."""
     sin_tilt = torch.hypot(rotation[..., 0, 2], rotation[..., 1, 2])
     tilt = torch.atan2(sin_tilt, rotation[..., 2, 2])
     pole = sin_tilt < 8 * torch.finfo(rotation.dtype).eps
@@ -48,7 +48,7 @@ def direction_frames(directions: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3
 
 
 def in_plane(psi: Float[Tensor, "..."]) -> Float[Tensor, "... 3 3"]:
-    """``Rz(psi)``, psi in radians: right factor that turns an image in its own plane."""
+    """``Rz(psi)``, psi in radians: as a right factor it rotates an image in its own plane."""
     return _about_z(psi)
 
 
@@ -65,7 +65,16 @@ def geodesic_distance(a: Float[Tensor, "... 3 3"], b: Float[Tensor, "... 3 3"]) 
 def random_rotations(
     count: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "count 3 3"]:
-    """Rotations uniform on SO(3): normalised Gaussian quaternions."""
+    """Rotations uniform on SO(3), from normalised Gaussian quaternions.
+
+    Args:
+        count: number of rotations.
+        generator: source of the draws.
+        dtype: real dtype of the result.
+
+    Returns:
+        Rotation matrices.
+    """
     q = torch.randn(count, 4, generator=generator, dtype=dtype)
     return quaternion_to_matrix(q / q.norm(dim=-1, keepdim=True))
 
@@ -95,7 +104,7 @@ def rotation_vector_to_matrix(vector: Float[Tensor, "... 3"]) -> Float[Tensor, "
 def mirrored_views(rotations: Float[Tensor, "... 3 3"]) -> Float[Tensor, "... 3 3"]:
     """``M R Z`` with M = diag(−1, 1, 1), Z = diag(1, 1, −1): how ``v(−x, y, z)`` is seen as v is from R.
 
-    M alone is no rotation; Z makes it one and leaves the slice's plane alone, so that images and shifts stay.
+    M alone is no rotation; Z makes it one and leaves the plane of the slice alone, so that images and shifts stay.
     """
     rows, columns = (rotations.new_tensor(signs) for signs in ([-1.0, 1.0, 1.0], [1.0, 1.0, -1.0]))
     return rotations * rows[:, None] * columns

@@ -1,4 +1,4 @@
-"""Curvature of the cryo-EM likelihood on the polar grid, for bases small enough for dense matrices.
+"""Curvature of the likelihood on the polar grid, for bases small enough for dense matrices.
 
 With the score s of an image's every rotation, quadratic in w, and expectations over its posterior (Louis 1982),
 
@@ -16,13 +16,16 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.inference.likelihood import Observations, posterior, scores
-from orbitrec.inference.orbit_likelihood import CryoEMLikelihood
+from orbitrec.inference.orbit_likelihood import OrbitLikelihood
 from orbitrec.models.cryoem import PolarProjector
 
 
 @dataclass(frozen=True, eq=False)
-class SmoothCryoEMLikelihood(CryoEMLikelihood):
-    """A likelihood on the polar grid, without displacements, that knows its Hessian and its empirical Fisher matrix."""
+class CurvedOrbitLikelihood(OrbitLikelihood):
+    """A likelihood on the polar grid that knows its Hessian and its empirical Fisher matrix.
+
+    The density is known and there are no displacements.
+    """
 
     projector: PolarProjector  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -34,7 +37,7 @@ class SmoothCryoEMLikelihood(CryoEMLikelihood):
     def hessian(self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "p p"]:
         """Mean Hessian of the terms in ``index``."""
         curvature = _Curvature(self, w)
-        prior = torch.diag(self.precision / self.count)
+        prior = torch.diag(self.prior.precision(w) / self.count)
         second, total, count = torch.zeros_like(self._unseen), torch.zeros_like(prior), 0
         for part in self._parts(index, 16):
             p, z = curvature.posterior(part), curvature.radial_sums(part)
@@ -47,7 +50,7 @@ class SmoothCryoEMLikelihood(CryoEMLikelihood):
     def fisher(self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "p p"]:
         """Mean outer product of the gradients of the terms in ``index``, and the prior's precision."""
         curvature = _Curvature(self, w)
-        prior = torch.diag(self.precision / self.count)
+        prior = torch.diag(self.prior.precision(w) / self.count)
         total, count = torch.zeros_like(prior), 0
         for part in self._parts(index, 256):
             p, z = curvature.posterior(part), curvature.radial_sums(part)
@@ -58,13 +61,13 @@ class SmoothCryoEMLikelihood(CryoEMLikelihood):
 
     def _parts(self, index: Int[Tensor, "b"] | None, size: int) -> Iterator[Observations]:
         rows = torch.arange(self.count) if index is None else index
-        return (self.observe(part) for part in rows.split(size))
+        return (self.data.observe(part) for part in rows.split(size))
 
 
 class _Curvature:
     """``basis``: (d, m, p) angular parts of every T_i; ``model``: (d, p, k) the terms of Σ_m Re T conj(T_i)."""
 
-    def __init__(self, problem: SmoothCryoEMLikelihood, w: Float[Tensor, "p"]) -> None:
+    def __init__(self, problem: CurvedOrbitLikelihood, w: Float[Tensor, "p"]) -> None:
         projector, circle = problem.projector, problem.circle
         self.problem, self.bank = problem, problem.bank(w)
         self.basis = projector.angular[:, :, projector.basis.lm]

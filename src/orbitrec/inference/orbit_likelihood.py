@@ -1,148 +1,254 @@
-"""The marginal likelihood of cryo-EM as a finite sum over images, in spherical-Bessel coefficients (4.25).
+"""The marginal likelihood of any linear orbit model as a finite sum over observations (4.25).
 
-Templates are linear in the coefficients, ``T = C w``, so the complete-data likelihood is quadratic and everything
-follows from the E-step's statistics (:class:`orbitrec.inference.likelihood.Statistics`): the gradient is
-``C*(second · C w − first)`` and the M-step solves ``C* second C w = C* first``. Projector and circle say on which grid:
-polar, or Cartesian as printed.
+Templates are linear in the object, ``T = C w``, so the complete-data likelihood is quadratic and everything follows
+from the E-step's statistics (:class:`orbitrec.inference.likelihood.Statistics`): the gradient is
+``C*(second · C w − first)`` and the M-step solves ``C* second C w = C* first``. Which problem it is is the projector's
+and the circle's to say: cryo-EM on the polar grid, or on the Cartesian one as the thesis prints it, planar images under
+rotation, signals under shifts.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from orbitrec.inference.likelihood import Observations, Statistics, expectation, summed_statistics
+from orbitrec.inference.group_density import GroupDensity
+from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation, summed_statistics
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle, Projector
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.runtime.distributed import FEWEST, shards
 
-DENSE = 200
-"""Largest basis whose M-step is solved by a dense matrix; conjugate gradients beyond."""
+
+@runtime_checkable
+class Prior(Protocol):
+    """A Gaussian prior of the object's coefficients, independent of each other."""
+
+    def precision(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
+        """Inverse variances that an M-step from w uses."""
+        ...
+
+    def energy(self, w: Float[Tensor, "p"]) -> float:
+        """Minus the log density of w, up to a constant."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class CryoEMLikelihood:
-    """Mean negative log-posterior of a volume given images whose density of rotations is known.
+class GaussianPrior:
+    """Inverse variances that are given; zeros make maximum likelihood."""
 
-    ``F(w) = (1/N) (Σ_j −log p(y_j | w) + ½ Σ_i precision_i w_i²)``, leaving out what does not depend on w. It is an
-    :class:`orbitrec.optim.problem.ExpectationMaximisation`.
+    inverse_variance: Float[Tensor, "p"]
 
-    Args:
-        projector: templates of a volume.
+    @classmethod
+    def flat(cls, dimension: int) -> "GaussianPrior":
+        """No prior."""
+        return cls(torch.zeros(dimension, dtype=torch.float64))
+
+    def precision(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
+        """The given values."""
+        return self.inverse_variance
+
+    def energy(self, w: Float[Tensor, "p"]) -> float:
+        """``½ Σ w² / variance``."""
+        return float((self.inverse_variance * w.square()).sum()) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationSet:
+    """The observations of a likelihood, made when they are asked for.
+
+    Attributes:
+        observe: the observations of given indices, on whatever computes them, in noise variances of one.
+        count: how many there are, N.
+        ctf2_over_noise: (k,) mean of h² over all of them.
+        batch: how many ``observe`` is asked for at a time.
+        candidates: (N, c) the directions each is compared with, others having no mass; all of them if None.
+        record: is given the indices and what every E-step finds of them, or None.
+    """
+
+    observe: Callable[[Int[Tensor, "b"]], Observations]
+    count: int
+    ctf2_over_noise: Float[Tensor, "k"]
+    batch: int = 1024
+    candidates: Int[Tensor, "N c"] | None = None
+    record: Callable[[Int[Tensor, "b"], Assignment], None] | None = None
+
+    def statistics(self, rows: Int[Tensor, "b"], bank: TemplateBank) -> Statistics:
+        """The E-step's sums over ``rows``, shared among processes."""
+
+        def of_batch(own: Int[Tensor, "b"]) -> Statistics:
+            listed = None if self.candidates is None else self.candidates[own]
+            found, assigned = expectation(self.observe(own), bank, candidates=listed)
+            if self.record is not None:
+                self.record(own, assigned)
+            return found
+
+        def of_shard(shard: Int[Tensor, "b"]) -> Statistics:
+            return reduce(Statistics.merge, map(of_batch, shard.split(self.batch)))
+
+        return summed_statistics(shards(rows, FEWEST), of_shard)
+
+
+@dataclass(frozen=True)
+class MStep:
+    """How the normal equations of an M-step are solved.
+
+    Attributes:
+        dense: largest number of unknowns for which the matrix is made and factorised; conjugate gradients beyond.
+        iterations: of conjugate gradients, from the present point: a few make a generalised EM step.
+        relative_residual: at which they end; the root of the precision if None.
+    """
+
+    dense: int = 200
+    iterations: int = 30
+    relative_residual: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OrbitLikelihood:
+    """Mean negative log-posterior of an object, and of the density of its group where that is not known.
+
+    ``F(w) = (1/N) (Σ_j −log p(y_j | w) + prior energy)``, leaving out what does not depend on w. The unknowns w are the
+    object's coefficients, then those of the density. It is an
+    :class:`orbitrec.optim.problem.CompleteInformation`.
+
+    Attributes:
+        projector: templates of an object, any linear map.
         circle: their modes and angles.
-        log_density: (d, a) log probability of every direction and angle; sums to one.
-        observe: the observations of given indices (on whatever computes them, in noise variances of one).
-        count: how many there are.
-        ctf2_over_noise: (k,) mean of h² over all observations.
-        precision: (p,) of a Gaussian prior of the coefficients, zero for maximum likelihood.
-        batch: images asked of ``observe`` at a time.
-        candidates: (N, c) the directions each image is compared with, others having no mass; all of them if None.
+        density: of directions and angles.
+        data: the observations.
+        prior: of the object's coefficients.
+        m_step: how an M-step is solved.
     """
 
     projector: Projector
     circle: Circle
-    log_density: Float[Tensor, "d a"]
-    observe: Callable[[Int[Tensor, "b"]], Observations]
-    count: int
-    ctf2_over_noise: Float[Tensor, "k"]
-    precision: Float[Tensor, "p"]
-    batch: int = 1024
-    candidates: Int[Tensor, "N c"] | None = None
+    density: GroupDensity
+    data: ObservationSet
+    prior: Prior
+    m_step: MStep = MStep()
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.data.count
 
     @property
     def dimension(self) -> int:
-        """Number of coefficients."""
-        return len(self.projector.basis)
+        """Coefficients of the object and of the density."""
+        return self.projector.dimension + self.density.dimension
 
-    def statistics(self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None) -> Statistics:
-        """The E-step's sums over the images ``index``; all of them if None."""
-        rows = torch.arange(self.count) if index is None else index
-        bank = self.bank(w)
+    def split(self, w: Float[Tensor, "q"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "u"]]:
+        """The object's coefficients and the density's."""
+        return w[: self.projector.dimension], w[self.projector.dimension :]
 
-        def part_of(own: Int[Tensor, "b"]) -> Statistics:
-            listed = None if self.candidates is None else self.candidates[own]
-            return expectation(self.observe(own), bank, candidates=listed)[0]
+    def statistics(self, w: Float[Tensor, "q"], index: Int[Tensor, "b"] | None = None) -> Statistics:
+        """The E-step's sums over the observations ``index``; all of them if None."""
+        return self.data.statistics(torch.arange(self.count) if index is None else index, self.bank(w))
 
-        def sums(shard: Int[Tensor, "b"]) -> Statistics:
-            return reduce(Statistics.merge, map(part_of, shard.split(self.batch)))
+    def templates(self, w: Float[Tensor, "q"]) -> Complex[Tensor, "d m k"]:
+        """``C w`` in the precision of the density."""
+        return self.projector.templates(self.split(w)[0].to(self.density.dtype))
 
-        return summed_statistics(shards(rows, FEWEST), sums)
+    def bank(self, w: Float[Tensor, "q"]) -> TemplateBank:
+        """Templates and density as the E-step wants them."""
+        templates, log_density = self.templates(w), self.density.log(self.split(w)[1])
+        return TemplateBank(templates, log_density.to(templates.device), self.circle, self.projector.antipodal)
 
-    def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
-        """``C w`` in the precision of the observations."""
-        return self.projector.templates(w.to(self.log_density.dtype))
-
-    def bank(self, w: Float[Tensor, "p"]) -> TemplateBank:
-        """Templates and prior as the E-step wants them."""
-        templates = self.templates(w)
-        return TemplateBank(templates, self.log_density.to(templates.device), self.circle, self.projector.antipodal)
-
-    def value(self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None) -> float:
+    def value(self, w: Float[Tensor, "q"], index: Int[Tensor, "b"] | None = None) -> float:
         """Mean value of the terms in ``index``."""
-        found = self.statistics(w, index)
-        return self._prior(w) - found.log_likelihood / found.count
+        return self._value(w, self.statistics(w, index))
 
     def gradient(
-        self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None
-    ) -> tuple[float, Float[Tensor, "p"]]:
+        self, w: Float[Tensor, "q"], index: Int[Tensor, "b"] | None = None
+    ) -> tuple[float, Float[Tensor, "q"]]:
         """Mean value and gradient: that of the expected complete-data likelihood (Fisher's identity)."""
-        found = self.statistics(w, index)
+        found, (x, unknowns) = self.statistics(w, index), self.split(w)
         residual = self.templates(w) * found.second[:, None] - found.first
-        gradient = self.projector.adjoint(residual).double() / found.count + self.precision * w / self.count
-        return self._prior(w) - found.log_likelihood / found.count, gradient
+        of_object = self.projector.adjoint(residual).double() / found.count + self.prior.precision(x) * x / self.count
+        of_density = self.density.gradient(unknowns, found.occupancy.double().cpu() / found.count)
+        return self._value(w, found), torch.cat([of_object, of_density])
 
     def expectation(
-        self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None
+        self, w: Float[Tensor, "q"], index: Int[Tensor, "b"] | None = None
     ) -> tuple[float, Float[Tensor, "s"]]:
-        """Mean value; ``C* first`` and ``second``, flat, for each image."""
+        """Mean value; for an observation ``C* first``, ``second`` and, if the density is unknown, its occupancy, flat."""
         found = self.statistics(w, index)
         right = self.projector.adjoint(found.first).double()
-        mean = torch.cat([right, found.second.double().flatten().to(right.device)]) / found.count
-        return self._prior(w) - found.log_likelihood / found.count, mean
+        parts = [right, found.second.double().flatten().to(right.device)]
+        if self.density.dimension:
+            parts.append(found.occupancy.double().flatten().to(right.device))
+        return self._value(w, found), torch.cat(parts) / found.count
 
     def maximisation(
-        self, statistics: Float[Tensor, "s"], w: Float[Tensor, "p"], inertia: float = 0.0
-    ) -> Float[Tensor, "p"]:
-        """The M-step: the normal equations of posterior-weighted least squares."""
-        right, weight = statistics[: self.dimension], statistics[self.dimension :].reshape(self._unseen.shape)
-        if inertia:
-            right = right + inertia * self._normal(w, self._unseen)
-            weight = weight + inertia * self._unseen
-        return self._solve(right, weight, w)
+        self,
+        statistics: Float[Tensor, "s"],
+        w: Float[Tensor, "q"],
+        inertia: float = 0.0,
+        terms: float | None = None,
+    ) -> Float[Tensor, "q"]:
+        """The M-step: the normal equations of posterior-weighted least squares, and the density's own.
 
-    def information(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p p"]:
-        """Mean information of images whose rotations are known; of large bases the diagonal, for uniform views."""
-        prior = self.precision / self.count
-        if self.dimension > DENSE:
-            return torch.diag(self.projector.uniform_diagonal(self._unseen.sum(0)).double() + prior)
-        return self.projector.gram(self._unseen.to(self.log_density.dtype)).double() + torch.diag(prior)
+        See :meth:`orbitrec.optim.problem.ExpectationMaximisation.maximisation`.
+        """
+        x, unknowns = self.split(w)
+        sizes = [len(x), self._unseen.numel()]
+        right, second, occupancy = statistics.split([*sizes, len(statistics) - sum(sizes)])
+        weight = second.reshape(self._unseen.shape)
+        if inertia:
+            right = right + inertia * self._normal(x, self._unseen)
+            weight = weight + inertia * self._unseen
+        solved = self._solve(right, weight, x, self.prior.precision(x).double() / (terms or self.count))
+        by_element = occupancy.reshape(len(weight), -1)
+        return torch.cat([solved, self.density.updated(unknowns, by_element, inertia)])
+
+    def information(self, w: Float[Tensor, "q"]) -> Float[Tensor, "q q"]:
+        """Mean information of observations whose group elements are known.
+
+        Of large bases it is the diagonal, for a uniform density; for the density's logits it is the density.
+        """
+        x, unknowns = self.split(w)
+        prior = self.prior.precision(x).double() / self.count
+        if len(x) > self.m_step.dense:
+            of_object = torch.diag(self.projector.uniform_diagonal(self._unseen.sum(0)).double() + prior)
+        else:
+            of_object = self.projector.gram(self._unseen.to(self.density.dtype)).double() + torch.diag(prior)
+        return torch.block_diag(of_object, torch.diag(unknowns.softmax(0)))
 
     def _solve(
-        self, right: Float[Tensor, "p"], weight: Float[Tensor, "d k"], w: Float[Tensor, "p"]
+        self,
+        right: Float[Tensor, "p"],
+        weight: Float[Tensor, "d k"],
+        x: Float[Tensor, "p"],
+        prior: Float[Tensor, "p"],
     ) -> Float[Tensor, "p"]:
-        prior = self.precision / self.count
-        if self.dimension <= DENSE:
-            gram = self.projector.gram(weight.to(self.log_density.dtype)).double()
+        if len(x) <= self.m_step.dense:
+            gram = self.projector.gram(weight.to(self.density.dtype)).double()
             return torch.linalg.solve(gram + torch.diag(prior), right)
-        diagonal = self.projector.uniform_diagonal(weight.sum(0)) + prior
+        diagonal = self.projector.uniform_diagonal(weight.sum(0)).double() + prior
+        residual = self.m_step.relative_residual
         return solve_symmetric(
-            lambda x: self._normal(x, weight) + prior * x, right,
-            start=w, diagonal=diagonal.double(), iterations=30,
-            relative_residual=torch.finfo(self.log_density.dtype).eps ** 0.5,
-        )  # fmt: skip
+            lambda v: self._normal(v, weight) + prior * v,
+            right,
+            start=x,
+            diagonal=diagonal,
+            iterations=self.m_step.iterations,
+            relative_residual=torch.finfo(self.density.dtype).eps ** 0.5 if residual is None else residual,
+        )
 
-    def _normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
-        kind = self.log_density.dtype
-        return self.projector.normal(w.to(kind), weight.to(kind)).double()
+    def _normal(self, x: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
+        kind = self.density.dtype
+        return self.projector.normal(x.to(kind), weight.to(kind)).double()
+
+    def _value(self, w: Float[Tensor, "q"], found: Statistics) -> float:
+        return self.prior.energy(self.split(w)[0]) / self.count - found.log_likelihood / found.count
 
     @cached_property
     def _unseen(self) -> Float[Tensor, "d k"]:
-        """``second`` of one image of which nothing is known but the prior density."""
-        return self.log_density.double().exp().sum(1)[:, None] * self.ctf2_over_noise.double()
-
-    def _prior(self, w: Float[Tensor, "p"]) -> float:
-        return float((self.precision * w.square()).sum()) / (2 * self.count)
+        """``second`` of one observation of which nothing is known but a known density, or a uniform one."""
+        uniform = torch.zeros(self.density.dimension, dtype=torch.float64)
+        return self.density.log(uniform).double().exp().sum(1)[:, None] * self.data.ctf2_over_noise.double()

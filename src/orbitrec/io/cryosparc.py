@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
-from orbitrec.io.tables import ImageSources
+from orbitrec.io.particle_table import Dialect, ImageSources
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -43,12 +43,18 @@ SHIFT, SHIFT_PIXEL = "alignments3D/shift", "alignments3D/psize_A"
 
 @dataclass(frozen=True, eq=False)
 class CryosparcTable:
-    """The N records of a .cs file, joined with those of its passthrough file."""
+    """The N records of a .cs file, joined with those of its passthrough file.
+
+    Attributes:
+        path: the table.
+        records: one numpy record for every particle.
+        given_pixel_size_A: pixel size in Å that replaces the file's; None keeps the file's.
+    """
 
     path: Path
     records: np.ndarray
     given_pixel_size_A: float | None = None
-    dialect: str = "cryoSPARC"
+    dialect: Dialect = Dialect.CRYOSPARC
     suffix: str = ".cs"
 
     @classmethod
@@ -60,9 +66,13 @@ class CryosparcTable:
         Fields that the file lacks, such as where its images are, are looked for in ``passthrough`` or else in the
         passthrough file of the same job beside it.
 
+        Args:
+            path: the table.
+            pixel_size_A: pixel size of all images in Å, instead of the file's.
+            passthrough: the job's passthrough file, where it is not beside the table.
+
         Raises:
-            InputError: if there is no such file, it is no cryoSPARC table, is truncated, lists no particles, or does
-                not say where the images are.
+            InputError: if there is no such file, it is no cryoSPARC table, is truncated, or lists no particles.
         """
         path = Path(path)
         records = _read_records(path)
@@ -71,11 +81,7 @@ class CryosparcTable:
             records = _joined(path, records, other, _read_records(other))
         if len(records) == 0:
             raise InputError(f"{path} lists no particles: its table is empty")
-        table = cls(path, records, pixel_size_A)
-        for name in ("blob/path", "blob/idx"):
-            if name not in table._names:
-                raise InputError(f"{path} has no {name}; give the job's passthrough file with --passthrough")
-        return table
+        return cls(path, records, pixel_size_A)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -85,10 +91,10 @@ class CryosparcTable:
         return self.records.dtype.names or ()
 
     def numbers(self, field: str, width: int = 1) -> Float[np.ndarray, "N _"] | None:
-        """The values of a field in float64, ``width`` for every particle, or None where there is no such field.
+        """The values of a field in float64, ``width`` for every particle; None where there is no such field.
 
         Raises:
-            InputError: if they are not finite numbers, or not so many.
+            InputError: if the values are not finite numbers, or not ``width`` for every particle.
         """
         if field not in self._names:
             return None
@@ -102,11 +108,14 @@ class CryosparcTable:
         return values
 
     def sources(self) -> ImageSources:
-        """``blob/path`` and ``blob/idx``; the mark ``>`` that some versions put before a path is left out.
+        """Stacks and sections from ``blob/path`` and ``blob/idx``, without the ``>`` that some versions prepend.
 
         Raises:
-            InputError: if a path is not text or an index is not a whole number.
+            InputError: if the table lacks them, a path is not text, or an index is not a whole number.
         """
+        for name in ("blob/path", "blob/idx"):
+            if name not in self._names:
+                raise InputError(f"{self.path} has no {name}; give the job's passthrough file as `passthrough`")
         paths, index = self.records["blob/path"], self.records["blob/idx"]
         if paths.dtype.kind not in "SU" or paths.ndim != 1 or index.dtype.kind not in "iu" or index.ndim != 1:
             raise InputError(f"{self.path}: blob/path and blob/idx are not text and whole numbers; export it anew")
@@ -115,7 +124,7 @@ class CryosparcTable:
         return ImageSources([n.lstrip(">") for n in names], stack.reshape(-1).astype(np.int64), index.astype(np.int64))
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
-        """``blob/psize_A``.
+        """Pixel sizes in Å from ``blob/psize_A``.
 
         Raises:
             InputError: if there is none, or one that is not positive.
@@ -124,19 +133,19 @@ class CryosparcTable:
             return np.full(len(self), self.given_pixel_size_A)
         sizes = self.numbers("blob/psize_A")
         if sizes is None:
-            raise InputError(f"{self.path} gives no pixel size (blob/psize_A); use --pixel-size")
+            raise InputError(f"{self.path} gives no pixel size (blob/psize_A); give it in Å as `pixel_size_A`")
         if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
             raise InputError(f"{self.path}: blob/psize_A is not between 0.001 and 10000 Å everywhere; correct it")
         return sizes[:, 0].round(6)
 
     def groups(self) -> Int[np.ndarray, "N"]:
-        """``ctf/exp_group_id``, numbered from 0; one group where there is none."""
+        """Optics groups from ``ctf/exp_group_id``, numbered from 0; one group where there is no such field."""
         if "ctf/exp_group_id" not in self._names:
             return np.zeros(len(self), dtype=np.int64)
         return np.unique(self.records["ctf/exp_group_id"], return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def signs(self) -> Float[np.ndarray, "N"]:
-        """``blob/sign``: −1 where dense is dark in the file.
+        """Signs from ``blob/sign``: −1 where dense is dark in the file.
 
         Raises:
             InputError: if it is neither 1 nor −1.
@@ -149,12 +158,12 @@ class CryosparcTable:
         return signs[:, 0]
 
     def stated_boxes(self) -> Float[np.ndarray, "N"] | None:
-        """``blob/shape``."""
+        """Boxes in pixels from ``blob/shape``; None where there is no such field."""
         shapes = self.numbers("blob/shape", 2)
         return None if shapes is None else shapes[:, 0]
 
     def missing_ctf_columns(self) -> list[str]:
-        """The fields that a CTF needs and the file does not have."""
+        """Names of the fields that a CTF needs and the file does not have."""
         return [field for field in CTF_FIELDS.values() if field not in self._names]
 
     def ctf(self) -> CTFParameters:
@@ -166,8 +175,8 @@ class CryosparcTable:
         missing = self.missing_ctf_columns()
         if missing:
             raise InputError(
-                f"{self.path} has no {', '.join(missing)}; give the job's passthrough file with --passthrough, or use "
-                "--no-ctf for images without CTF"
+                f"{self.path} has no {', '.join(missing)}; give the job's passthrough file as `passthrough`, or "
+                "`ctf=False` for images without CTF"
             )
         columns = {}
         for name, field in CTF_FIELDS.items():
@@ -177,11 +186,11 @@ class CryosparcTable:
         return CTFParameters(**columns)
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
-        """None are: cryoSPARC keeps such images to itself."""
+        """False for every image: cryoSPARC does not export images multiplied by their CTF."""
         return np.zeros(len(self), dtype=bool)
 
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
-        """Rotations, and displacements (x, y) of the content in Å; None where the file has no three-dimensional poses.
+        """Rotations, and displacements (x, y) of the content in Å; None where the file has no 3-D poses.
 
         A pose is a rotation vector, of the rotation that RELION's angles mean here; content sits at minus the shift,
         counted in pixels of ``alignments3D/psize_A``.
@@ -196,7 +205,7 @@ class CryosparcTable:
         return torch.from_numpy(Rotation.from_rotvec(vectors).as_matrix()), -torch.from_numpy(shifts_A)
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
-        """``alignments3D/split``, counted from 1; one value for all means that they have not been split."""
+        """Half-sets 1 and 2 from ``alignments3D/split``; None where all particles have one value, as before a split."""
         values = self.numbers(SPLIT)
         return None if values is None or (values == values[0]).all() else values[:, 0] + 1
 
@@ -216,7 +225,10 @@ class CryosparcTable:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """See :meth:`ParticleTable.write_posed`; paths stay relative to the project's folder, as cryoSPARC has them."""
+        """Write the table with these poses; see :meth:`ParticleTable.write_posed`.
+
+        Paths stay relative to the project's folder, as cryoSPARC has them.
+        """
         out = self._with_alignments()
         pixel = self.pixel_sizes_A()
         out[POSE] = Rotation.from_matrix(rotations.detach().cpu().double().numpy()).as_rotvec()

@@ -1,4 +1,4 @@
-"""Reading what exists and writing so that a file is either whole or not there."""
+"""Files that must exist, and files written atomically: whole or not at all."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def existing_file(path: Path | str) -> Path:
-    """``path`` as a :class:`Path`, if a file is there.
+    """``path`` as a :class:`Path`, checked to be a file.
 
     Raises:
         InputError: if there is no such file or it is a folder.
@@ -30,16 +30,17 @@ def existing_file(path: Path | str) -> Path:
 
 
 def full_disk(path: Path, error: Exception) -> WriteError:
-    """The error to raise when ``path`` had no room."""
+    """The error to raise where the disk had no room for ``path``."""
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return WriteError(f"cannot write {path}: {reason}; make room, or choose another disk for the output")
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary name beside ``path``; what was written there becomes ``path`` at the end, or is removed on an error.
+    """Context manager that gives a temporary name beside ``path`` to write to.
 
-    The suffix is kept, for writers that choose a format by it.
+    On leaving, the temporary file takes the name ``path``; after an error it is removed. The temporary name keeps the
+    suffix, for writers that choose a format by it.
 
     Raises:
         InputError: if the folder does not exist or cannot be written to.
@@ -83,7 +84,7 @@ def to_json(data: Mapping[str, object]) -> str:
 
 
 def write_json(path: Path | str, data: Mapping[str, object]) -> None:
-    """Write :func:`to_json` of ``data`` atomically."""
+    """Write ``data`` as :func:`to_json` formats it, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(to_json(data) + "\n", encoding="utf-8")
 

@@ -22,19 +22,25 @@ _KNOWN_MODES = {*_DTYPES, 3, 4, 101}
 
 @dataclass(frozen=True)
 class MrcHeader:
-    """What an MRC file says of itself, checked against its size."""
+    """The header of an MRC file, checked against the file's size.
+
+    Attributes:
+        path: the file.
+        shape: number of sections, rows and columns.
+        mode: MRC mode.
+        dtype: number type of a pixel, with its byte order.
+        offset: bytes before the first pixel.
+        voxel_size_A: in Å; None where the header holds 0 or unequal sizes along x and y.
+        axes: which of z, y, x (as 0, 1, 2) the sections, rows and columns run along.
+    """
 
     path: Path
     shape: tuple[int, int, int]
-    """Sections, rows and columns."""
     mode: int
     dtype: np.dtype
     offset: int
-    """Bytes before the first pixel."""
     voxel_size_A: float | None
-    """None where the header holds 0 or unequal sizes along x and y."""
     axes: tuple[int, int, int]
-    """Which of z, y, x (as 0, 1, 2) the sections, rows and columns run along."""
 
     @property
     def is_map(self) -> bool:
@@ -42,11 +48,20 @@ class MrcHeader:
         return len(set(self.shape)) == 1 and self.path.suffix != ".mrcs"
 
     def memory_map(self) -> np.memmap:
-        """The pixels (sections, rows, columns), read from disk as they are touched."""
+        """The pixels (sections, rows, columns) as a memory map."""
         return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
     def read_sections(self, file: BinaryIO, start: int, count: int) -> np.ndarray:
-        """Sections ``start`` … ``start + count − 1`` of the open, unbuffered ``file``."""
+        """Read neighbouring sections.
+
+        Args:
+            file: the MRC file, opened without a buffer.
+            start: first section, counted from 0.
+            count: number of sections.
+
+        Returns:
+            The sections, of shape (count, rows, columns).
+        """
         pixels = self.shape[1] * self.shape[2]
         file.seek(self.offset + start * pixels * self.dtype.itemsize)
         return np.fromfile(file, self.dtype, count * pixels).reshape(count, *self.shape[1:])
@@ -99,14 +114,14 @@ def _voxel_size(raw: np.void) -> float | None:
 
 
 def read_map(path: Path | str, voxel_size_A: float | None = None) -> tuple[Float[Tensor, "n n n"], float]:
-    """Read a cubic map.
+    """Read a cubic map, of any real MRC mode and axis order.
 
     Args:
-        path: MRC file of any real mode; axes are put in (z, y, x) order.
+        path: the MRC file.
         voxel_size_A: voxel size in Å, used instead of the header's; needed where the header gives none (0).
 
     Returns:
-        The density in float32, and the voxel size in Å.
+        The density in float32 with axes in (z, y, x) order, and the voxel size in Å.
 
     Raises:
         InputError: if there is no such file, it is not MRC, truncated, not cubic, holds NaN or infinite values, or if
@@ -119,7 +134,7 @@ def read_map(path: Path | str, voxel_size_A: float | None = None) -> tuple[Float
     size = header.voxel_size_A if voxel_size_A is None else voxel_size_A
     if size is None:
         raise InputError(
-            f"the header of {path} gives no voxel size; set it in the header, or give it in Å as an option"
+            f"the header of {path} gives no voxel size; set it in the header, or give it in Å as `voxel_size_A`"
         )
     grid = np.array(header.memory_map().transpose(np.argsort(header.axes)), dtype=np.float32, order="C")
     if not np.isfinite(grid).all():
@@ -128,7 +143,16 @@ def read_map(path: Path | str, voxel_size_A: float | None = None) -> tuple[Float
 
 
 def write_map(path: Path | str, grid: Float[Tensor, "n n n"], voxel_size_A: float) -> None:
-    """Write a map (z, y, x) in mode 2 with its voxel size in Å and its origin at 0, atomically."""
+    """Write a map in MRC mode 2 (32-bit real) with its origin at 0, atomically.
+
+    Args:
+        path: the file to write.
+        grid: the density with axes (z, y, x).
+        voxel_size_A: edge of a voxel in Å.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
     values = grid.detach().cpu().numpy().astype(np.float32)
     header = _new_header(values.shape, voxel_size_A, is_map=True)
     header["dmin"], header["dmax"] = values.min(), values.max()
@@ -139,13 +163,19 @@ def write_map(path: Path | str, grid: Float[Tensor, "n n n"], voxel_size_A: floa
 
 
 class StackWriter:
-    """Writes a stack of ``count`` images of n × n pixels in chunks; the file takes its name when all are there.
+    """Writes a stack of images in chunks; the file takes its name when all images are there.
 
     As a context manager::
 
         with StackWriter(path, count, n, pixel_size_A) as stack:
             for images in chunks:
                 stack.write(images)
+
+    Args:
+        path: the stack to write.
+        count: number of images.
+        n: pixels along an edge of an image.
+        pixel_size_A: in Å.
 
     Raises:
         ValueError: on leaving, if not exactly ``count`` images were written; then there is no file.

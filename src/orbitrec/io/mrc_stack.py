@@ -1,4 +1,4 @@
-"""A stack of particle images with no table: nothing is known but the pixel size."""
+"""A stack of particle images without a table: all that is known of the particles is their pixel size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,26 +10,37 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.mrc import read_header
+from orbitrec.io.particle_table import Dialect, ImageSources
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
-from orbitrec.io.tables import ImageSources
 from orbitrec.models.ctf import CTFParameters
 
 
 @dataclass(frozen=True)
 class MrcStack:
-    """Every image of an MRC stack; posed particles are written as RELION 3.1 tables."""
+    """Every image of an MRC stack as a particle; posed particles are written as RELION 3.1 tables.
+
+    Attributes:
+        path: the stack.
+        count: number of images.
+        box: pixels along an edge of an image.
+        pixel_size_A: in Å.
+    """
 
     path: Path
     count: int
     box: int
     pixel_size_A: float
-    dialect: str = "image stack"
+    dialect: Dialect = Dialect.MRC_STACK
     suffix: str = ".star"
 
     @classmethod
     def read(cls, path: Path | str, pixel_size_A: float | None = None) -> "MrcStack":
         """Read the header of a stack.
+
+        Args:
+            path: the stack.
+            pixel_size_A: pixel size in Å, instead of the header's.
 
         Raises:
             InputError: if it is not an MRC stack, or neither its header nor ``pixel_size_A`` gives a pixel size.
@@ -39,7 +50,7 @@ class MrcStack:
             raise InputError(f"{path} is a map and not a stack of images; give particles, or call a stack .mrcs")
         size = header.voxel_size_A if pixel_size_A is None else pixel_size_A
         if size is None:
-            raise InputError(f"the header of {path} gives no pixel size; give it in Å with --pixel-size")
+            raise InputError(f"the header of {path} gives no pixel size; give it in Å as `pixel_size_A`")
         return cls(Path(path), header.shape[0], header.shape[2], size)
 
     def __len__(self) -> int:
@@ -50,44 +61,47 @@ class MrcStack:
         return ImageSources([self.path.name], np.zeros(self.count, dtype=np.int64), np.arange(self.count))
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
-        """The one that was given or that is in the header."""
+        """The pixel size that was given, or else the header's."""
         return np.full(self.count, self.pixel_size_A)
 
     def groups(self) -> Int[np.ndarray, "N"]:
-        """One group."""
+        """One optics group for all images."""
         return np.zeros(self.count, dtype=np.int64)
 
     def signs(self) -> Float[np.ndarray, "N"]:
-        """1: not known."""
+        """Ones: a stack does not say whether dense matter is dark."""
         return np.ones(self.count)
 
     def stated_boxes(self) -> None:
-        """Not stated."""
+        """None: a stack states no box besides its own."""
 
     def missing_ctf_columns(self) -> list[str]:
-        """All of them."""
+        """The whole CTF: a stack has none of its parameters."""
         return ["CTF"]
 
     def ctf(self) -> CTFParameters:
-        """There is none.
+        """A stack has no CTF parameters.
 
         Raises:
             InputError: always.
         """
-        raise InputError(f"{self.path} is a bare stack and says nothing of a CTF; give its STAR file, or use --no-ctf")
+        raise InputError(
+            f"{self.path} is a bare stack and says nothing of a CTF; give its STAR file, or `ctf=False` for "
+            "images without CTF"
+        )
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
-        """Not known to be."""
+        """False for every image: a stack does not say that its images were multiplied by a CTF."""
         return np.zeros(self.count, dtype=bool)
 
     def poses(self) -> None:
-        """Not known."""
+        """None: a stack has no poses."""
 
     def halves(self) -> None:
-        """None."""
+        """None: a stack is not split into half-sets."""
 
     def ignored_columns(self) -> list[str]:
-        """None."""
+        """An empty list: a stack has no columns."""
         return []
 
     def write_posed(
@@ -98,7 +112,7 @@ class MrcStack:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """See :meth:`ParticleTable.write_posed`."""
+        """Write the particles as RELION 3.1 tables; see :meth:`ParticleTable.write_posed`."""
         shifts_px = shifts_A / self.pixel_size_A
         tables = particle_tables(
             str(stacks[0]), self.count, self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px

@@ -1,7 +1,8 @@
-"""One-dimensional observations in a NumPy file: N rows of w samples, memory-mapped."""
+"""One-dimensional observations in a NumPy file of N rows of w samples, and the truth of simulated ones."""
 
 import math
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,13 @@ _ROWS = 1 << 14  # of a batch: 5 MB of 41 samples in float64
 
 @dataclass(frozen=True)
 class ObservationFile:
-    """The observations in ``path``, ``count`` of ``length`` samples; nothing is read until it is asked for."""
+    """A file of observations, of which nothing but the header is read until it is asked for.
+
+    Attributes:
+        path: the file.
+        count: number N of observations.
+        length: samples w of an observation.
+    """
 
     path: Path
     count: int
@@ -27,11 +34,11 @@ class ObservationFile:
 
     @classmethod
     def open(cls, path: Path | str) -> "ObservationFile":
-        """Look at the file's header.
+        """Read the header of a .npy file.
 
         Raises:
-            InputError: if there is no such file, it is no whole .npy file, or it holds something else than a
-                two-dimensional array of real numbers with at least one row and column.
+            InputError: if there is no such file, it is not a whole .npy file, or it does not hold a two-dimensional
+                array of real numbers with at least one row and column.
         """
         path = existing_file(path)
         array = _mapped(path)
@@ -44,7 +51,9 @@ class ObservationFile:
         return cls(path, *array.shape)
 
     def batches(self) -> Iterator[Float[Tensor, "_ w"]]:
-        """All rows in order. The file is mapped anew for each batch, so that pages read are not kept.
+        """All rows in order, in batches of up to 16,384.
+
+        The file is mapped anew for each batch, so that what was read does not stay in memory.
 
         Raises:
             InputError: if a value is NaN or infinite.
@@ -61,13 +70,19 @@ class ObservationFile:
             yield batch
 
     def tensor(self) -> Float[Tensor, "N w"]:
-        """All rows as one tensor, memory-mapped if float32 or float64; what is written to it stays in memory."""
+        """All rows as one tensor, memory-mapped if float32 or float64; the file is not changed by writing to it."""
         array = _mapped(self.path)
         return torch.from_numpy(array) if array.dtype in (np.float32, np.float64) else _floating(array)
 
 
 def write_observations(path: Path | str, batches: Iterable[Float[Tensor, "_ w"]], count: int, length: int) -> None:
-    """Write ``count`` observations of ``length`` samples as float32 .npy, batch by batch, atomically.
+    """Write observations as float32 .npy, batch by batch, atomically.
+
+    Args:
+        path: the file to write.
+        batches: the observations in order.
+        count: number of observations in all batches together.
+        length: samples of an observation.
 
     Raises:
         InputError: if the disk has no room for them.
@@ -80,6 +95,45 @@ def write_observations(path: Path | str, batches: Iterable[Float[Tensor, "_ w"]]
         np.lib.format.write_array_header_1_0(file, header)
         for batch in batches:
             file.write(batch.numpy().astype("<f4").tobytes())
+
+
+def write_truth(path: Path | str, signal: Float[Tensor, "n"], density: Float[Tensor, "n"]) -> None:
+    """Write the truth of simulated observations as a NumPy archive, atomically.
+
+    Args:
+        path: the file to write (.npz).
+        signal: the true signal.
+        density: the true density of shifts.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, signal=signal.numpy(), density=density.numpy())
+
+
+def read_truth(path: Path | str, n: int) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Read what :func:`write_truth` wrote.
+
+    Args:
+        path: the archive.
+        n: samples that signal and density must have.
+
+    Returns:
+        Signal and density of shifts, in float64.
+
+    Raises:
+        InputError: if there is no such file, it is not such an archive, or its arrays are not n finite numbers each.
+    """
+    path = existing_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = [np.asarray(archive[name], dtype=np.float64) for name in ("signal", "density")]
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} is no archive of a signal and a density; give the truth.npz of a simulation"
+        ) from error
+    for name, array in zip(("signal", "density"), arrays, strict=True):
+        if array.shape != (n,) or not np.isfinite(array).all():
+            raise InputError(f"{path}: its {name} is not {n} finite numbers, as long as the signal to compare it with")
+    return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
 
 def _mapped(path: Path) -> np.memmap:

@@ -12,26 +12,29 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.resampling import resampling_matrix
-from orbitrec.io.cryosparc import CryosparcTable
 from orbitrec.io.mrc import MrcHeader, read_header
-from orbitrec.io.mrc_stack import MrcStack
-from orbitrec.io.relion import RelionTable
-from orbitrec.io.tables import ImageSources, ParticleTable
+from orbitrec.io.particle_table import ImageSources, ParticleTable
+from orbitrec.io.tables import read_table
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import corner_mask
 
 Indices = Int[Tensor, "b"] | Int[np.ndarray, "b"] | Sequence[int] | slice
 SMALL_GROUP = 200
+"""Optics groups of fewer images share one noise spectrum."""
 SAME_PIXEL = 1e-4
 """Relative difference of pixel sizes that is rounding in a file and not another pixel size."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageGrid:
-    """The common grid of a stack's images, and what each kind of image needs to get there.
+    """The common grid of a stack's images, and how images of each kind (box and pixel size) are brought to it.
 
-    ``box``, ``pixel_size_A``: of the grid; ``kind``: (N,) of every row; ``matrices``: what resamples an image of each
-    kind (:func:`resampling_matrix`), None where it is only cut to the box or is there already.
+    Attributes:
+        box: pixels along an edge of the grid.
+        pixel_size_A: of the grid, in Å.
+        kind: kind of every image, counted from 0.
+        matrices: for each kind, the matrix of :func:`resampling_matrix` that resamples its images; None where they are
+            only cut to the box or are on the grid already.
     """
 
     box: int
@@ -41,7 +44,7 @@ class ImageGrid:
 
     @classmethod
     def common(cls, boxes: Int[np.ndarray, "N"], pixel_sizes_A: Float[np.ndarray, "N"]) -> "ImageGrid":
-        """The coarsest pixels, which all images can be brought to, in the smallest field of view."""
+        """The grid of the coarsest pixel size, which all images can be brought to, and the smallest field of view."""
         coarsest = float(pixel_sizes_A.max())
         sizes = np.where(pixel_sizes_A > coarsest * (1 - SAME_PIXEL), coarsest, pixel_sizes_A)
         kinds, kind = np.unique(np.stack([boxes, sizes], axis=1), axis=0, return_inverse=True)
@@ -54,7 +57,7 @@ class ImageGrid:
         return cls(box, round(coarsest, 6), kind.reshape(-1), matrices)
 
     def place(self, images: np.ndarray, kind: int) -> np.ndarray:
-        """Images of one kind on the grid."""
+        """Bring images of one kind to the grid."""
         matrix = self.matrices[kind]
         if matrix is not None:
             resampled = torch.einsum("ij,bjk,lk->bil", matrix, torch.from_numpy(images.astype(np.float32)), matrix)
@@ -67,19 +70,24 @@ class ImageGrid:
 class ParticleStack:
     """N particle images of n × n pixels that a table lists; they stay on disk until asked for.
 
-    ``factors``: (N,) what each image is multiplied by, its sign or −1 where dense is dark; ``normalised``: whether
-    each image's background is brought to mean 0 and variance 1 on reading, for files where it is not.
+    Attributes:
+        table: the table that lists them.
+        ctf: CTF parameters; None where the CTF is to be ignored.
+        stacks: headers of the stack files.
+        sources: which section of which stack each image is.
+        grid: the common grid that the images are brought to.
+        factors: what each image is multiplied by on reading: the sign that makes dense matter bright, and a scale.
+        premultiplied: which images have been multiplied by their CTF already.
+        normalised: whether each image's background is brought to mean 0 and variance 1 on reading.
     """
 
     table: ParticleTable
     ctf: CTFParameters | None
-    """None where the CTF is to be ignored."""
     stacks: tuple[MrcHeader, ...]
     sources: ImageSources
     grid: ImageGrid
     factors: Float[np.ndarray, "N"]
     premultiplied: Bool[Tensor, "N"]
-    """Which images have been multiplied by their CTF already."""
     normalised: bool = False
 
     @classmethod
@@ -101,22 +109,24 @@ class ParticleStack:
         Args:
             path: the table (.star, .cs) or stack (.mrcs, .mrc).
             datadir: another folder that holds the stacks.
-            pixel_size_A: of all images, instead of what the file says.
-            passthrough: the other half of a cryoSPARC table, if it is not beside it.
-            ctf: whether to read the CTF; None for reading it where the table has one.
+            pixel_size_A: pixel size of all images in Å, instead of what the file says.
+            passthrough: the passthrough file of a cryoSPARC job, where it is not beside the table.
+            ctf: whether to read the CTF; None reads it where the table has one.
 
         Raises:
             InputError: if the table is missing, malformed or empty, gives no pixel size, or lacks CTF columns while
                 ``ctf`` is set; if a stack is missing, truncated or shorter than the table says, has images that are
                 not square, or other boxes than the table says.
         """
-        table = _read_table(Path(path), pixel_size_A, passthrough)
-        pixel_sizes = table.pixel_sizes_A()  # wrong ones are told of before any stack is opened
+        table = read_table(path, pixel_size_A, passthrough)
+        # All that the table itself can have wrong is found before any stack is opened.
+        sources, pixel_sizes = table.sources(), table.pixel_sizes_A()
         parameters = table.ctf() if ctf or (ctf is None and not table.missing_ctf_columns()) else None
         premultiplied = torch.from_numpy(table.premultiplied())
         if parameters is None and bool(premultiplied.any()):
-            raise InputError(f"{path}: the images are multiplied by their CTF, so it must be known; omit --no-ctf")
-        sources = table.sources()
+            raise InputError(
+                f"{path}: the images are multiplied by their CTF, which must be known; leave out `ctf=False`"
+            )
         stacks = tuple(
             read_header(_locate(name, table.path, datadir, row=int(np.argmax(sources.stack == index)) + 1))
             for index, name in enumerate(sources.names)
@@ -219,14 +229,6 @@ def background_normalised(images: Float[Tensor, "b n n"]) -> Float[Tensor, "b n 
     return (images - mean) / deviation.clamp(min=torch.finfo(images.dtype).tiny)
 
 
-def _read_table(path: Path, pixel_size_A: float | None, passthrough: Path | None) -> ParticleTable:
-    if path.suffix == ".cs":
-        return CryosparcTable.read(path, pixel_size_A, passthrough)
-    if path.suffix in (".mrc", ".mrcs"):
-        return MrcStack.read(path, pixel_size_A)
-    return RelionTable.read(path, pixel_size_A)
-
-
 def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
     """The file that a stack name means."""
     above = [folder / name for folder in Path(os.path.abspath(table)).parents]
@@ -237,7 +239,7 @@ def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
     looked = (
         f"beside the table or in a folder above it{f', in {datadir}' if datadir else ''} or in the working directory"
     )
-    raise InputError(f"{table}: the stack {name} of row {row} is not found {looked}; give its folder with --datadir")
+    raise InputError(f"{table}: the stack {name} of row {row} is not found {looked}; give its folder as `datadir`")
 
 
 def _sections(header: MrcHeader, sections: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

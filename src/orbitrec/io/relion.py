@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
+from orbitrec.io.particle_table import Dialect, ImageSources
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -22,7 +23,6 @@ from orbitrec.io.relion_tables import (
     origin_columns,
 )
 from orbitrec.io.star import Blocks, read_star, rewrite_columns
-from orbitrec.io.tables import ImageSources
 from orbitrec.models.ctf import CTFParameters
 
 # Value at which each changes nothing; Zernike coefficients are lists and always count.
@@ -38,29 +38,35 @@ class RelionTable:
     """The N rows of a particle STAR file.
 
     A value is looked up in the particle's row and then, by its optics group, in the optics table.
+
+    Attributes:
+        path: the file.
+        blocks: all its blocks.
+        block_name: the block that lists the particles.
+        given_pixel_size_A: pixel size in Å that replaces the file's; None keeps the file's.
     """
 
     path: Path
     blocks: Blocks
     block_name: str
     given_pixel_size_A: float | None = None
-    """Used instead of what the file says."""
     suffix: str = ".star"
 
     @classmethod
     def read(cls, path: Path | str, pixel_size_A: float | None = None) -> "RelionTable":
         """Read a STAR file with a RELION 3.1 ``particles`` block or a RELION 3.0 single block.
 
+        Args:
+            path: the STAR file.
+            pixel_size_A: pixel size of all images in Å, instead of the file's.
+
         Raises:
             InputError: if there is no such file, it is malformed, has no particle, no ``rlnImageName``, or lists
                 volumes or tilt series instead of images.
         """
-        path = Path(path)
-        blocks = {name: _table(block) for name, block in read_star(path).items()}
-        named = [name for name, table in blocks.items() if "rlnImageName" in table]
-        if not named:
+        table = cls.with_column("rlnImageName", path, pixel_size_A)
+        if table is None:
             raise InputError(f"{path} has no rlnImageName column; give the STAR file of a particle stack")
-        table = cls(path, {**blocks}, "particles" if "particles" in named else named[0], pixel_size_A)
         if len(table) == 0:
             raise InputError(f"{path} lists no particles: its table is empty")
         dimensions = table.numbers("rlnImageDimensionality")
@@ -68,13 +74,31 @@ class RelionTable:
             raise InputError(f"{path} lists subtomograms; give a table of two-dimensional particle images")
         return table
 
+    @classmethod
+    def with_column(cls, column: str, path: Path | str, pixel_size_A: float | None = None) -> "RelionTable | None":
+        """The block of a STAR file that has this column, ``particles`` before others; None where no block has it.
+
+        Args:
+            column: name of the column, without its underscore.
+            path: the STAR file.
+            pixel_size_A: pixel size of all images in Å, instead of the file's.
+
+        Raises:
+            InputError: if there is no such file or it is malformed.
+        """
+        blocks = {name: _table(block) for name, block in read_star(path).items()}
+        named = [name for name, table in blocks.items() if column in table]
+        if not named:
+            return None
+        return cls(Path(path), {**blocks}, "particles" if "particles" in named else named[0], pixel_size_A)
+
     def __len__(self) -> int:
         return len(self.particles)
 
     @property
-    def dialect(self) -> str:
-        """``RELION 3.0``, or later with optics groups; 3.1, 4 and 5 differ in nothing that is read here."""
-        return "RELION 3.0" if self.optics is None else "RELION 3.1 or later"
+    def dialect(self) -> Dialect:
+        """RELION 3.0, or 3.1 and later where there are optics groups."""
+        return Dialect.RELION_3_0 if self.optics is None else Dialect.RELION_3_1
 
     @property
     def particles(self) -> pd.DataFrame:
@@ -151,7 +175,7 @@ class RelionTable:
         return ImageSources(list(names), np.asarray(codes, dtype=np.int64), sections)
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
-        """From ``rlnImagePixelSize``, or else detector pixel size and magnification.
+        """Pixel sizes in Å from ``rlnImagePixelSize``, or else from detector pixel size and magnification.
 
         Raises:
             InputError: if the file gives none, or one that is not positive.
@@ -163,22 +187,24 @@ class RelionTable:
         if sizes is None and detector_um is not None and magnification is not None and (magnification > 0).all():
             sizes = detector_um * 1e4 / magnification
         if sizes is None:
-            raise InputError(f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or use --pixel-size")
+            raise InputError(
+                f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or give it in Å as `pixel_size_A`"
+            )
         if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
             wrong = sizes.min() if sizes.min() <= 1e-3 else sizes.max()
             raise InputError(f"{self.path} gives a pixel size of {wrong:g} Å, which cannot be; correct it")
         return sizes.round(6)
 
     def signs(self) -> Float[np.ndarray, "N"]:
-        """1: RELION's files do not say."""
+        """Ones: RELION's files do not say whether dense matter is dark."""
         return np.ones(len(self))
 
     def stated_boxes(self) -> Float[np.ndarray, "N"] | None:
-        """``rlnImageSize``."""
+        """Boxes in pixels from ``rlnImageSize``; None where there is no such column."""
         return self.numbers("rlnImageSize")
 
     def missing_ctf_columns(self) -> list[str]:
-        """The columns that a CTF needs and the file does not have."""
+        """Names of the columns that a CTF needs and the file does not have."""
         optics = [] if self.optics is None else self.optics.columns
         return [name for name in CTF_COLUMNS.values() if name not in self.particles and name not in optics]
 
@@ -191,7 +217,8 @@ class RelionTable:
         missing = self.missing_ctf_columns()
         if missing:
             raise InputError(
-                f"{self.path} has no CTF columns {', '.join(missing)}; add them, or use --no-ctf for images without CTF"
+                f"{self.path} has no CTF columns {', '.join(missing)}; add them, or use `ctf=False` for images without "
+                "CTF"
             )
         flipped = self.numbers("rlnCtfDataArePhaseFlipped")
         if flipped is not None and flipped.any():
@@ -204,7 +231,7 @@ class RelionTable:
         return CTFParameters(**{name: torch.from_numpy(values) for name, values in columns.items()})
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
-        """``rlnCtfDataAreCtfPremultiplied``."""
+        """Which images are marked by ``rlnCtfDataAreCtfPremultiplied``."""
         flags = self.numbers("rlnCtfDataAreCtfPremultiplied")
         return np.zeros(len(self), dtype=bool) if flags is None else flags != 0
 
@@ -228,7 +255,7 @@ class RelionTable:
         return np.stack(present, axis=1) if len(present) == len(values) else None
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
-        """``rlnRandomSubset``."""
+        """Half-sets from ``rlnRandomSubset``; None where there is no such column."""
         return self.numbers("rlnRandomSubset")
 
     def ignored_columns(self) -> list[str]:
@@ -248,7 +275,7 @@ class RelionTable:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """See :meth:`ParticleTable.write_posed`.
+        """Write the table with these poses; see :meth:`ParticleTable.write_posed`.
 
         Images are named by absolute path: RELION resolves names from the folder it is started in, not from that of
         the STAR file, so no relative name would work both there and here.

@@ -13,19 +13,23 @@ CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True, eq=False)
 class RunFolder:
-    """A folder that one run fills; it can be read at any time, for every file in it is written atomically."""
+    """The folder that one run fills. Every file in it is written atomically, so that it can be read at any time.
+
+    Attributes:
+        path: the folder.
+    """
 
     path: Path
     _names: set[str] = field(default_factory=set, repr=False)
 
     def file(self, name: str) -> Path:
-        """Where the output ``name`` goes; it is removed again if the run ends in an :class:`InputError`."""
+        """Path of the output file ``name``, which is removed again if the run ends in an :class:`InputError`."""
         self._names.add(name)
         return self.path / name
 
     @property
     def checkpoint(self) -> Path:
-        """The folder of what an interrupted run goes on from; it is there until the run is finished."""
+        """Folder of the checkpoints; it exists until the run is finished."""
         return self.path / CHECKPOINT
 
     def _remove_files(self) -> None:
@@ -38,9 +42,8 @@ class RunFolder:
 def new_run(path: Path | str) -> Iterator[RunFolder]:
     """Create the folder ``path`` for one run.
 
-    Bad input found on the way leaves nothing behind: the run's own files and the folders made for it are removed.
-    After any other error, a full disk among them, or an interrupt, the files so far are kept, since they may be hours
-    of work.
+    Where the run ends in an :class:`InputError`, its own files and the folders made for it are removed. After any other
+    error, a full disk among them, or an interrupt, the files so far are kept, since they may be hours of work.
 
     Raises:
         InputError: if ``path`` is a file, holds something already, or cannot be created.
@@ -49,7 +52,7 @@ def new_run(path: Path | str) -> Iterator[RunFolder]:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose a folder for the output")
     if (path / CHECKPOINT).is_dir():
-        raise InputError(f"{path} holds an interrupted run; go on with it by --resume, or choose another folder")
+        raise InputError(f"{path} holds an interrupted run; go on with it with `resume`, or choose another folder")
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"the folder {path} already holds a run or other files; choose another folder or remove it")
     created = [folder for folder in (path, *path.parents) if not folder.exists()]

@@ -13,7 +13,7 @@ from orbitrec.io.mrc import StackWriter, write_map
 from orbitrec.io.relion import RelionTable
 from orbitrec.io.relion_tables import CTF_COLUMNS, particle_tables
 from orbitrec.io.runs import RunFolder
-from orbitrec.io.star import read_star, write_star
+from orbitrec.io.star import write_star
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation
@@ -23,7 +23,7 @@ _USUAL_OPTICS = {"voltage_kV": 300.0, "cs_mm": 2.0, "amplitude_contrast": 0.1}
 
 
 def read_ctf_list(path: Path | str, count: int) -> CTFParameters:
-    """CTF parameters of the first ``count`` rows of a STAR file, from its start again where it has fewer.
+    """CTF parameters of the first ``count`` rows of a STAR file, which is begun again where it has fewer.
 
     Defocus columns are needed; voltage, Cs and amplitude contrast are 300 kV, 2.0 mm and 0.1 where the file, its
     optics table included, gives none, and the phase shift is 0.
@@ -31,18 +31,16 @@ def read_ctf_list(path: Path | str, count: int) -> CTFParameters:
     Raises:
         InputError: if there is no such file, it is malformed, or it has no defocus columns or no rows.
     """
-    blocks = read_star(path)
-    named = [name for name, block in blocks.items() if "rlnDefocusU" in block]
-    if not named:
-        raise InputError(f"{path} has no rlnDefocusU column; give a STAR file with defocus columns, or use --no-ctf")
-    table = RelionTable(Path(path), blocks, named[0])
+    table = RelionTable.with_column("rlnDefocusU", path)
+    if table is None:
+        raise InputError(f"{path} has no rlnDefocusU column; give a STAR file with defocus columns, or `ctf=False`")
     if len(table) == 0:
         raise InputError(f"{path} lists no defocus: its table is empty")
     columns = {}
     for name, column in {**CTF_COLUMNS, "phase_shift_deg": "rlnPhaseShift"}.items():
         values = table.numbers(column)
         if values is None and name.startswith("defocus"):
-            raise InputError(f"{path} has no {column} column; add it, or use --no-ctf")
+            raise InputError(f"{path} has no {column} column; add it, or use `ctf=False`")
         columns[name] = np.full(len(table), _USUAL_OPTICS.get(name, 0.0)) if values is None else values
     parameters = CTFParameters(**{name: torch.from_numpy(values) for name, values in columns.items()})
     return parameters.select(torch.arange(count) % len(table))

@@ -1,108 +1,66 @@
-"""What any table of particles says, whatever program wrote it."""
+"""The list of particle-table formats that can be read: a new format is a class and an entry of ``READERS``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
-from orbitrec.models.ctf import CTFParameters
+from orbitrec.io.cryosparc import CryosparcTable
+from orbitrec.io.mrc_stack import MrcStack
+from orbitrec.io.particle_table import ParticleTable
+from orbitrec.io.relion import RelionTable
 
 
-@dataclass(frozen=True, eq=False)
-class ImageSources:
-    """Where N images are: row j is section ``section[j]``, from 0, of the file that ``names[stack[j]]`` means."""
+@dataclass(frozen=True)
+class TableReader:
+    """How one kind of particle table is recognised and read.
 
-    names: Sequence[str]
-    stack: Int[np.ndarray, "N"]
-    section: Int[np.ndarray, "N"]
+    Attributes:
+        name: what people call the format.
+        suffixes: of the files it reads, with their dots, in lower case.
+        read: makes the table of a path, a pixel size in Å that replaces the file's (or None), and the passthrough file
+            of a cryoSPARC job (or None); formats that have no use for an argument ignore it.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, float | None, Path | None], ParticleTable]
+
+    def accepts(self, path: Path) -> bool:
+        """Whether the file has one of the format's suffixes."""
+        return path.suffix.lower() in self.suffixes
 
 
-@runtime_checkable
-class ParticleTable(Protocol):
-    """N particles as a file lists them; reads no image. Lengths are in Å, whatever the file has."""
+RELION = TableReader(
+    "RELION 3.0 to 5", (".star",), lambda path, pixel_size_A, passthrough: RelionTable.read(path, pixel_size_A)
+)
+CRYOSPARC = TableReader("cryoSPARC", (".cs",), CryosparcTable.read)
+MRC_STACK = TableReader(
+    "MRC stack", (".mrcs", ".mrc"), lambda path, pixel_size_A, passthrough: MrcStack.read(path, pixel_size_A)
+)
+READERS = (RELION, CRYOSPARC, MRC_STACK)
+"""Every format, in the order in which they are asked whether they accept a file."""
 
-    @property
-    def path(self) -> Path:
-        """The file that was read."""
-        ...
 
-    @property
-    def dialect(self) -> str:
-        """Whose format it is, as people call it."""
-        ...
+def table_reader(path: Path | str) -> TableReader | None:
+    """The first of :data:`READERS` that accepts the file, None where none does."""
+    return next((reader for reader in READERS if reader.accepts(Path(path))), None)
 
-    @property
-    def suffix(self) -> str:
-        """Of the file that :meth:`write_posed` writes."""
-        ...
 
-    def __len__(self) -> int:
-        """Number of particles."""
-        ...
+def read_table(path: Path | str, pixel_size_A: float | None = None, passthrough: Path | None = None) -> ParticleTable:
+    """Read a table of particles, whatever program wrote it.
 
-    def sources(self) -> ImageSources:
-        """Where the images are."""
-        ...
+    A file that no reader accepts by its suffix is read as a RELION STAR file.
 
-    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
-        """Pixel size of every image."""
-        ...
+    Args:
+        path: the table (.star, .cs) or a stack of images without one (.mrcs, .mrc).
+        pixel_size_A: pixel size of all images in Å, instead of what the file says.
+        passthrough: a cryoSPARC job's passthrough file, where it is not beside the table.
 
-    def groups(self) -> Int[np.ndarray, "N"]:
-        """The optics group of every particle, counted from 0."""
-        ...
+    Returns:
+        The table. It knows where its images are, but does not read them.
 
-    def signs(self) -> Float[np.ndarray, "N"]:
-        """What an image is to be multiplied by to show dense as bright, as far as the file knows: 1 or −1."""
-        ...
-
-    def stated_boxes(self) -> Float[np.ndarray, "N"] | None:
-        """Box in pixels that the file states for every image."""
-        ...
-
-    def missing_ctf_columns(self) -> list[str]:
-        """The columns that a CTF needs and the file does not have."""
-        ...
-
-    def ctf(self) -> CTFParameters:
-        """CTF parameters of every particle."""
-        ...
-
-    def premultiplied(self) -> Bool[np.ndarray, "N"]:
-        """Which images have been multiplied by their CTF."""
-        ...
-
-    def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
-        """Rotations, and displacements (x, y) of the content in Å; None where the file has no angles."""
-        ...
-
-    def halves(self) -> Float[np.ndarray, "N"] | None:
-        """The half-set of every particle, which should be 1 or 2; None where the file has not split them."""
-        ...
-
-    def ignored_columns(self) -> list[str]:
-        """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
-        ...
-
-    def write_posed(
-        self,
-        path: Path | str,
-        rotations: Float[Tensor, "N 3 3"],
-        shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
-        halves: Int[Tensor, "N"] | None,
-    ) -> None:
-        """Write the table again, in its own dialect, with these poses, atomically; all else stays as it is.
-
-        Args:
-            path: the file to write.
-            rotations: RELION's rotation of every particle.
-            shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the file that each of ``sources().names`` was found to be.
-            halves: the half-set of every particle, 1 or 2; left as in the file where None.
-        """
-        ...
+    Raises:
+        InputError: if there is no such file, it is malformed, or it lists no particles.
+    """
+    reader = table_reader(path) or RELION
+    return reader.read(Path(path), pixel_size_A, passthrough)

@@ -1,4 +1,4 @@
-"""Named tensors with a few words of metadata in one safetensors file, which says of what kind it is."""
+"""Named tensors and text metadata in one safetensors file, whose metadata states its kind."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,13 @@ from orbitrec.io.files import existing_file, full_disk, replacing
 
 
 def write_tensors(path: Path | str, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata to ``path`` atomically, as a file of that ``kind``.
+    """Write tensors and metadata to a safetensors file, atomically.
+
+    Args:
+        path: the file to write.
+        kind: what the file holds; :func:`read_tensors` refuses files of another kind.
+        tensors: the tensors by name.
+        metadata: text by name.
 
     Raises:
         InputError: if ``path`` cannot be written.
@@ -27,10 +33,18 @@ def write_tensors(path: Path | str, kind: str, tensors: Mapping[str, Tensor], me
 
 
 def read_tensors(path: Path | str, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, on the CPU, and metadata of what :func:`write_tensors` wrote as that ``kind``.
+    """Read what :func:`write_tensors` wrote.
+
+    Args:
+        path: the file.
+        kind: the kind that the file must be of.
+        remedy: what the error message tells the user to do about a file that cannot be used.
+
+    Returns:
+        The tensors, on the CPU, and the metadata, by name.
 
     Raises:
-        InputError: if the file is missing, broken, or of another kind; ``remedy`` is what it tells the user to do.
+        InputError: if the file is missing, broken, or of another kind.
     """
     try:
         with safe_open(existing_file(path), framework="pt") as file:

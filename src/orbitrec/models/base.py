@@ -1,9 +1,10 @@
 """The two tensors and the circle that every problem is written in (``docs/architecture.md``).
 
 Templates ``T[d, m, k]`` and observations ``Y[j, s, m, k]`` (s: known displacements to be marginalised, often one) share
-circular modes m and nodes k; turning by α multiplies mode m by ``exp(−imα)``.
+circular modes m and nodes k; rotating by α multiplies mode m by ``exp(−imα)``.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
+from orbitrec.geometry.quadrature import circle_rule
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Circle:
     @property
     def in_plane_angles(self) -> Float[Tensor, "a"]:
         """The angles in radians (float64)."""
-        return 2 * torch.pi * torch.arange(self.angles, dtype=torch.float64) / self.angles
+        return circle_rule(self.angles)
 
     def synthesis(self, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, "a two_m"]:
         """Rows (cos mα, sin mα) for every m: ``Re Σ_m c_m e^{imα}`` as one product with the pairs (Re c_m, −Im c_m)."""
@@ -43,11 +44,15 @@ def circular_coefficients(density: Float[Tensor, "... a"], order: Int[Tensor, "*
 
 @runtime_checkable
 class Projector(Protocol):
-    """The linear map ``T = C w`` from a volume's coefficients to templates, on whatever grid."""
+    """A linear map ``T = C w`` from an object's coefficients to templates, on whatever grid.
+
+    Any linear representation of an object can be the unknown of :class:`orbitrec.inference.orbit_likelihood` through
+    one. :class:`LinearProjector` has all of it but ``templates`` and ``adjoint``.
+    """
 
     @property
-    def basis(self) -> SphericalBesselBasis:
-        """Basis of the volume."""
+    def dimension(self) -> int:
+        """Number of coefficients."""
         ...
 
     @property
@@ -74,3 +79,39 @@ class Projector(Protocol):
     def uniform_diagonal(self, weight: Float[Tensor, "k"]) -> Float[Tensor, "p"]:
         """Diagonal of ``C* W C`` were the directions uniform with total weight ``weight[k]``."""
         ...
+
+
+class LinearProjector(ABC):
+    """A :class:`Projector` from ``templates`` and its ``adjoint`` alone.
+
+    What follows from the two is computed column by column, which serves small problems; a projector that knows its
+    structure overrides it.
+    """
+
+    antipodal: bool = False
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """Number of coefficients."""
+
+    @abstractmethod
+    def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
+        """``C w``."""
+
+    @abstractmethod
+    def adjoint(self, x: Complex[Tensor, "d m k"]) -> Float[Tensor, "p"]:
+        """``C* x`` for the real inner product ``Re Σ conj(T) x``."""
+
+    def normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
+        """``C* W C w`` with W diagonal over directions and nodes."""
+        return self.adjoint(self.templates(w) * weight[:, None])
+
+    def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
+        """``C* W C`` as a matrix."""
+        return torch.stack([self.normal(unit, weight) for unit in torch.eye(self.dimension, dtype=weight.dtype)])
+
+    def uniform_diagonal(self, weight: Float[Tensor, "k"]) -> Float[Tensor, "p"]:
+        """Diagonal of ``C* W C`` were the directions uniform with total weight ``weight[k]``."""
+        columns = (self.templates(unit) for unit in torch.eye(self.dimension, dtype=weight.dtype))
+        return torch.stack([(T.abs().square() * weight).sum() / len(T) for T in columns])

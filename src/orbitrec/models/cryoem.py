@@ -18,14 +18,14 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.harmonics import harmonic_count, harmonic_phases, indices_by_parity, real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.models.base import Circle
 from orbitrec.volumes.base import Volume
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, harmonic_phases, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
-_DIRECTIONS_AT_ONCE = 256  # of any volume's templates, whose points fill memory
+_DIRECTIONS_AT_ONCE = 256  # for templates of any volume: their points fill the memory
 
 
 def polar_circle(grid: PolarGrid, angles: int) -> Circle:
@@ -41,22 +41,22 @@ def equators(directions: Float[Tensor, "d 3"], count: int) -> Float[Tensor, "d p
 
 
 def polar_templates(volume: Volume, grid: PolarGrid, directions: Float[Tensor, "d 3"]) -> Complex[Tensor, "d m k"]:
-    """Templates of any volume: its transform on every direction's polar grid, some directions at a time."""
+    """Templates of any volume: its transform on the polar grid of every direction, some directions at a time.
+
+    Args:
+        volume: known by its transform.
+        grid: the images' polar grid.
+        directions: unit viewing directions.
+
+    Returns:
+        One template for each direction.
+    """
 
     def templates(some: Float[Tensor, "s 3"]) -> Complex[Tensor, "s m k"]:
         points = equators(some, grid.circle_points)[:, :, None, :] * grid.nodes[:, None].to(some.dtype)
         return grid.from_circle(volume.fourier(points))
 
     return torch.cat([templates(some) for some in directions.split(_DIRECTIONS_AT_ONCE)])
-
-
-def cartesian_templates(volume: Volume, n: int, rotations: Float[Tensor, "q 3 3"]) -> Complex[Tensor, "q one n2"]:
-    """Templates on the Cartesian K₂ grid, unitary: ``v̂(R (kx, ky, 0)) / n`` as one mode of n² nodes (2.8)."""
-    k = frequencies(n, rotations.dtype)
-    ky, kx = torch.meshgrid(k, k, indexing="ij")
-    points = torch.stack([kx, ky, torch.zeros_like(kx)], dim=-1).reshape(-1, 3)
-    slices = volume.fourier(torch.einsum("qij,pj->qpi", rotations, points)) / n
-    return slices[:, None, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,13 @@ class PolarProjector:
             raise InputError("viewing directions must come in antipodal pairs, the second half minus the first")
 
     @property
+    def dimension(self) -> int:
+        """Number of functions of the basis."""
+        return len(self.basis)
+
+    @property
     def antipodal(self) -> bool:
-        """Direction ``i + d/2`` is minus direction i, its template the mirror image."""
+        """True: direction ``i + d/2`` is minus direction i, and its template the mirror image."""
         return True
 
     @cached_property
@@ -101,10 +106,9 @@ class PolarProjector:
 
     @cached_property
     def _angular(self) -> list[tuple[Float[Tensor, "two hm lm"], Int[Tensor, "lm"], slice]]:
-        """For each parity: real and imaginary (d/2·m, lm) matrices with (−i)^l and c_m inside, lm indices, modes."""
+        """For each parity: real and imaginary matrices that include (−i)^l and c_m, indices of harmonics, modes."""
         degree, M = self.basis.degree, self.grid.max_mode
-        l = torch.arange(degree + 1).repeat_interleave(2 * torch.arange(degree + 1) + 1)
-        columns = [torch.nonzero(l % 2 == parity).squeeze(1) for parity in (0, 1)]
+        columns = indices_by_parity(degree)
         blocks: list[list[Tensor]] = [[], []]
         # A few directions at a time: the harmonics on their circles are much larger than their modes.
         for part in self.directions[: len(self.directions) // 2].double().split(32):
@@ -130,21 +134,21 @@ class PolarProjector:
         """Templates from a volume's harmonics ``s_k A_lm(k)`` up to the basis' degree."""
         half = len(self.directions) // 2
         out = self._empty(2 * half)
-        self._turn(shells.to(self.device), out[:half])
+        self._rotate(shells.to(self.device), out[:half])
         out[half:] = self._mirror_sign * out[:half].conj()
         return out
 
     def half_templates(self, shells: Float[Tensor, "lm k"]) -> Complex[Tensor, "h m k"]:
         """The first half of :meth:`shell_templates`, differentiable."""
         out = self._empty(len(self.directions) // 2)
-        self._turn(shells, out)
+        self._rotate(shells, out)
         return out
 
     def _empty(self, count: int) -> Complex[Tensor, "c m k"]:
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
         return torch.empty(count, self.grid.max_mode + 1, self.grid.node_count, dtype=kind, device=self.device)
 
-    def _turn(self, shells: Float[Tensor, "lm k"], out: Complex[Tensor, "h m k"]) -> None:
+    def _rotate(self, shells: Float[Tensor, "lm k"], out: Complex[Tensor, "h m k"]) -> None:
         for matrix, columns, modes in self._angular:
             out[:, modes] = torch.complex(*(matrix @ shells[columns])).reshape(len(out), -1, out.shape[2])
 
@@ -152,7 +156,7 @@ class PolarProjector:
         """``C* x`` for the real inner product ``Re Σ conj(T) x``."""
         half, K = len(self.directions) // 2, self.grid.node_count
         folded = x[:half] + self._mirror_sign * x[half:].conj()
-        shells = x.real.new_zeros((self.basis.degree + 1) ** 2, K)
+        shells = x.real.new_zeros(harmonic_count(self.basis.degree), K)
         for matrix, columns, modes in self._angular:
             part = folded[:, modes].reshape(-1, K)
             shells[columns] = matrix[0].mT @ part.real + matrix[1].mT @ part.imag
@@ -163,17 +167,17 @@ class PolarProjector:
         return self.adjoint(self.templates(w) * weight[:, None, :].to(self.device))
 
     def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
-        """The matrix ``C* W C`` of :meth:`normal`, for bases of a hundred functions or so."""
-        lm, count = self.basis.lm, (self.basis.degree + 1) ** 2
+        """The matrix ``C* W C`` of :meth:`normal`, for bases of about a hundred functions."""
+        lm, count = self.basis.lm, harmonic_count(self.basis.degree)
         shells = (weight.to(self.device).mT @ self._angular_power).reshape(-1, count, count).cpu()
         return torch.einsum("ik,jk,kij->ij", self.radial, self.radial, shells[:, lm[:, None], lm])
 
     @cached_property
     def angular(self) -> Complex[Tensor, "d m lm"]:
-        """``C_m[d, lm] (−i)^l c_m`` dense, for the few degrees of a small basis: ``T = Σ_lm angular · A_lm(k) s_k``."""
+        """``C_m[d, lm] (−i)^l c_m`` as one array, for small bases: ``T = Σ_lm angular · A_lm(k) s_k``."""
         half = len(self.directions) // 2
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        harmonics = (self.basis.degree + 1) ** 2
+        harmonics = harmonic_count(self.basis.degree)
         out = torch.zeros(2 * half, self.grid.max_mode + 1, harmonics, dtype=kind, device=self.device)
         for matrix, columns, modes in self._angular:
             values = torch.complex(*matrix).reshape(half, -1, len(columns))

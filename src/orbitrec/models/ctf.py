@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequency_vectors
 
 
 def electron_wavelength_A(voltage_kV: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -53,9 +53,9 @@ class CTFParameters:
         return CTFParameters(*(getattr(self, field.name)[indices] for field in fields(self)))
 
     def unique(self) -> tuple["CTFParameters", Int[Tensor, "N"]]:
-        """The M ≤ N distinct rows and, for each particle, its row.
+        """The M ≤ N distinct rows, and the row of each particle.
 
-        Particles of one micrograph often share their CTF: evaluate the M rows and index the result.
+        Particles of one micrograph often share their CTF: evaluate the M rows, then index the result.
         """
         table = torch.stack([getattr(self, field.name) for field in fields(self)], dim=1)
         rows, inverse = torch.unique(table, dim=0, return_inverse=True)
@@ -76,10 +76,18 @@ class CTFParameters:
     def on_grid(
         self, n: int, pixel_size_A: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
     ) -> Float[Tensor, "N n n"]:
-        """CTF on the centred n × n DFT grid, axes (y, x)."""
-        k = frequencies(n, dtype).to(device)
-        y, x = torch.meshgrid(k, k, indexing="ij")
-        return self.evaluate(torch.stack([x, y], dim=-1), pixel_size_A)
+        """CTF on the centred n × n DFT grid.
+
+        Args:
+            n: edge of the images in pixels.
+            pixel_size_A: pixel size in Å.
+            dtype: real dtype of the result.
+            device: where the result is computed and stays.
+
+        Returns:
+            One CTF for each particle, axes (y, x).
+        """
+        return self.evaluate(frequency_vectors(n, dtype=dtype).to(device), pixel_size_A)
 
     def radial(self, k: Float[Tensor, "K"], pixel_size_A: float) -> Float[Tensor, "N K"]:
         """Average of the CTF over the circle of radius ``k`` radians per pixel.
@@ -116,4 +124,6 @@ class CTFParameters:
 def _require(good: Bool[Tensor, "N"], name: str, wrong: str) -> None:
     if not bool(good.all()):
         row = int((~good).nonzero()[0]) + 1
-        raise InputError(f"CTF parameter {name} of particle {row} {wrong}; correct it or leave the CTF out")
+        raise InputError(
+            f"CTF parameter {name} of particle {row} {wrong}; correct it, or give `ctf=False` for images without CTF"
+        )

@@ -1,4 +1,4 @@
-"""Stationary noise: its radial power spectrum, estimated from image corners, and whitening by it.
+"""Stationary noise: its radial power spectrum, and its estimate from the corners of images.
 
 Spectra are in the units of the unitary DFT: white noise of variance σ² has the spectrum σ² at every frequency.
 """
@@ -12,12 +12,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft, centred_ifft, radial_frequencies
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import pixel_vectors, radial_frequencies, radii, shell_frequencies, shell_indices
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseSpectrum:
-    """Variance of the unitary DFT of n × n noise images on the shells ``k = 2πr/n``, r = 0 … n//2.
+    """Variance of the unitary DFT of noise images on the shells ``k = 2πs/n``, s = 0 … n//2.
+
+    Attributes:
+        shells: the variance on each shell.
+        n: edge of the images in pixels.
 
     Raises:
         InputError: if a variance is not positive.
@@ -37,11 +42,11 @@ class NoiseSpectrum:
 
     @classmethod
     def coloured(cls, n: int) -> "NoiseSpectrum":
-        """Noise of ice and detector in shape, variance 1 per pixel: five times as strong at the origin as at the edge.
+        """Noise of variance 1 per pixel with a spectrum like that of ice and detector, five times as strong at k = 0.
 
-        ``1 + 4 / (1 + (k/0.5)²)``, k in radians per pixel.
+        The spectrum is proportional to ``1 + 4 / (1 + (k/0.5)²)``, k in radians per pixel.
         """
-        k = 2 * math.pi * torch.arange(n // 2 + 1, dtype=torch.float64) / n
+        k = shell_frequencies(n)
         return cls(1 + 4 / (1 + (k / 0.5).square()), n).scaled(1.0)
 
     @property
@@ -62,46 +67,48 @@ class NoiseSpectrum:
         return torch.lerp(shells[below], shells[(below + 1).clamp(max=last)], position - below)
 
     def at_rows(self, rows: Int[Tensor, "b"], k: Float[Tensor, "*shape"]) -> Float[Tensor, "_ *shape"]:
-        """The spectrum for particles ``rows``: one for all of them."""
+        """The spectrum at radial frequencies ``k``, the same for all of the particles ``rows``."""
         return self.at(k)[None]
 
     def before_filter(self, power: Float[Tensor, "R"]) -> "NoiseSpectrum":
-        """The noise before its spectrum was multiplied by ``power``, known on the shells, and estimated after that.
+        """The noise as it was before its spectrum was multiplied by ``power``, which is known on the shells.
 
-        ``power`` is given the resolution that the estimate has, so that its zeros are not divided by.
+        ``power`` is smoothed to the resolution that an estimated spectrum has, so that its zeros are not divided by.
         """
         k = radial_frequencies(self.n)
         covariance = centred_ifft(NoiseSpectrum(power.double(), self.n).at(k).to(torch.complex128))
-        x = torch.arange(self.n, dtype=torch.float64) - self.n // 2
-        taper = _hann((x.square()[:, None] + x.square()).sqrt(), self.n)
+        taper = _hann(radii(self.n), self.n)
         smooth = _shell_means(centred_fft(covariance * taper).real)
         return NoiseSpectrum(self.shells / smooth.to(self.shells).clamp(min=1e-3 * float(smooth.mean())), self.n)
 
     def sample(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "count n n"]:
-        """Gaussian noise images with this spectrum."""
-        white = torch.randn(count, self.n, self.n, generator=generator, dtype=dtype)
-        return self._filter(white, 0.5)
+        """Gaussian noise images with this spectrum.
 
-    def whiten(self, images: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-        """The images with every Fourier coefficient divided by the noise's standard deviation there.
+        Args:
+            count: number of images.
+            generator: source of the draws.
+            dtype: real dtype of the images.
 
-        The noise becomes white with variance 1. Images may have another box than the one the spectrum was
-        estimated in, since it is a function of radians per pixel.
+        Returns:
+            The images, axes (y, x).
         """
-        return self._filter(images, -0.5)
-
-    def _filter(self, images: Float[Tensor, "*batch n n"], power: float) -> Float[Tensor, "*batch n n"]:
+        white = torch.randn(count, self.n, self.n, generator=generator, dtype=dtype)
         if bool((self.shells == self.shells[0]).all()):
-            return images * float(self.shells[0]) ** power
-        k = radial_frequencies(images.shape[-1], dtype=images.dtype).to(images.device)
-        return centred_ifft(centred_fft(images) * self.at(k).pow(power)).real
+            return white * float(self.shells[0]) ** 0.5
+        k = radial_frequencies(self.n, dtype=dtype)
+        return centred_ifft(centred_fft(white) * self.at(k).pow(0.5)).real
 
 
 @dataclass(frozen=True, eq=False)
 class GroupedNoise:
-    """One spectrum for each group of particles; ``group``: (N,) which one a particle has."""
+    """One spectrum for each group of particles.
+
+    Attributes:
+        spectra: of the groups.
+        group: index of the group of each particle.
+    """
 
     spectra: tuple[NoiseSpectrum, ...]
     group: Int[Tensor, "N"]
@@ -113,13 +120,12 @@ class GroupedNoise:
 
 
 Noise = NoiseSpectrum | GroupedNoise
-"""The noise of a stack's particles, through ``at_rows``."""
+"""The noise of a stack's particles: ``at_rows`` gives the spectrum of each."""
 
 
 def corner_mask(n: int, radius: float = 0.45) -> Bool[Tensor, "n n"]:
     """Pixels further than ``radius · n`` from the origin, where particles leave the noise alone."""
-    x = torch.arange(n, dtype=torch.float64) - n // 2
-    return x.square()[:, None] + x.square() > (radius * n) ** 2
+    return pixel_vectors(n).square().sum(-1) > (radius * n) ** 2
 
 
 def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.45) -> NoiseSpectrum:
@@ -127,8 +133,15 @@ def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.4
 
     The spectrum is the transform of the autocovariance (Blackman and Tukey 1958): products of corner pixels are
     averaged lag by lag, each over as many pairs as the mask has, so the hole in the mask neither leaks power between
-    frequencies, as a masked periodogram would, nor biases any lag. A Hann taper to ``n/3`` sets the resolution. Each
-    image's corner mean is subtracted; the variance that removes is put back.
+    frequencies, as a masked periodogram would, nor biases any lag. A Hann taper to ``n/3`` sets the resolution. The
+    mean of each image's corners is subtracted, and the variance that this removes is added again.
+
+    Args:
+        chunks: the images, some at a time.
+        radius: of the disc, in boxes.
+
+    Returns:
+        The spectrum on the shells of the images' box.
 
     Raises:
         InputError: if there are no images, a corner is constant, or a pixel is not finite.
@@ -162,7 +175,7 @@ def _spectrum_on_shells(power: Float[Tensor, "p q"], mask: Float[Tensor, "n n"])
     covariance += taper * (pairs * covariance).sum() / mask.sum() ** 2
     spectrum = torch.fft.fftshift(torch.fft.fft2(covariance).real[::2, ::2])
     means = _shell_means(spectrum)
-    # A deep dip can come out negative from finite data; the floor keeps whitening finite.
+    # A deep dip can come out negative from finite data; with the floor, dividing by the spectrum stays finite.
     return means.clamp(min=1e-3 * float(means.mean()))
 
 
@@ -174,7 +187,7 @@ def _hann(lag: Float[Tensor, "*shape"], n: int) -> Float[Tensor, "*shape"]:
 def _shell_means(spectrum: Float[Tensor, "n n"]) -> Float[Tensor, "R"]:
     """Means over the shells 0 … n//2 of a centred spectrum."""
     n = spectrum.shape[-1]
-    shell = (radial_frequencies(n).to(spectrum) * n / (2 * math.pi)).round().long().reshape(-1)
+    shell = shell_indices(n).to(spectrum.device).reshape(-1)
     sums = torch.zeros(2, int(shell.max()) + 1, dtype=torch.float64, device=spectrum.device)
     sums.index_add_(1, shell, torch.stack([spectrum.reshape(-1), torch.ones(n * n).to(spectrum)]))
     return (sums[0] / sums[1])[: n // 2 + 1]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.noise import NoiseSpectrum, corner_mask
@@ -24,10 +24,16 @@ from orbitrec.volumes.base import Volume
 def random_poses(
     count: int, generator: torch.Generator, *, views: VonMisesFisherMixture | None = None, shift_px: float = 0.0
 ) -> tuple[Float[Tensor, "count 3 3"], Float[Tensor, "count 2"]]:
-    """Rotations and displacements (x, y) in pixels of ``count`` particles.
+    """Random poses of particles, with uniform in-plane angles.
 
-    Viewing directions follow ``views`` (uniform where None), in-plane angles are uniform, and each coordinate of a
-    displacement is Gaussian with standard deviation ``shift_px``.
+    Args:
+        count: number of particles.
+        generator: source of the draws.
+        views: density of the viewing directions; uniform if None.
+        shift_px: standard deviation in pixels of each coordinate of the Gaussian displacements.
+
+    Returns:
+        Rotations, and displacements (x, y) in pixels.
     """
     if views is None:
         rotations = random_rotations(count, generator)
@@ -38,9 +44,17 @@ def random_poses(
 
 
 def random_defocus(count: int, generator: torch.Generator, per_micrograph: int = 50) -> CTFParameters:
-    """CTF of ``count`` particles, ``per_micrograph`` to a micrograph, at 300 kV, Cs 2.0 mm, amplitude contrast 0.1.
+    """CTF parameters of particles at 300 kV, with C_s = 2.0 mm and amplitude contrast 0.1.
 
-    Mean defocus is uniform in 1–2.5 µm, the astigmatism Gaussian with 200 Å, its angle uniform.
+    The mean defocus is uniform in 1–2.5 µm, the astigmatism Gaussian with 200 Å, its angle uniform.
+
+    Args:
+        count: number of particles.
+        generator: source of the draws.
+        per_micrograph: number of particles that share a micrograph, and so a CTF.
+
+    Returns:
+        One row for each particle.
     """
     micrographs = -(-count // per_micrograph)
     defocus, angle = torch.rand(2, micrographs, generator=generator, dtype=torch.float64)
@@ -54,7 +68,7 @@ def random_defocus(count: int, generator: torch.Generator, per_micrograph: int =
 
 @dataclass(frozen=True, eq=False)
 class ParticleSimulation:
-    """The noiseless images of N particles, made when asked for.
+    """The images of N particles, computed when they are asked for.
 
     Args:
         volume: what is projected, lengths in pixels of the images.
@@ -114,9 +128,15 @@ class ParticleSimulation:
     def images(
         self, noise: NoiseSpectrum | None, generator: torch.Generator, chunk: int = 256
     ) -> Iterator[Float[Tensor, "b n n"]]:
-        """All particles in order, float32, in chunks; Gaussian ``noise`` is added unless it is None.
+        """The images of all particles in order, in chunks.
 
-        The noise drawn from one generator depends on ``chunk`` as well.
+        Args:
+            noise: Gaussian noise to be added; none if None.
+            generator: source of the noise.
+            chunk: images at a time; the noise that a generator gives depends on it.
+
+        Yields:
+            Chunks of images in float32, axes (y, x).
         """
         for part in torch.arange(len(self)).split(chunk):
             clean = self.clean(part)

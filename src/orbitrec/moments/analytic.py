@@ -1,8 +1,8 @@
 """First and second moments of templates, and what Gaussian shifts do to them.
 
-The M·K coordinates (m, k) fall into blocks between which the second moment vanishes. In general there is one block of
-them all; where the in-plane angle is uniform every circular mode m is its own block and only m = 0 has a first moment.
-So both forms are one stack of Hermitian matrices, and everything on top of :class:`Moments` is written once.
+The coordinates (m, k) fall into blocks between which the second moment vanishes. In general all of them are one block.
+Where the in-plane angle is uniform, every circular mode m is its own block, and only m = 0 has a first moment. So both
+forms are one stack of Hermitian matrices, and everything on top of :class:`Moments` is written once.
 """
 
 import math
@@ -18,11 +18,13 @@ from orbitrec.models.base import Circle, circular_coefficients
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """``first[b, i] = E Y`` and ``second[b, i, j] = E Y Y*`` of the coordinates of each block b.
+    """The moments of observations Y, block by block; leading axes, if any, are a batch of problems.
 
-    ``weights[b]`` is what the squared norm of block b counts in the Frobenius norm of the whole second moment: 1, or
-    ½ for the blocks m > 0 of real images, whose twin −m is not kept (``c_m⁻²``, :class:`PolarGrid`). Leading axes, if
-    any, are a batch of problems.
+    Attributes:
+        first: ``E Y`` of the coordinates of each block.
+        second: ``E Y Y*`` of the coordinates of each block.
+        weights: what the squared norm of each block counts in the Frobenius norm of the whole second moment: 1, or ½
+            for the blocks m > 0 of real images, whose twin −m is not kept (``c_m⁻²``, :class:`PolarGrid`).
     """
 
     first: Complex[Tensor, "*batch b i"]
@@ -44,7 +46,7 @@ class Moments:
 def full_moments(
     templates: Complex[Tensor, "*batch d m k"], density: Float[Tensor, "*batch d a"], circle: Circle
 ) -> Moments:
-    """Moments (2.3), (2.8) for any density on directions and angles, as one block of m·k coordinates.
+    """Moments (2.3), (2.8) for any density of directions and angles, as one block of m·k coordinates.
 
     ``M¹[m, k] = Σ_d ρ̂_d(m) T[d, m, k]``, ``M²[mk, m'k'] = Σ_d ρ̂_d(m − m') T[d, m, k] conj(T[d, m', k'])`` with the
     Fourier coefficients ρ̂_d of the density. The second factor is conjugated, as (2.2) has it.
@@ -52,8 +54,11 @@ def full_moments(
     Args:
         templates: one for each direction.
         density: probabilities of directions and angles, summing to 1.
-        circle: the integer order of each mode, and the angles. A polar grid's modes m ≥ 0 hold all of a uniform
-            angle's second moment; for a non-uniform angle give the modes −M … M of a real image.
+        circle: the integer order of each mode, and the angles. Of a uniform in-plane angle the modes m ≥ 0 hold the
+            whole second moment; for an angle that is not uniform give the modes −M … M of a real image.
+
+    Returns:
+        One block.
     """
     single = circular_coefficients(density, circle.modes).to(templates.dtype)
     first = torch.einsum("...dm,...dmk->...mk", single, templates).flatten(-2)
@@ -64,7 +69,7 @@ def full_moments(
 
 
 def uniform_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d"], grid: PolarGrid) -> Moments:
-    """Moments of real images on a polar grid whose in-plane angle is uniform: one block for each mode.
+    """Moments (2.3), (2.8) of real images on a polar grid whose in-plane angle is uniform: one block for each mode.
 
     ``M¹[0, k] = Σ_d ρ_d T[d, 0, k]`` and ``M²[m, k, k'] = Σ_d ρ_d T[d, m, k] conj(T[d, m, k'])``.
 
@@ -72,36 +77,89 @@ def uniform_moments(templates: Complex[Tensor, "d m k"], density: Float[Tensor, 
         templates: polar templates, one for each direction.
         density: probabilities of the directions, summing to 1.
         grid: the templates' grid.
+
+    Returns:
+        Moments of one problem.
     """
-    by_mode = templates.transpose(0, 1)
-    weighted = density.to(templates.real.dtype)[:, None] * by_mode
-    first = torch.cat([weighted[:1].sum(1), torch.zeros_like(templates[0, 1:])])
-    return Moments(first, weighted.mT @ by_mode.conj(), grid.mode_weights.pow(-2).to(first.real.dtype))
+    weights = density.to(templates.real.dtype)
+    return block_moments(_parts(templates.transpose(0, 1)), weights, weights, grid)
 
 
 def antipodal_moments(templates: Complex[Tensor, "m h k"], density: Float[Tensor, "d"], grid: PolarGrid) -> Moments:
-    """:func:`uniform_moments` from the templates of half of the directions, modes first; the rest are their antipodes.
-
-    ``T[−d, m] = (−1)^m conj T[d, m]``, so what both directions share weighs real parts of the products, and what sets
-    them apart weighs imaginary parts.
+    """:func:`uniform_moments` from the templates of half of the directions; the others are their antipodes.
 
     Args:
-        templates: of the first half of the directions.
+        templates: of the first half of the directions, modes first.
         density: probabilities of all directions, direction ``i + d/2`` being minus direction i; they sum to 1.
         grid: the templates' grid.
+
+    Returns:
+        Moments of one problem.
     """
-    half = templates.shape[1]
-    even, odd = (density[:half] + density[half:])[:, None], (density[:half] - density[half:])[:, None]
-    a, b = templates.real, templates.imag
-    cross = (odd * b).mT @ a
-    second = torch.complex((even * a).mT @ a + (even * b).mT @ b, cross - cross.mT)
-    first = torch.complex((even * a[:1]).sum(1), (odd * b[:1]).sum(1))
-    rest = torch.zeros(len(a) - 1, a.shape[2], dtype=first.dtype)
-    return Moments(torch.cat([first, rest]), second, grid.mode_weights.pow(-2).to(a.dtype))
+    return block_moments(_parts(templates), *antipodal_weights(density), grid)
+
+
+def antipodal_weights(
+    density: Float[Tensor, "*batch d"],
+) -> tuple[Float[Tensor, "*batch h"], Float[Tensor, "*batch h"]]:
+    """Weights for :func:`block_moments`: sum and difference of the probabilities of each direction and its antipode.
+
+    A template's mirror image is ``T[−d, m] = (−1)^m conj T[d, m]``, so products ``T[d, m, k] conj(T[d, m, k'])`` of a
+    direction and of its antipode are conjugates of each other.
+    """
+    here, opposite = density.chunk(2, dim=-1)
+    return here + opposite, here - opposite
+
+
+def block_moments(
+    parts: Float[Tensor, "*batch m two_d k"],
+    real: Float[Tensor, "*batch d"],
+    imaginary: Float[Tensor, "*batch d"],
+    grid: PolarGrid,
+) -> Moments:
+    """The sums of which every moment on a polar grid is made where the in-plane angle is uniform.
+
+    With templates ``T = a + ib``, real weights S and D of the real and of the imaginary parts of their products,
+
+        Re M²[m] = Σ_d S_d (a aᵀ + b bᵀ),     Im M²[m] = Σ_d D_d (b aᵀ − a bᵀ),     M¹[0] = Σ_d S_d a + i D_d b.
+
+    Where S = D these are the plain sums ``Σ_d S_d T T*``.
+
+    Args:
+        parts: templates, their real parts a above their imaginary parts b, for modes 0 … and as many as there are.
+        real: weight S of each direction.
+        imaginary: weight D of each direction.
+        grid: the templates' grid; its modes beyond those of the templates are taken as zero.
+
+    Returns:
+        Moments of each problem of the batch, differentiable in templates and weights.
+    """
+    a, b = parts.chunk(2, dim=-2)
+    own, cross = real[..., None, :, None], imaginary[..., None, :, None]
+    symmetric = parts.mT @ (parts * torch.cat([own, own], dim=-2))
+    skew = b.mT @ (a * cross)
+    second = torch.complex(symmetric, skew - skew.mT)
+    first = torch.complex((own * a[..., :1, :, :]).sum(-2), (cross * b[..., :1, :, :]).sum(-2))
+    modes = grid.max_mode + 1
+    return Moments(_padded(first, modes, -2), _padded(second, modes, -3), grid.mode_weights.pow(-2).to(parts))
+
+
+def _parts(templates: Complex[Tensor, "m d k"]) -> Float[Tensor, "m two_d k"]:
+    """Real parts above imaginary parts."""
+    return torch.cat([templates.real, templates.imag], dim=-2)
+
+
+def _padded(x: Complex[Tensor, "*shape"], size: int, dim: int) -> Complex[Tensor, "*_"]:
+    """Zeros behind the entries along an axis, up to ``size``."""
+    if x.shape[dim] == size:
+        return x
+    shape = list(x.shape)
+    shape[dim] = size - x.shape[dim]
+    return torch.cat([x, x.new_zeros(shape)], dim)
 
 
 def bounded_spread(free: Float[Tensor, "*batch"], largest: float) -> Float[Tensor, "*batch"]:
-    """A standard deviation of shifts η in (0, η_max) from a free parameter: ``η_max / (1 + e^{−x})`` (3.8)."""
+    """A standard deviation of shifts below ``largest`` from a free parameter: ``η_max / (1 + e^{−x})`` (3.8)."""
     return largest * torch.sigmoid(free)
 
 
@@ -111,7 +169,14 @@ def shifted_uniform_moments(moments: Moments, grid: PolarGrid, sigma: Float[Tens
     The first moment is damped by ``exp(−η²k²/2)``. The second is multiplied by ``exp(−η²‖k − k'‖²/2)``, a function of
     Δ = φ − φ': over m it convolves the blocks with ``exp(−η²(k² + k'²)/2) I_q(η²kk')``. That is done on the circle of
     Δ, where the second moment ``Σ_m M²[m] e^{imΔ}`` is real, since block −m of real images is the conjugate of block m.
-    Blocks above the largest mode are taken as zero. A batch of problems has a batch of spreads, or one for all.
+
+    Args:
+        moments: block moments without shifts; blocks above the grid's largest mode are taken as zero.
+        grid: their grid.
+        sigma: standard deviation of the shifts in pixels: one for each problem of a batch, or one for all.
+
+    Returns:
+        Block moments on the same grid, differentiable in moments and spreads.
     """
     k = grid.nodes.to(moments.weights)
     variance = sigma.to(k).square()[..., None, None, None]
@@ -125,15 +190,3 @@ def shifted_uniform_moments(moments: Moments, grid: PolarGrid, sigma: Float[Tens
     second = torch.fft.rfft(on_circle * torch.exp(-variance * square / 2), dim=-3, norm="forward")
     first = moments.first * torch.exp(-variance[..., 0] * k.square() / 2)
     return Moments(first, second[..., : grid.max_mode + 1, :, :] / scale, moments.weights)
-
-
-def shifted_cartesian_moments(
-    moments: Moments, points: Float[Tensor, "i 2"], sigma: Float[Tensor, "*batch"]
-) -> Moments:
-    """Moments on Cartesian frequencies (radians per pixel) after Gaussian shifts: the elementwise factors of (3.12)."""
-    apart, variance = (points[:, None] - points).square().sum(-1), sigma.to(points).square()[..., None, None]
-    return Moments(
-        moments.first * torch.exp(-variance * points.square().sum(-1) / 2),
-        moments.second * torch.exp(-variance[..., None] * apart / 2),
-        moments.weights,
-    )

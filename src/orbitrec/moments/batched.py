@@ -1,12 +1,9 @@
 """Moments of many spherical-Bessel volumes at once: the forward map of the supervised phase (3.12), on the polar grid.
 
-Views from d and −d are mirror images, so half of the directions are enough. With ``T = a + ib`` there, and the sum S
-and difference D of the probabilities of d and −d,
-
-    Re M²[m] = Σ_d S_d (a aᵀ + b bᵀ),     Im M²[m] = Σ_d D_d (b aᵀ − a bᵀ).
-
-Only the odd part of the density reaches the imaginary part. The hand reaches neither: reflecting the volume in the
-origin multiplies mode m of every template by (−1)^m.
+Views from d and −d are mirror images, so half of the directions are enough
+(:func:`orbitrec.moments.analytic.antipodal_weights`). Only the odd part of the density reaches the imaginary part of
+the second moment. The handedness reaches neither part: reflecting the volume in the origin multiplies mode m of every
+template by (−1)^m.
 """
 
 from dataclasses import dataclass
@@ -16,15 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import indices_by_parity
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.moments.analytic import Moments, shifted_uniform_moments
+from orbitrec.moments.analytic import Moments, antipodal_weights, block_moments, shifted_uniform_moments
 
 
 @dataclass(frozen=True, eq=False)
 class BatchedMoments:
-    """The map from coefficients, view densities and shifts to block moments, for batches, differentiable in all.
+    """The map from coefficients, view densities and shifts to block moments, for batches, differentiable in all three.
 
-    Args:
+    Attributes:
         projector: basis, grid and directions in antipodal pairs, and the precision of the work.
     """
 
@@ -32,13 +30,11 @@ class BatchedMoments:
 
     @cached_property
     def _angular(self) -> list[tuple[Float[Tensor, "two_hm lm"], Float[Tensor, "lm p"], int]]:
-        """For each parity, up to the basis' degree: real rows above imaginary ones; which coefficients they need."""
+        """For even and odd modes up to the basis' degree: real rows above imaginary ones, and the coefficients used."""
         basis, half = self.projector.basis, len(self.projector.directions) // 2
         angular = self.projector.angular[:half, : basis.degree + 1]
-        l = torch.arange(basis.degree + 1).repeat_interleave(2 * torch.arange(basis.degree + 1) + 1)
         blocks = []
-        for parity in (0, 1):
-            columns = torch.nonzero(l % 2 == parity).squeeze(1)
+        for parity, columns in enumerate(indices_by_parity(basis.degree)):
             part = angular[:, parity::2][:, :, columns]
             rows = torch.cat([part.real, part.imag]).flatten(0, 1)
             pick = (basis.lm == columns[:, None]).to(rows.dtype)
@@ -59,18 +55,16 @@ class BatchedMoments:
         return out
 
     def __call__(self, w: Float[Tensor, "b p"], density: Float[Tensor, "b d"], shift_px: Float[Tensor, "b"]) -> Moments:
-        """Moments ``M¹[w, ρ, η]`` and ``M²[w, ρ, η]`` of each problem; ``density`` sums to 1 over directions."""
+        """Moments ``M¹[w, ρ, η]`` and ``M²[w, ρ, η]`` (3.12) of each problem.
+
+        Args:
+            w: coefficients in the projector's basis.
+            density: probabilities of the projector's directions, summing to 1.
+            shift_px: standard deviations of the Gaussian shifts, in pixels.
+
+        Returns:
+            Block moments on the projector's grid, a batch of as many problems.
+        """
         grid, slices = self.projector.grid, self.slices(w)
-        here, opposite = density.to(slices).chunk(2, dim=1)
-        total, difference = (here + opposite)[:, None, :, None], (here - opposite)[:, None, :, None]
-        a, b = slices.chunk(2, dim=2)
-        real = slices.mT @ (slices * torch.cat([total, total], dim=2))
-        cross = b.mT @ (a * difference)
-        second = torch.complex(real, cross - cross.mT)
-        beyond = grid.max_mode + 1 - second.shape[1]
-        second = torch.nn.functional.pad(torch.view_as_real(second), (0, 0, 0, 0, 0, 0, 0, beyond))
-        first = (total * a[:, :1]).sum(2)
-        first = torch.nn.functional.pad(first, (0, 0, 0, grid.max_mode))
-        weights = grid.mode_weights.pow(-2).to(slices)
-        moments = Moments(torch.complex(first, torch.zeros_like(first)), torch.view_as_complex(second), weights)
+        moments = block_moments(slices, *antipodal_weights(density.to(slices)), grid)
         return shifted_uniform_moments(moments, grid, shift_px)

@@ -18,19 +18,20 @@ class MomentAccumulator:
     """Sums over observations from which the debiased block moments follow; mergeable, all in float64.
 
     Observations are images ``X = h·F + noise`` in polar coordinates, with white pixel noise of variance 1 and a radial
-    CTF h. Least squares over all of them, with ``Y = h·X`` and the noise's Gram matrix G_m of the grid, gives
+    CTF h. Least squares over all of them, with ``Y = h·X`` and the Gram matrix G_m of the grid's noise, gives
 
         M¹[0, k] = Σ_j Y_j / Σ_j h_j²,     M²[m, k, k'] = (Σ_j Y_j Y_j* − G_m Σ_j h_j h_j') / Σ_j h_j² h_j'².
 
-    The CTF is applied at the nodes and not, as for the likelihood, to the pixels: it spreads the signal over the box,
-    and done there once more what leaves one side would come back in at the other. With astigmatism h is the average
-    over the circle (:meth:`CTFParameters.radial`), which leaves out that harmonics of the CTF mix modes m and m ± 2.
+    The CTF is applied at the nodes and not, as for the likelihood, to the pixels. It spreads the signal over the box;
+    applied to the pixels a second time, what leaves the box on one side would come back in on the other. With
+    astigmatism h is the average over the circle (:meth:`CTFParameters.radial`), which neglects that harmonics of the
+    CTF mix the modes m and m ± 2.
 
     Attributes:
         grid: where the modes live.
         first: ``Σ Y[m=0]``, real for real images.
-        second: ``Σ Y Y*`` as real part plus imaginary part. One is symmetric and the other antisymmetric, so nothing
-            is lost, and sums and products take half of a complex matrix's room and time.
+        second: ``Σ Y Y*`` as the sum of its real and its imaginary part. One is symmetric and the other antisymmetric,
+            so nothing is lost, and sums and products take half the memory and time of a complex matrix.
         power: ``Σ h²``.
         noise: ``Σ h(k) h(k')``.
         product: ``Σ h²(k) h²(k')``.
@@ -47,7 +48,7 @@ class MomentAccumulator:
 
     @classmethod
     def empty(cls, grid: PolarGrid, device: str = "cpu") -> "MomentAccumulator":
-        """No observations yet."""
+        """The sums before the first observation."""
         k, m = grid.node_count, grid.max_mode + 1
         shapes = [(k,), (m, k, k), (k,), (k, k), (k, k)]
         sums = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
@@ -57,7 +58,7 @@ class MomentAccumulator:
         """Add a batch of observations and their radial CTFs (ones where there is none).
 
         Products are formed in the observations' precision and added in float64: in float32 a batch should hold no more
-        than some thousand images.
+        than a few thousand images.
         """
         filtered = modes * ctf[:, None, :]
         a, b = (part.transpose(0, 1) for part in (filtered.real, filtered.imag))
@@ -80,16 +81,16 @@ class MomentAccumulator:
             raise InputError(f"moments on {other.grid} cannot be merged with moments on {self.grid}; use one grid")
         return MomentAccumulator(self.grid, **{name: s + other.sums()[name] for name, s in self.sums().items()})
 
-    def below(self, k_max: float, radius: float) -> "MomentAccumulator":
-        """The sums on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.below`)."""
-        grid = self.grid.below(k_max, radius)
+    def truncated(self, k_max: float, radius: float) -> "MomentAccumulator":
+        """The sums on a part of the grid: see :meth:`PolarGrid.truncated`."""
+        grid = self.grid.truncated(k_max, radius)
         m, k = slice(grid.max_mode + 1), slice(grid.node_count)
         return MomentAccumulator(
             grid, self.first[k], self.second[m, k, k], self.power[k], self.noise[k, k], self.product[k, k], self.count
         )
 
     def estimate(self, regularisation: float = 1e-3) -> Moments:
-        """Debiased moments; denominators are raised by ``regularisation`` times their mean, for zeros of the CTF.
+        """Debiased moments. Denominators are raised by ``regularisation`` times their mean, for zeros of the CTF.
 
         Raises:
             InputError: if there are no observations.
@@ -104,15 +105,16 @@ class MomentAccumulator:
         return Moments(first, debiased / product, self.grid.mode_weights.pow(-2))
 
     def sums(self) -> dict[str, Tensor]:
-        """Every sum by name: all that defines the accumulator beside its grid."""
+        """Every sum by name: with the grid, all that the accumulator holds."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
 
 
 @dataclass(eq=False)
 class SignalMomentAccumulator:
-    """Sums over observations of w samples, in float64; mergeable.
+    """Sums over observed signals of w samples, in float64; mergeable.
 
-    Sums are of real samples, ``Σ y`` and ``Σ y yᵀ``: half the arithmetic of transforms, which are taken at the end.
+    The sums are of the real samples, ``Σ y`` and ``Σ y yᵀ``, which is half the arithmetic of sums of transforms; the
+    transforms are taken at the end.
 
     Attributes:
         first: ``Σ y``.
@@ -141,7 +143,7 @@ class SignalMomentAccumulator:
 
     @classmethod
     def empty(cls, length: int) -> "SignalMomentAccumulator":
-        """No observations yet."""
+        """The sums before the first observation."""
         return cls(torch.zeros(length, dtype=torch.float64), torch.zeros(length, length, dtype=torch.float64))
 
     def update(self, batch: Float[Tensor, "b w"]) -> None:
@@ -165,7 +167,7 @@ class SignalMomentAccumulator:
         return SignalMomentAccumulator(self.first + other.first, self.second + other.second, self.count + other.count)
 
     def estimate(self, sigma: float) -> Moments:
-        """``M̂¹ = Σ F y / N`` and ``M̂² = Σ (F y)(F y)* / N − σ² I`` (2.12), F the centred unitary transform: one block.
+        """``M̂¹ = Σ F y / N`` and ``M̂² = Σ (F y)(F y)* / N − σ² I`` (2.12) as one block; F is the unitary transform.
 
         Raises:
             InputError: if there are no observations or σ is negative.
@@ -183,7 +185,7 @@ class SignalMomentAccumulator:
     def sigma(self) -> float:
         """The noise level σ from the data: root of the mean of the least eigenvalues of the second moment.
 
-        How many of them are noise is the choice of least description length (Wax and Kailath 1985). Where the signal
+        How many of them are noise is decided by the minimum description length (Wax and Kailath 1985). Where the signal
         fills every dimension, no eigenvalue is noise alone and the value is too large.
 
         Raises:
@@ -191,7 +193,9 @@ class SignalMomentAccumulator:
         """
         w = len(self.first)
         if self.count <= w:
-            raise InputError(f"{self.count} observations of {w} samples do not tell the noise level; give σ")
+            raise InputError(
+                f"{self.count} observations of {w} samples are too few to estimate the noise level; give it as `sigma`"
+            )
         eigenvalues = torch.linalg.eigvalsh(self.second / self.count)
         eigenvalues = eigenvalues.clamp(min=torch.finfo(torch.float64).eps * float(eigenvalues[-1]))  # rounding
         noise = torch.arange(1, w + 1, dtype=torch.float64)  # so many of the least eigenvalues

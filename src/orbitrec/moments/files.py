@@ -1,4 +1,4 @@
-"""Accumulated moments as safetensors files: the sums, and as metadata the grid and its pixel size."""
+"""Accumulated moments in safetensors files: the sums, with the grid and its pixel size as metadata."""
 
 import json
 from dataclasses import asdict
@@ -10,17 +10,26 @@ from orbitrec.moments.estimator import MomentAccumulator
 
 
 def write_moments(path: Path | str, moments: MomentAccumulator, pixel_size_A: float) -> None:
-    """Write an accumulator to ``path`` atomically; ``pixel_size_A`` is that of the pixels its grid counts in."""
+    """Write accumulated moments to a file, the whole file or nothing.
+
+    Args:
+        path: the file.
+        moments: the sums.
+        pixel_size_A: size in Å of the pixels in which the grid of the moments counts.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
     metadata = {"grid": json.dumps(asdict(moments.grid)), "pixel_size_A": repr(pixel_size_A)}
     write_tensors(path, "moments", moments.sums(), metadata)
 
 
 def read_moments(path: Path | str) -> tuple[MomentAccumulator, float]:
-    """What :func:`write_moments` wrote, ready for more updates or merges, and the pixel size.
+    """The moments that :func:`write_moments` wrote, ready for more updates or merges, and their pixel size in Å.
 
     Raises:
         InputError: if the file is missing, broken, or holds something else.
     """
-    remedy = f"make them with: orbitrec moments PARTICLES.star -o {path}"
+    remedy = "make it with the command `orbitrec moments`"
     sums, metadata = read_tensors(path, "moments", remedy)
     return MomentAccumulator(PolarGrid(**json.loads(metadata["grid"])), **sums), float(metadata["pixel_size_A"])

@@ -3,45 +3,46 @@
 For in-plane angles that are uniform the moments are functions of the spherical-Bessel coefficients w and the density of
 viewing directions ρ alone, and the search is a small least-squares problem: no image is touched again.
 
-What the moments determine. Were the views uniform too, the second moment would be Kam's autocorrelation
+What the moments determine: if the views were uniform too, the second moment would be Kam's autocorrelation
 ``C_l(k, k') = Σ_m A_lm(k) A_lm(k')`` (Kam 1980), which leaves every degree l free up to an orthogonal matrix. Uneven
 views couple the degrees, and generically leave finitely many solutions up to a rotation of volume and density together
-(Sharon, Kileel, Khoo, Landa and Singer 2020). The hand is never determined: a mirrored volume, seen from the opposite
-directions, has the same images. The problem is ill-conditioned, so a prior decides what the data do not.
+(Sharon, Kileel, Khoo, Landa and Singer 2020). The handedness is never determined: a mirrored volume, seen from the
+opposite directions, has the same images. The problem is ill-conditioned, so a prior decides what the data do not.
 """
 
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
+from orbitrec.densities.harmonic import log_probabilities_on_nodes
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.estimator import MomentAccumulator
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, real_spherical_harmonics
+from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 
 @dataclass(frozen=True, eq=False)
 class MomentTarget:
-    """Moments to be matched and how well they are known.
+    """Moments to be matched, and how accurately they are known.
 
-    Were an image's coordinates Gaussian, an average of N products ``Y_k Y_k'*`` would have the variance
-    ``variance[m, k] · variance[m, k'] / N``. That is what misfits are weighed by. Nodes lie closer than a box can tell
-    apart, so of K nodes only ``trace G_0`` count as independent.
+    If the coordinates of an image were Gaussian, an average of N products ``Y_k Y_k'*`` would have the variance
+    ``variance[m, k] · variance[m, k'] / N``; misfits are weighted by it. Neighbouring nodes are closer than a box can
+    resolve, so that of K nodes only ``trace G_0`` count as independent.
 
     Attributes:
-        moments: uniform-angle moments.
+        moments: block moments for uniform in-plane angles.
         grid: their grid.
-        variance: ``E|X|²`` of an image's coordinates, noise included, CTF divided out.
-        count: N.
-        k_min: frequency below which nothing counts, radians per pixel.
-        k_max: frequency above which nothing counts.
+        variance: ``E|X|²`` of an image's coordinates, with noise, the CTF divided out.
+        count: number N of images.
+        k_min: lower end of the frequencies that are matched, radians per pixel.
+        k_max: upper end of the frequencies that are matched.
     """
 
     moments: Moments
@@ -53,7 +54,16 @@ class MomentTarget:
 
     @classmethod
     def exact(cls, moments: Moments, grid: PolarGrid, count: float = 1e6) -> "MomentTarget":
-        """Moments without noise, trusted like those of ``count`` clean images."""
+        """Moments without noise.
+
+        Args:
+            moments: block moments for uniform in-plane angles.
+            grid: their grid.
+            count: number of noiseless images whose moments would be as accurate.
+
+        Returns:
+            The target.
+        """
         return cls(moments, grid, torch.diagonal(moments.second, dim1=1, dim2=2).real, count)
 
     @classmethod
@@ -63,9 +73,9 @@ class MomentTarget:
         variance = variance / torch.diagonal(accumulator.product)
         return cls(accumulator.estimate(), grid, variance, float(accumulator.count), 2 * math.pi / grid.box)
 
-    def below(self, k_max: float, radius: float) -> "MomentTarget":
-        """The same on the part of the grid below ``k_max`` for objects of ``radius`` px (:meth:`PolarGrid.below`)."""
-        grid = self.grid.below(k_max, radius)
+    def truncated(self, k_max: float, radius: float) -> "MomentTarget":
+        """The same moments on a part of the grid: see :meth:`PolarGrid.truncated`."""
+        grid = self.grid.truncated(k_max, radius)
         m, k = slice(grid.max_mode + 1), slice(grid.node_count)
         kept = Moments(self.moments.first[m, k], self.moments.second[m, k, k], self.moments.weights[m])
         return replace(self, moments=kept, grid=grid, variance=self.variance[m, k])
@@ -74,12 +84,12 @@ class MomentTarget:
     def weight(self) -> Float[Tensor, "m k"]:
         """``1 / variance``, 0 below ``k_min`` and above ``k_max``."""
         seen = (self.grid.nodes > self.k_min) & (self.grid.nodes <= self.k_max)
-        # The floor keeps coordinates that hold nothing, modes m ≫ kR, from counting.
+        # Coordinates without signal, modes m ≫ kR, have next to no variance: the floor bounds their weight.
         return seen / (self.variance + 1e-3 * self.variance.max())
 
     @cached_property
     def _independent(self) -> float:
-        """Share of the nodes that are independent."""
+        """Fraction of the nodes that are independent."""
         return float(torch.trace(self.grid.noise_gram()[0]).real) / self.grid.node_count
 
     def misfit(self, model: Moments) -> Float[Tensor, ""]:
@@ -122,28 +132,30 @@ def match_moments(
     density_degree: int = 4,
     iterations: int = 400,
 ) -> list[MatchResult]:
-    """Solutions of moment matching from random starts, by increasing loss (L-BFGS in float64).
+    """Match moments from random starts by L-BFGS, in float64.
 
     Args:
-        target: what to match.
+        target: the moments to match.
         basis: the volume's basis. Its ``k_max`` should be above the grid's last node by ``π / radius``, the width of a
-            basis function: else what lies beyond it cannot be represented and is forced into the rest. For the same
-            reason its radius must hold all that the images show, rings of solvent or filtering around the particle too.
-        directions: nearly uniform directions, exact to about twice the basis' degree, e.g. a spherical design.
+            basis function; otherwise what lies beyond cannot be represented and distorts the rest. For the same reason
+            its radius must hold all that the images show, rings of solvent or filtering around the particle included.
+        directions: nearly uniform directions, exact to about twice the basis' degree, such as a spherical design.
         generator: source of the starts.
-        starts: how many.
+        starts: number of starts.
         shift_px: standard deviation of the particles' Gaussian shifts in pixels; fitted if None.
         density_degree: largest degree of the log density, a polynomial on the sphere; 0 keeps the views uniform.
-        iterations: most iterations of each start.
+        iterations: limit of the iterations of each start.
+
+    Returns:
+        One solution for each start, by increasing loss.
     """
     problem = _Problem.of(target, basis, directions, shift_px, density_degree)
-    options = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30, "ftol": 1e-7}
+    rules = Rules(iterations, evaluations=2 * iterations, pairs=30, value_tolerance=1e-7)
     results = []
     for _ in range(starts):
-        start = problem.random_start(generator).numpy()
-        found = minimize(problem.value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
-        coefficients, log_density, sigma = problem.unpack(torch.from_numpy(found.x))
-        results.append(MatchResult(coefficients, log_density, float(sigma), float(found.fun)))
+        found = minimise_function(problem.value_and_gradient, problem.random_start(generator), rules)
+        coefficients, log_density, sigma = problem.unpack(found.x)
+        results.append(MatchResult(coefficients, log_density, float(sigma), found.value))
     return sorted(results, key=lambda result: result.loss)
 
 
@@ -168,9 +180,9 @@ class _Problem:
         density_degree: int,
     ) -> "_Problem":
         projector = PolarProjector(basis, target.grid, directions.double(), torch.float64)
-        # The softmax does not see the constant harmonic. The prior's log density varies by 0.7: factors of two.
-        harmonics = real_spherical_harmonics(directions, density_degree)[:, 1:]
-        harmonics = harmonics * (0.7 * math.sqrt(4 * math.pi / max(1, harmonics.shape[1])))
+        # In the prior the log density has the standard deviation 0.7: the density varies by factors of two.
+        harmonics = nonconstant_harmonics(directions, density_degree)
+        harmonics = harmonics * (0.7 / math.sqrt(max(1, harmonics.shape[1])))
         nothing = target.moments - target.moments
         return cls(target, projector, prior_scale(target, projector), harmonics, shift_px, target.misfit(nothing))
 
@@ -178,10 +190,10 @@ class _Problem:
         """Coefficients, log density and shift."""
         p, b = len(self.scale), self.harmonics.shape[1]
         sigma = 2 * x[p + b].exp() if self.shift_px is None else x.new_tensor(self.shift_px)
-        return x[:p] * self.scale, torch.log_softmax(self.harmonics @ x[p : p + b], dim=0), sigma
+        return x[:p] * self.scale, log_probabilities_on_nodes(x[p : p + b], self.harmonics), sigma
 
     def random_start(self, generator: torch.Generator) -> Float[Tensor, "x"]:
-        """A draw of the prior, but with the spherical part that the first moment gives: it knows the contrast."""
+        """A draw of the prior with the spherical part that the first moment determines, so with the right contrast."""
         free = int(self.shift_px is None)
         x = torch.randn(len(self.scale) + self.harmonics.shape[1], generator=generator, dtype=torch.float64)
         spherical = torch.nonzero(self.projector.basis.lm == 0).squeeze(1)
@@ -193,20 +205,21 @@ class _Problem:
         x[spherical] = torch.linalg.solve(normal, response @ (weight * self.target.moments.first[0].real))
         return torch.cat([x, x.new_zeros(free)])
 
-    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_gradient(self, x: Float[Tensor, "x"]) -> tuple[float, Float[Tensor, "x"]]:
         """Loss and its gradient by automatic differentiation."""
-        variables = torch.from_numpy(x).requires_grad_()
-        w, log_density, sigma = self.unpack(variables)
+        return differentiated(self.loss, x)
+
+    def loss(self, x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
+        """Minus the log posterior, relative to that of an empty volume."""
+        w, log_density, sigma = self.unpack(x)
         model = uniform_moments(self.projector.templates(w), log_density.exp(), self.target.grid)
         if self.shift_px != 0:
             model = shifted_uniform_moments(model, self.target.grid, sigma)
-        loss = (self.target.misfit(model) + variables.square().sum() / 2) / self.empty
-        (gradient,) = torch.autograd.grad(loss, variables)
-        return float(loss.detach()), gradient.numpy()
+        return (self.target.misfit(model) + x.square().sum() / 2) / self.empty
 
 
 def prior_scale(target: MomentTarget, projector: PolarProjector) -> Float[Tensor, "p"]:
-    """Standard deviation of each coefficient were they independent, with the data's power at their frequency."""
+    """Standard deviation of each coefficient in the prior: independent, with the data's power at their frequency."""
     power = torch.diagonal(target.moments.second, dim1=1, dim2=2).real.sum(0)
     nodes = target.grid.nodes
     # Mean power at each node of coefficients of variance 1, for uniform views.

@@ -1,8 +1,8 @@
 """Moments as N noisy particles would give them, without making the particles.
 
 Averages over millions of images are Gaussian by the central limit theorem, so it is enough to draw them with the right
-mean and covariance. Of ``Y Y*`` with ``Y = T_d e^{−imα} + noise`` there are three independent parts: how many particles
-look along each direction (multinomial), signal times noise, and noise times noise.
+mean and covariance. The product ``Y Y*`` of ``Y = T_d e^{−imα} + noise`` has three independent sources of error: how
+many particles are seen along each direction (multinomial), signal times noise, and noise times noise.
 """
 
 import math
@@ -27,16 +27,19 @@ def sampled_moments(
 ) -> Moments:
     """Debiased moments (2.19) of ``count`` particles with uniform in-plane angles and white noise of ``sigma``.
 
-    Directions are drawn from those of the templates. Modes m ≠ m' are taken as independent: a square of pixels couples
-    those that differ by multiples of four, weakly.
+    Viewing directions are drawn from those of the templates. Modes m ≠ m' are taken as independent; the square of
+    pixels couples those that differ by multiples of four, weakly.
 
     Args:
         templates: polar templates, one for each direction.
         density: probabilities of the directions.
         grid: the templates' grid.
         sigma: standard deviation of the noise in a pixel.
-        count: N.
+        count: number N of particles.
         generator: source of the draws.
+
+    Returns:
+        One draw of the moments that N particles would give.
     """
     share = torch.from_numpy(_multinomial(count, density, generator)).to(density) / count
     root = _square_root(grid.noise_gram()).to(templates.dtype)

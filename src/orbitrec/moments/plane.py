@@ -1,7 +1,7 @@
-"""Block moments of uniform in-plane angles, carried from the polar grid to the pixels of an image's transform.
+"""Block moments of uniform in-plane angles, interpolated from the polar grid to the pixels of an image's transform.
 
-Polar coordinates over the grid's scale are band-limited functions of the radius, which a polynomial through Gauss nodes
-follows to rounding; over the circle they are sums of modes. Blocks −m are the conjugates of blocks m, so that
+Polar coordinates, divided by the grid's scale, are band-limited functions of the radius, which a polynomial through the
+Gauss nodes follows to rounding; on the circle they are sums of modes. Blocks −m are the conjugates of blocks m, so that
 
     M²[p, p'] = n⁻² Re Σ_m G_m(|p|, |p'|) e^{im(φ − φ')},     G_m = B_m(k, k') / s_k s_k',
 
@@ -17,13 +17,13 @@ from jaxtyping import Bool, Complex, Float
 from scipy.interpolate import barycentric_interpolate
 from torch import Tensor
 
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequency_vectors
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.moments.analytic import Moments
 
 
 def radial_interpolation(grid: PolarGrid, radii: Float[Tensor, "r"]) -> Float[Tensor, "k r"]:
-    """From coordinates at the grid's nodes to c_m times the transform at radii up to its ``k_max``."""
+    """The matrix from coordinates at the grid's nodes to c_m times the transform at radii up to its ``k_max``."""
     unit = barycentric_interpolate(grid.nodes.numpy(), np.eye(grid.node_count), radii.numpy())
     return torch.from_numpy(unit).mT / grid.scale[:, None]
 
@@ -32,19 +32,17 @@ def radial_interpolation(grid: PolarGrid, radii: Float[Tensor, "r"]) -> Float[Te
 class PlaneMoments:
     """The map from polar block moments to moments on the K₂ grid (2.8), one block of n² frequencies.
 
-    Frequencies beyond the grid's ``k_max``, in the corners, stay zero: the polar grid knows nothing of them.
+    Frequencies beyond the grid's ``k_max``, in the corners, stay zero: the polar grid does not reach them.
 
-    Args:
-        grid: of the blocks.
+    Attributes:
+        grid: the blocks' grid.
     """
 
     grid: PolarGrid
 
     @cached_property
     def _plane(self) -> Float[Tensor, "n2 2"]:
-        k = frequencies(self.grid.box)
-        ky, kx = torch.meshgrid(k, k, indexing="ij")
-        return torch.stack([kx, ky], dim=-1).reshape(-1, 2)
+        return frequency_vectors(self.grid.box).reshape(-1, 2)
 
     @cached_property
     def _inside(self) -> Bool[Tensor, "n2"]:
@@ -52,7 +50,7 @@ class PlaneMoments:
 
     @cached_property
     def _synthesis(self) -> Complex[Tensor, "m p k"]:
-        """What coordinate (m, k) adds to each frequency inside, 1/n of the unitary transform included."""
+        """What coordinate (m, k) adds to each frequency within ``k_max``; 1/n of a unitary transform included."""
         points = self._plane[self._inside]
         radius, of = torch.unique(points.norm(dim=1), return_inverse=True)
         rows = radial_interpolation(self.grid, radius).mT[of] / self.grid.box
@@ -60,7 +58,7 @@ class PlaneMoments:
         return torch.polar(torch.ones_like(angle), angle)[:, :, None] * rows
 
     def __call__(self, moments: Moments) -> Moments:
-        """Moments of a batch, or of one problem, on n² frequencies."""
+        """Moments of one problem, or of a batch, on n² frequencies."""
         synthesis = self._synthesis.to(moments.second)
         left = torch.view_as_real(synthesis @ moments.second)
         # Re Σ_m (left synthesis*) as one real product over modes, nodes and both parts.

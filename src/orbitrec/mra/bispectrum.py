@@ -8,18 +8,18 @@ Singer 2018, section IV). White noise does not bias B where a, b and a + b are n
 import math
 import time
 
-import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
-from scipy.optimize import minimize
 from torch import Tensor
 
 from orbitrec.mra.density import fitted_density
 from orbitrec.mra.identifiability import present_frequencies, signal_warnings
 from orbitrec.mra.problem import MRAEstimate, MRAProblem
+from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 
 _BATCH = 4096  # observations whose products stay in cache
 _ROUNDING = 1e-12  # share of the largest power
+_RULES = Rules(200, pairs=10, value_tolerance=1e-13, gradient_tolerance=1e-10)
 
 
 def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: int = 4) -> MRAEstimate:
@@ -93,16 +93,12 @@ def _ascended(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tupl
     n = target.shape[1]
     sums, scale = _sums(n), 1 / (float(target.abs().sum()) or 1.0)  # 0 for a constant signal
 
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        angles = torch.from_numpy(x).requires_grad_()
+    def loss(angles: Float[Tensor, "h"]) -> Float[Tensor, ""]:
         u = _phases(angles, n)
-        value = -scale * (target.conj() * u[: len(x), None] * u * u[sums].conj()).real.sum()
-        (gradient,) = torch.autograd.grad(value, angles)
-        return float(value.detach()), gradient.numpy()
+        return -scale * (target.conj() * u[: len(angles), None] * u * u[sums].conj()).real.sum()
 
-    options = {"maxiter": 200, "ftol": 1e-13, "gtol": 1e-10}
-    found = minimize(loss, start.numpy(), jac=True, method="L-BFGS-B", options=options)
-    return -float(found.fun), torch.from_numpy(found.x)
+    found = minimise_function(lambda angles: differentiated(loss, angles), start, _RULES)
+    return -found.value, found.x
 
 
 def _phases(angles: Float[Tensor, "h"], n: int) -> Complex[Tensor, "n"]:

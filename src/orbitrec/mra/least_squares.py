@@ -3,10 +3,8 @@
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from orbitrec.mra.density import LEAST_PROBABILITY, fitted_density
@@ -14,6 +12,7 @@ from orbitrec.mra.identifiability import present_frequencies, two_moment_warning
 from orbitrec.mra.model import PeriodicMRA
 from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
 from orbitrec.mra.starts import starting_signals
+from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 
 # Frequencies above the seen ones that are fitted: M² beside its diagonal tells more of them than their power does. On
 # smooth signals one halves the error from 10⁵ observations on, and more bring noise.
@@ -65,24 +64,20 @@ def matched(
     prior = 0.0 if problem.count == float("inf") else n / problem.count
     best = float("inf")
 
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
         nonlocal best
-        variables = torch.from_numpy(x).requires_grad_()
-        density = variables[n:].softmax(0)
-        value = misfit(problem, band(variables[:n]), density)
+        density = x[n:].softmax(0)
+        value = misfit(problem, band(x[:n]), density)
         best = min(best, float(value.detach()))
-        value = value + prior * (n * density.square().sum() - 1)
-        (gradient,) = torch.autograd.grad(value, variables)
-        return float(value.detach()), gradient.numpy()
+        return value + prior * (n * density.square().sum() - 1)
 
-    def stop(_: np.ndarray) -> None:
-        if best <= enough:
-            raise StopIteration
-
-    start = torch.cat([signal, density.clamp(min=LEAST_PROBABILITY).log()]).double().numpy()
-    options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-13, "gtol": 0.0}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", callback=stop, options=options)
-    return float(found.fun), band(torch.from_numpy(found.x[:n]))
+    found = minimise_function(
+        lambda x: differentiated(loss, x),
+        torch.cat([signal, density.clamp(min=LEAST_PROBABILITY).log()]).double(),
+        Rules(iterations, value_tolerance=1e-13, gradient_tolerance=0.0),
+        stop=lambda evaluation: best <= enough,
+    )
+    return found.value, band(found.x[:n])
 
 
 def _band(problem: MRAProblem, margin: int) -> Callable[[Float[Tensor, "n"]], Float[Tensor, "n"]]:

@@ -100,9 +100,16 @@ class MRALikelihood:
         return value, torch.cat([first, occupancy])
 
     def maximisation(
-        self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
+        self,
+        statistics: Float[Tensor, "s"],
+        w: Float[Tensor, "d"],
+        inertia: float = 0.0,
+        terms: float | None = None,
     ) -> Float[Tensor, "d"]:
-        """M-step (4.19): a weighted mean for every sample of the signal, log mean posterior for the logits."""
+        """M-step (4.19): a weighted mean for every sample of the signal, log mean posterior for the logits.
+
+        There is no prior, so that ``terms`` changes nothing.
+        """
         signal, log_density = self.parameters(w)
         first, occupancy = statistics.split(self.model.n)
         weight, present = self._gathered(occupancy), inertia * self._gathered(log_density.exp())

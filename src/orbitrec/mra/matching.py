@@ -5,7 +5,6 @@ density themselves. Each problem has its own parameters; Adam treats every numbe
 problems together is the same as matching each alone.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from orbitrec.mra.model import PeriodicMRA, all_shifts
 from orbitrec.mra.problem import model_moments
 from orbitrec.mra.sampling import SignalProblems
 from orbitrec.networks.encoders import Encoder
+from orbitrec.optim.adam import ScheduledAdam, cosine
 
 Pair = tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]
 """Densities and signals."""
@@ -110,7 +110,7 @@ def match(
             and signals.
     """
     varied = {name: value.clone().requires_grad_() for name, value in representation.parameters.items()}
-    adam = torch.optim.Adam(varied.values(), lr=representation.rate)
+    adam = ScheduledAdam(varied.values(), cosine(representation.rate, iterations))
     model, seconds = PeriodicMRA(moments.first.shape[-1]), 0.0
     for iteration in range(iterations):
         start = time.process_time()
@@ -119,10 +119,7 @@ def match(
         seconds += time.process_time() - start
         callback(iteration, seconds, (density.detach(), signal.detach()))
         start = time.process_time()
-        adam.zero_grad()
-        loss.backward()
-        adam.param_groups[0]["lr"] = representation.rate * (1 + math.cos(math.pi * iteration / iterations)) / 2
-        adam.step()
+        adam.step(loss)
         seconds += time.process_time() - start
     density, signal = representation.pair({name: value.detach() for name, value in varied.items()})
     callback(iterations, seconds, (density, signal))

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from orbitrec.densities.harmonic import probabilities_on_nodes
 from orbitrec.errors import InputError
+from orbitrec.geometry.harmonics import degree_of, harmonic_count, nonconstant_harmonics, order_of
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
@@ -21,7 +23,7 @@ from orbitrec.moments.analytic import Moments, bounded_spread
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss
 from orbitrec.networks.base import StoredNetwork
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 _VIEW_UNIT = 0.1
 """Of the log density's harmonics: outputs of size 1 would be a single view, from which no gradient leads away."""
@@ -74,7 +76,7 @@ class MomNetSetting:
 
     def harmonics(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d h"]:
         """What z_ρ are coefficients of: harmonics without the constant, of mean square 1."""
-        return real_spherical_harmonics(directions, self.density_degree)[:, 1:] * math.sqrt(4 * math.pi)
+        return nonconstant_harmonics(directions, self.density_degree)
 
     @cached_property
     def reflections(self) -> Float[Tensor, "eight p"]:
@@ -88,7 +90,7 @@ class MomNetSetting:
     @cached_property
     def view_rotations(self) -> Float[Tensor, "eight h"]:
         """Signs of z_ρ that go with :attr:`reflections`: of the rotation that is left when handedness is set aside."""
-        return _reflected_signs(torch.arange(1, (self.density_degree + 1) ** 2))[1]
+        return _reflected_signs(torch.arange(1, harmonic_count(self.density_degree)))[1]
 
     def kam_losses(self, moments: Moments, estimate: "MomNetEstimate") -> Float[Tensor, "b"]:
         """(3.13) of every problem of a batch."""
@@ -121,8 +123,7 @@ def _reflected_signs(lm: Int[Tensor, "n"]) -> tuple[Float[Tensor, "eight n"], Fl
 
     An odd number of reflections is a rotation and the reflection in the origin, of sign ``(−1)^l``.
     """
-    degree = (lm.double() + 0.5).sqrt().long()
-    order = lm - degree * (degree + 1)
+    degree, order = degree_of(lm), order_of(lm)
     odd = torch.stack([order + (order < 0), (order < 0).long(), degree + order])  # in x, y, z
     which = torch.cartesian_prod(*3 * [torch.arange(2)])
     flips = which @ odd
@@ -140,14 +141,14 @@ class MomNetEstimate:
 
     def density(self, harmonics: Float[Tensor, "d h"]) -> Float[Tensor, "b d"]:
         """Probabilities of the directions whose harmonics are given, summing to 1."""
-        return torch.softmax(self.log_density @ harmonics.to(self.log_density).mT, dim=1)
+        return probabilities_on_nodes(self.log_density, harmonics)
 
     def double(self) -> "MomNetEstimate":
         """The same in float64."""
         return MomNetEstimate(self.coefficients.double(), self.log_density.double(), self.shift_px.double())
 
     @classmethod
-    def chosen(cls, among: "list[Estimate]", costs: Float[Tensor, "k b"]) -> "MomNetEstimate":
+    def chosen(cls, among: "list[MomNetEstimate]", costs: Float[Tensor, "k b"]) -> "MomNetEstimate":
         """Of every problem the estimate of least cost."""
         best, each = costs.argmin(0), torch.arange(costs.shape[1])
         parts = ((e.coefficients, e.log_density, e.shift_px) for e in among)
@@ -168,7 +169,7 @@ class MomNet(StoredNetwork):
     def __init__(self, setting: MomNetSetting) -> None:
         super().__init__()
         self.setting = setting
-        self.sizes = [len(setting.basis), (setting.density_degree + 1) ** 2 - 1, 1]
+        self.sizes = [len(setting.basis), harmonic_count(setting.density_degree) - 1, 1]
         self.register_buffer("scale", torch.ones(self.sizes[0]))
 
     scale: Tensor

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.densities.harmonic import log_probabilities_on_nodes
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.moments.analytic import Moments
@@ -147,8 +148,6 @@ def distances(
     found, true = estimate.coefficients, problems.coefficients
     apart = (setting.reflections.to(true)[:, None] * found - true).norm(dim=2)
     rotated = estimate.log_density * setting.view_rotations.to(true)[apart.argmin(0)]
-    harmonics = setting.harmonics(setting.directions).to(rotated)
-    views = torch.nn.functional.kl_div(
-        torch.log_softmax(rotated @ harmonics.mT, dim=1), problems.density, reduction="none"
-    )
+    log_views = log_probabilities_on_nodes(rotated, setting.harmonics(setting.directions))
+    views = torch.nn.functional.kl_div(log_views, problems.density, reduction="none")
     return apart.amin(0) / true.norm(dim=1), views.sum(1)

@@ -20,6 +20,7 @@ from orbitrec.errors import InputError
 from orbitrec.io.plain import from_plain
 from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.networks.base import StoredNetwork
+from orbitrec.optim.adam import Schedule, ScheduledAdam, warm_up_cosine
 
 STREAM = 1_000_000
 """Between the seeds of streams of problems. Generators on the CPU heed the low 32 bits of a seed only."""
@@ -102,11 +103,9 @@ class TrainingTask(ABC, Generic[N, P]):
 T = TypeVar("T", bound=TrainingTask[Any, Any])
 
 
-def learning_rate(task: TrainingTask, step: int) -> float:
-    """Rises over the first 2 % of the steps and falls as a cosine to zero; steps count from 0."""
-    warm_up = max(1, task.steps // 50)
-    cosine = (1 + math.cos(math.pi * step / task.steps)) / 2
-    return task.learning_rate * min(1.0, (step + 1) / warm_up) * cosine
+def learning_rate(task: TrainingTask) -> Schedule:
+    """Rises over the first 2 % of the steps and falls as a cosine to zero."""
+    return warm_up_cosine(task.learning_rate, task.steps, max(1, task.steps // 50))
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Trainer(Generic[T]):
         self.task, self.device = task, torch.device(device)
         self.generator = torch.Generator().manual_seed(task.seed)
         self.network: StoredNetwork = task.network(self.generator).to(self.device)
-        self.adam = torch.optim.Adam(self.network.parameters(), lr=task.learning_rate)
+        self.adam = ScheduledAdam(self.network.parameters(), learning_rate(task), largest_norm=1.0)
         self.step, self.seconds = 0, 0.0
         self.history: list[TrainingProgress] = []
 
@@ -145,13 +144,7 @@ class Trainer(Generic[T]):
         """One optimiser step on new problems."""
         clock = time.process_time if self.device.type == "cpu" else time.perf_counter
         start = clock()
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate(self.task, self.step)
-        loss = self.task.loss(self.network, self.generator, self.device)
-        self.adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.adam.step()
+        self.adam.step(self.task.loss(self.network, self.generator, self.device))
         self.step += 1
         self.seconds += clock() - start
 
@@ -191,7 +184,7 @@ class Trainer(Generic[T]):
         """Write weights, the optimiser's and the generator's state, and the history, in one atomic file."""
         tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
         names = [name for name, _ in self.network.named_parameters()]
-        for index, state in self.adam.state_dict()["state"].items():
+        for index, state in self.adam.state().items():
             tensors |= {f"adam.{key}.{names[index]}": value for key, value in state.items()}
         tensors["generator"] = self.generator.get_state()
         facts = {"step": self.step, "seconds": self.seconds, "history": [asdict(row) for row in self.history]}
@@ -231,9 +224,9 @@ class Trainer(Generic[T]):
             for index, name in enumerate(names)
             if f"adam.step.{name}" in tensors
         }
-        trainer.adam.load_state_dict({"state": state, "param_groups": trainer.adam.state_dict()["param_groups"]})
         trainer.generator.set_state(tensors["generator"])
         facts = json.loads(metadata["facts"])
+        trainer.adam.restore(state, facts["step"])
         trainer.step, trainer.seconds = facts["step"], facts["seconds"]
         trainer.history = [TrainingProgress(**row) for row in facts["history"]]
         return trainer

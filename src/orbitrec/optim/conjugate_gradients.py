@@ -18,15 +18,18 @@ def solve_symmetric(
     relative_residual: float = 1e-3,
     iterations: int = 20,
 ) -> Float[Tensor, "..."]:
-    """Approximate solution x of ``apply(x) = right``, stopped at a relative residual or a number of iterations.
+    """The approximate solution of ``A x = right`` for a symmetric positive definite A (Hestenes and Stiefel 1952).
 
     Args:
-        apply: the symmetric positive operator, on tensors shaped like ``right``.
-        right: the right-hand side; its dtype is that of the work.
-        start: first guess, zero if not given.
-        diagonal: of a preconditioner, positive.
-        relative_residual: ``‖right − apply(x)‖ / ‖right‖`` to stop at.
+        apply: A, on tensors of the shape of ``right``.
+        right: the right-hand side, on the CPU; its dtype is that of the work.
+        start: the first guess; zero if it is not given.
+        diagonal: positive diagonal of a preconditioner near A; none if it is not given.
+        relative_residual: ends the iterations at this ``‖right − A x‖ / ‖right‖``.
         iterations: the most that are made.
+
+    Returns:
+        x, in the shape and dtype of ``right``.
     """
     size, dtype = right.numel(), right.numpy().dtype
 

@@ -5,39 +5,59 @@ A minimum over n terms is the minimum over all within the noise of n terms, so t
 start, which takes the most steps, then costs a small part of one pass.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.optim.driver import Result, Termination, run
+from orbitrec.optim.driver import run
 from orbitrec.optim.problem import FiniteSum, Subset
-from orbitrec.optim.solvers import Cost, Solver
+from orbitrec.optim.solvers import Solver
+from orbitrec.optim.termination import Cost, Result, Termination
+
+
+def growing_sizes(count: int, first: int, factor: int) -> list[int]:
+    """``first``, ``first · factor``, … as far as it is below ``count``, then ``count``."""
+    sizes = []
+    while first < count:
+        sizes.append(first)
+        first *= factor
+    return [*sizes, count]
 
 
 def run_growing(
-    solver: Solver,
+    solver: Solver[Any],
     problem: FiniteSum,
     w: Float[Tensor, "d"],
-    stop: Termination,
+    termination: Termination,
     *,
     first: int = 3000,
     factor: int = 10,
     seed: int = 0,
 ) -> Result:
-    """Stages of ``first``, ``first · factor``, … random terms, then all. The trace is that of the last stage.
+    """Stages of growing numbers of random terms, then all. The trace is that of the last stage.
 
     A stage of n terms ends when F moves by less than 0.1/n in an epoch: a likelihood's noise is d/2n. What the stages
     cost, in passes over all terms and in seconds, is in the trace from its first entry on.
+
+    Args:
+        solver: the method.
+        problem: what is minimised.
+        w: where to begin, (d,).
+        termination: of the last stage.
+        first: terms of the first stage.
+        factor: how many times as many the next one has.
+        seed: of the order of terms and of the solver's random numbers.
+
+    Returns:
+        The end of the last stage.
     """
-    order, size, before = torch.randperm(problem.count, generator=torch.Generator().manual_seed(seed)), first, Cost()
-    while size < problem.count:
-        stage = run(solver, Subset(problem, order[:size]), w, Termination(moved=0.1 / size, measured=200.0), seed=seed)
-        share, cost, w = size / problem.count, stage.trace[-1].cost, stage.w
-        cost = Cost(cost.epochs, share * cost.measured, share * cost.reported, cost.seconds)
-        before, size = _sum(before, cost), size * factor
-    last = run(solver, problem, w, stop, seed=seed)
-    return Result(last.w, [info._replace(cost=_sum(before, info.cost)) for info in last.trace], last.reason)
-
-
-def _sum(a: Cost, b: Cost) -> Cost:
-    return Cost(a.epochs + b.epochs, a.measured + b.measured, a.reported + b.reported, a.seconds + b.seconds)
+    order, before = torch.randperm(problem.count, generator=torch.Generator().manual_seed(seed)), Cost()
+    *stages, _ = growing_sizes(problem.count, first, factor)
+    for size in stages:
+        own = Termination(moved=0.1 / size, measured=200.0)
+        stage = run(solver, Subset(problem, order[:size]), w, own, seed=seed)
+        before, w = before + stage.trace[-1].cost.scaled(size / problem.count), stage.w
+    last = run(solver, problem, w, termination, seed=seed)
+    return Result(last.w, [info._replace(cost=before + info.cost) for info in last.trace], last.outcome)

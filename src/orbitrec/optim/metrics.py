@@ -1,9 +1,9 @@
-"""Metrics: what turns a field into a step. One form of inverse Hessian, and three rules for what it holds.
+"""Metrics: what turns a field into a step. One form of inverse Hessian, and the rules for what it holds.
 
     H⁻¹ ≈ Q (Λ⁻¹ − γ I) Qᵀ + γ I, then corrected by secant pairs (s, y) through the BFGS formula (4.10)
 
-With no directions and no pairs it is the identity; directions from a subsampled Hessian make SVRG+I (4.8); pairs from
-one snapshot to the next make SVRG+II and sEM-vr+QN.
+With no directions and no pairs it is γ times the identity. Directions from a subsampled Hessian make SVRG+I (4.8);
+pairs from one snapshot to the next make SVRG+II and sEM-vr+QN.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,20 @@ from torch import Tensor
 from orbitrec.optim.estimators import Snapshot, batch_size, draw
 from orbitrec.optim.problem import Counted
 
-_LEAST_CURVATURE = 1e-8  # of the largest: below it a direction has none that could be told from rounding
+_LEAST_CURVATURE = 1e-8  # of the largest: less cannot be distinguished from rounding
 
 
 class InverseHessian(NamedTuple):
-    """The form above: ``basis`` Q and ``inverse`` Λ⁻¹, ``rest`` γ, and pairs, oldest first, with sᵀy > 0.
+    """An inverse Hessian of the form above.
 
-    ``preconditioner`` multiplies every field first (e = d; with e = 0 it is the identity); ``age`` counts pairs since the last
-    refresh, for rules that renew now and then.
+    Attributes:
+        basis: the directions Q.
+        inverse: the diagonal of Λ⁻¹.
+        rest: γ.
+        steps: s of every secant pair, oldest first, all with sᵀy > 0.
+        changes: y of every pair: the change of the preconditioned field.
+        preconditioner: a matrix that multiplies every field first (e = d), or empty (e = 0) for the identity.
+        age: pairs since the last refresh, for rules that refresh only now and then.
     """
 
     basis: Float[Tensor, "d r"]
@@ -36,35 +42,40 @@ class InverseHessian(NamedTuple):
 
     @classmethod
     def scaled_identity(cls, dimension: int, rest: float = 1.0) -> "InverseHessian":
-        """γ I."""
+        """The metric γ I, before anything is known of the problem."""
         empty = torch.zeros(dimension, 0, dtype=torch.float64)
         return cls(empty, empty[0], rest, empty.T, empty.T, empty[:0])
 
     def apply(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
-        """H⁻¹ times a field, preconditioned."""
+        """The step's direction: H⁻¹ times the preconditioned field."""
         return self._apply(self._preconditioned(field))
 
     def _preconditioned(self, field: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
         return self.preconditioner @ field if len(self.preconditioner) else field
 
     def _apply(self, vector: Float[Tensor, "d"]) -> Float[Tensor, "d"]:
-        """The two-loop recursion (Nocedal 1980)."""
+        """The two-loop recursion (Nocedal 1980; Nocedal and Wright 2006, algorithm 7.4)."""
         rho = 1 / (self.steps * self.changes).sum(1)
-        in_plane_angles = []
+        alphas = []
         for s, y, r in zip(self.steps.flip(0), self.changes.flip(0), rho.flip(0), strict=True):
-            in_plane_angles.append(r * (s @ vector))
-            vector = vector - in_plane_angles[-1] * y
+            alphas.append(r * (s @ vector))
+            vector = vector - alphas[-1] * y
         inner = self.basis.T @ vector
         vector = self.rest * vector + self.basis @ ((self.inverse - self.rest) * inner)
         for s, y, r in zip(self.steps, self.changes, rho, strict=True):
-            vector = vector + (in_plane_angles.pop() - r * (y @ vector)) * s
+            vector = vector + (alphas.pop() - r * (y @ vector)) * s
         return vector
 
     def with_pair(self, s: Float[Tensor, "d"], y: Float[Tensor, "d"], memory: int) -> "InverseHessian":
-        """With one more secant pair, the oldest beyond ``memory`` forgotten.
+        """The same with one more secant pair.
 
         A pair with too little curvature, sᵀy < 0.2 yᵀH⁻¹y, is damped (Powell 1978, in the inverse form): s moves
         towards H⁻¹y until the ratio is 0.2. A pair of no length is dropped.
+
+        Args:
+            s: the step between two points.
+            y: the change of the field along it, before the preconditioner.
+            memory: how many pairs are kept; the oldest beyond it are dropped.
         """
         y = self._preconditioned(y)
         image = self._apply(y)
@@ -78,67 +89,78 @@ class InverseHessian(NamedTuple):
         return self._replace(steps=pairs[0], changes=pairs[1])
 
     def without_pairs(self) -> "InverseHessian":
-        """The same before any secant pair."""
+        """The same, with all secant pairs dropped."""
         return self._replace(steps=self.steps[:0], changes=self.changes[:0])
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A rule for the inverse Hessian: what it learns from a pair of points, and what it asks of the problem anew."""
+    """A rule for the inverse Hessian: how two snapshots update it, and how the problem's curvature refreshes it."""
 
     def reported_passes(self, problem: Counted) -> float:
-        """The thesis's cost of :meth:`refreshed`, beyond that of the epoch (4.5.1)."""
+        """Passes that the thesis counts for :meth:`refreshed`, beyond those of the epoch (4.5.1)."""
         ...
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
-        """After the full field became known at ``new`` as well as at ``old``, whether or not F is lower there."""
+        """The metric when the full field is known at two points, whether or not F is lower at the new one."""
         ...
 
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """For the steps from an accepted snapshot."""
+        """The metric for the steps from an accepted snapshot.
+
+        Args:
+            inverse: the metric so far.
+            problem: may be asked for curvature, which is counted.
+            at: the snapshot.
+            generator: draws the terms whose curvature is asked for.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Identity:
-    """No metric: the step is the field. What the other rules leave out, they inherit from here."""
+    """No metric: the step is the field. The other rules inherit from here what they do not change."""
 
     def reported_passes(self, problem: Counted) -> float:
-        """None."""
+        """No passes."""
         return 0.0
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
-        """Nothing."""
+        """The metric unchanged."""
         return inverse
 
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """As it is."""
+        """The metric unchanged."""
         return inverse
 
 
 @dataclass(frozen=True)
 class SubsampledNewton(Identity):
-    """The ``rank`` leading singular directions of the Hessian of ``share`` of the terms.
+    """The leading singular directions of the Hessian of some terms, Newton's step in them.
 
-    As (4.8), corrected: ``Q_r (Σ_r⁻¹ − σ_{r+1}⁻¹ I) Q_rᵀ + σ_{r+1}⁻¹ I``. Singular values, not eigenvalues: where F is
-    concave the step still goes down.
+    This is (4.8), corrected: ``Q_r (Σ_r⁻¹ − σ_{r+1}⁻¹ I) Q_rᵀ + σ_{r+1}⁻¹ I``. Singular values instead of eigenvalues
+    let the step go down where F is concave.
+
+    Attributes:
+        rank: how many directions.
+        share: of the terms, drawn at every snapshot.
     """
 
     rank: int
     share: float = 0.1
 
     def reported_passes(self, problem: Counted) -> float:
-        """dB/N."""
+        """``dB/N``, for a Hessian of B terms."""
         return problem.dimension * batch_size(self.share, problem.count) / problem.count
 
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """A new subsample at every snapshot."""
+        """The directions of a new subsample."""
         index = draw(problem.count, batch_size(self.share, problem.count), generator)
         values, basis = torch.linalg.eigh(problem.hessian(at.w, index))
         order = values.abs().argsort(descending=True)
@@ -149,12 +171,12 @@ class SubsampledNewton(Identity):
 
 @dataclass(frozen=True)
 class BFGS(Identity):
-    """Secant pairs of snapshots, (4.9) and (4.10), with the safeguards that the reported form lacks.
+    """Secant pairs of snapshots, (4.9) and (4.10), with safeguards that the thesis's form does not have.
 
     Attributes:
         memory: pairs kept.
         scaled: start from γ = sᵀy/yᵀy of the newest pair (Nocedal and Wright 7.20) instead of the identity.
-        of_map: pair Δw with ΔΨ, as Algorithm 5 is reported, instead of with the residual's change.
+        of_map: pair Δw with ΔΨ, as the thesis's Algorithm 5 does, instead of with the residual's change.
     """
 
     memory: int = 100
@@ -162,7 +184,7 @@ class BFGS(Identity):
     of_map: bool = False
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
-        """One more pair."""
+        """The metric with one more pair."""
         s, y = new.w - old.w, new.field - old.field
         if self.of_map:
             y = s - y
@@ -173,11 +195,11 @@ class BFGS(Identity):
 
 @dataclass(frozen=True)
 class InformationBFGS(BFGS):
-    """BFGS for EM residuals in the one geometry where it fits: that of the complete data's information matrix S(w).
+    """BFGS for EM residuals, in the geometry of the complete data's information matrix S(w).
 
     The Jacobian of w − Ψ(w) is ``S⁻¹ ∇²F`` at a solution (Dempster, Laird and Rubin 1977): symmetric in the inner
-    product of S and in no other, while a BFGS matrix is symmetric by construction. So fields are multiplied by S, which
-    makes them gradients, and the matrix starts from S⁻¹, which makes the first step EM's own.
+    product of S and in no other, while a BFGS matrix is symmetric by construction. So the preconditioner S turns fields
+    into gradients, and the matrix starts from S⁻¹, which makes the first step EM's own.
     """
 
     scaled: bool = False
@@ -185,7 +207,7 @@ class InformationBFGS(BFGS):
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """S at the snapshot; no data are touched."""
+        """The metric of S at the snapshot, which touches no data."""
         information = problem.information(at.w)
         values, basis = torch.linalg.eigh(information)
         sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max()))
@@ -194,13 +216,20 @@ class InformationBFGS(BFGS):
 
 @dataclass(frozen=True)
 class FisherBFGS(Identity):
-    """BFGS pairs upon the damped empirical Fisher matrix of a few terms, refreshed every ``period`` snapshots.
+    """BFGS pairs upon the damped empirical Fisher matrix of a few terms, refreshed now and then.
 
     For a likelihood the Fisher matrix is an estimate of the Hessian that needs first derivatives only and is never
     negative; 16 d terms give it to about 25 %, and the pairs do the rest. Far from a solution it is damped in the
-    manner of Levenberg and Marquardt, by ``damping`` · min(1, ‖∇F‖) of its mean eigenvalue. Fewer terms see some
-    directions badly, or not at all when they are fewer than d: no eigenvalue is taken below ``unseen`` (d/terms)³ of
+    manner of Levenberg and Marquardt, by ``damping · min(1, ‖∇F‖)`` of its mean eigenvalue. Few terms see some
+    directions badly, and fewer than d do not see some at all: no eigenvalue is taken below ``unseen · (d/terms)³`` of
     the mean, 7·10⁻⁵ for 16 d of them.
+
+    Attributes:
+        terms: per unknown, of the Fisher matrix.
+        period: snapshots between two refreshes.
+        memory: pairs kept.
+        damping: see above.
+        unseen: see above.
     """
 
     terms: int = 16
@@ -210,17 +239,17 @@ class FisherBFGS(Identity):
     unseen: float = 0.3
 
     def reported_passes(self, problem: Counted) -> float:
-        """Not in the thesis; as counted, spread over the period."""
+        """The measured passes, spread over the period; the thesis has no such method."""
         return problem.fisher_passes * min(1.0, self.terms * problem.dimension / problem.count) / self.period
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
-        """One more pair."""
+        """The metric with one more pair."""
         return inverse.with_pair(new.w - old.w, new.field - old.field, self.memory)._replace(age=inverse.age + 1)
 
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """A new matrix below the pairs, if it is time."""
+        """The metric with a new matrix below the pairs, once in a period."""
         if len(inverse.inverse) and inverse.age < self.period:
             return inverse
         index = draw(problem.count, self.terms * problem.dimension, generator)

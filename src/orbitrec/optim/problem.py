@@ -48,10 +48,23 @@ class ExpectationMaximisation(FiniteSum, Protocol):
         ...
 
     def maximisation(
-        self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
+        self,
+        statistics: Float[Tensor, "s"],
+        w: Float[Tensor, "d"],
+        inertia: float = 0.0,
+        terms: float | None = None,
     ) -> Float[Tensor, "d"]:
-        """M-step. ``inertia`` κ/b adds κ pseudo-observations that agree with w to the b seen: what a small batch does
-        not see stays where it is instead of running to −∞ or to 0/0; a fixed point stays one.
+        """M-step.
+
+        Args:
+            statistics: the mean expected statistics, (s,).
+            w: the present point; an iterative M-step begins there, and what no term has seen stays there.
+            inertia: κ/b adds κ pseudo-observations that agree with w to the b seen, so that what a small batch does
+                not see does not run to −∞ or to 0/0. A fixed point stays one.
+            terms: how many terms the statistics stand for, against which a prior counts; all N if None.
+
+        Returns:
+            The next point, (d,).
         """
         ...
 
@@ -131,10 +144,14 @@ class Counted:
         return _as(ExpectationMaximisation, self.problem).expectation(w, self._seen(index))
 
     def maximisation(
-        self, statistics: Float[Tensor, "s"], w: Float[Tensor, "d"], inertia: float = 0.0
+        self,
+        statistics: Float[Tensor, "s"],
+        w: Float[Tensor, "d"],
+        inertia: float = 0.0,
+        terms: float | None = None,
     ) -> Float[Tensor, "d"]:
         """The problem's own: it touches no data."""
-        return _as(ExpectationMaximisation, self.problem).maximisation(statistics, w, inertia)
+        return _as(ExpectationMaximisation, self.problem).maximisation(statistics, w, inertia, terms)
 
     def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
         """The problem's own, counted."""

@@ -16,9 +16,8 @@ otherwise, and recover after success.
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -27,24 +26,11 @@ from torch import Tensor
 from orbitrec.optim.estimators import Batch, Estimator, Field, Full, Snapshot, VarianceReduced, em_residual, gradient
 from orbitrec.optim.metrics import BFGS, FisherBFGS, Identity, InformationBFGS, InverseHessian, Metric, SubsampledNewton
 from orbitrec.optim.problem import Counted, FiniteSum
+from orbitrec.optim.termination import Cost, StepInfo
 
 ROUNDING = 8 * torch.finfo(torch.float64).eps  # relative: F is a sum, and may rise by this much at a minimum
 
 _LEAST_LENGTH = 0.1  # of a step with secant pairs
-
-
-class Cost(NamedTuple):
-    """All costs so far: epochs, data passes as measured and as the thesis counts them, processor seconds."""
-
-    epochs: int = 0
-    measured: float = 0.0
-    reported: float = 0.0
-    seconds: float = 0.0
-
-    def and_epoch(self, measured: float, reported: float, started: float) -> "Cost":
-        """With one more epoch, begun at ``time.process_time() = started``."""
-        seconds = self.seconds + time.process_time() - started
-        return Cost(self.epochs + 1, self.measured + measured, self.reported + reported, seconds)
 
 
 class State(NamedTuple):
@@ -58,34 +44,19 @@ class State(NamedTuple):
     cost: Cost
 
 
-class StepInfo(NamedTuple):
-    """What an epoch found: the objective and the field's norm at the snapshot, and all costs so far.
-
-    ``moved`` is by how much the objective changed from the snapshot before; ``accepted`` whether this epoch's was kept.
-    """
-
-    value: float
-    field_norm: float
-    moved: float
-    accepted: bool
-    cost: Cost
-
-
-def info_of(row: Sequence[Any]) -> StepInfo:
-    """What JSON made a list of."""
-    value, norm, moved, accepted, cost = row
-    return StepInfo(value, norm, moved, accepted, Cost(*cost))
-
-
 S = TypeVar("S", bound=tuple)
 
 
 @runtime_checkable
-class Stepper(Protocol[S]):
-    """What the driver needs of a method; its state is a named tuple that holds the last accepted ``snapshot``."""
+class Solver(Protocol[S]):
+    """A method as the driver sees it. To add one, write these two functions, in a file of their own.
+
+    Its state is a named tuple of tensors, numbers and other such tuples, which is all that a checkpoint keeps. It has
+    ``snapshot``, the last accepted point, and ``generator``, the state of its random numbers where it draws any.
+    """
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> S:
-        """The state before the first epoch."""
+        """The state before the first epoch from w."""
         ...
 
     def step(self, problem: FiniteSum, state: S) -> tuple[S, StepInfo]:
@@ -97,7 +68,7 @@ _IDENTITY = Identity()
 
 
 @dataclass(frozen=True)
-class Solver:
+class SnapshotSolver:
     """A composition. ``longest`` bounds the step length; ``average`` makes an epoch's mean its snapshot.
 
     Any of the nine is safe without settings; what each needs is the problem's: EM maps need
@@ -176,9 +147,9 @@ class After:
     EM's first steps are the longest of all methods', and from random starts it ends at the lowest minimum more often.
     """
 
-    first: Solver
+    first: SnapshotSolver
     epochs: int
-    then: Solver
+    then: SnapshotSolver
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
         """The state of ``first``."""
@@ -204,54 +175,54 @@ def _inverse_curvature(problem: Counted, snapshot: Snapshot) -> float:
     return small * size / max(float((snapshot.field - ahead).norm()), 1e-12 * size)
 
 
-def gradient_descent() -> Solver:
+def gradient_descent() -> SnapshotSolver:
     """GD (4.5)."""
-    return Solver(gradient, Full(), longest=math.inf)
+    return SnapshotSolver(gradient, Full(), longest=math.inf)
 
 
-def stochastic_gradient(share: float = 0.1, inner: int = 20) -> Solver:
+def stochastic_gradient(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
     """SGD (4.6): the step halves whenever an epoch did not lower F, which makes it decay as it must."""
-    return Solver(gradient, Batch(share, inner), longest=math.inf)
+    return SnapshotSolver(gradient, Batch(share, inner), longest=math.inf)
 
 
-def svrg(share: float = 0.1, inner: int = 20) -> Solver:
+def svrg(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
     """SVRG with VR-SGD's averaging (Algorithm 1)."""
-    return Solver(gradient, VarianceReduced(share, inner), longest=math.inf)
+    return SnapshotSolver(gradient, VarianceReduced(share, inner), longest=math.inf)
 
 
-def svrg_newton(rank: int, share: float = 0.1, inner: int = 20) -> Solver:
+def svrg_newton(rank: int, share: float = 0.1, inner: int = 20) -> SnapshotSolver:
     """SVRG+I (Algorithm 2)."""
-    return Solver(gradient, VarianceReduced(share, inner), SubsampledNewton(rank, share))
+    return SnapshotSolver(gradient, VarianceReduced(share, inner), SubsampledNewton(rank, share))
 
 
-def svrg_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> Solver:
+def svrg_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> SnapshotSolver:
     """SVRG+II (Algorithm 3)."""
-    return Solver(gradient, VarianceReduced(share, inner), metric or BFGS())
+    return SnapshotSolver(gradient, VarianceReduced(share, inner), metric or BFGS())
 
 
-def em() -> Solver:
+def em() -> SnapshotSolver:
     """EM (4.13)."""
-    return Solver(em_residual, Full())
+    return SnapshotSolver(em_residual, Full())
 
 
-def stochastic_em(share: float = 0.1, inner: int = 20) -> Solver:
+def stochastic_em(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
     """sEM (4.14)."""
-    return Solver(em_residual, Batch(share, inner))
+    return SnapshotSolver(em_residual, Batch(share, inner))
 
 
-def sem_vr(share: float = 0.1, inner: int = 20) -> Solver:
+def sem_vr(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
     """sEM-vr (Algorithm 4)."""
-    return Solver(em_residual, VarianceReduced(share, inner))
+    return SnapshotSolver(em_residual, VarianceReduced(share, inner))
 
 
-def sem_vr_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> Solver:
+def sem_vr_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> SnapshotSolver:
     """sEM-vr+QN (Algorithm 5), with the residual's secant in the geometry of EM unless ``metric`` says otherwise."""
-    return Solver(em_residual, VarianceReduced(share, inner), metric or InformationBFGS())
+    return SnapshotSolver(em_residual, VarianceReduced(share, inner), metric or InformationBFGS())
 
 
-def fisher_bfgs(metric: FisherBFGS | None = None) -> Solver:
+def fisher_bfgs(metric: FisherBFGS | None = None) -> SnapshotSolver:
     """Full gradients, Fisher + BFGS: the fewest passes wherever the data fit a few hundred batches."""
-    return Solver(gradient, Full(), metric or FisherBFGS())
+    return SnapshotSolver(gradient, Full(), metric or FisherBFGS())
 
 
 def fisher_bfgs_after_em(epochs: int = 10) -> After:

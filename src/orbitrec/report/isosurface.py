@@ -83,8 +83,8 @@ def _first_crossing(
 ) -> Float[Tensor, "fine fine"]:
     """Where each ray first passes the level, along the direction to the viewer; NaN for a ray that misses.
 
-    The volume is rotated once, on as many planes as rays have samples; within a plane it is bilinear, and linear between
-    a ray's last sample outside and its first inside.
+    The volume is rotated once, on as many planes as rays have samples. It is bilinear within a plane, and linear
+    between a ray's last sample outside and its first inside.
     """
     front = torch.full((fine, fine), torch.nan)
     before: Tensor | None = None

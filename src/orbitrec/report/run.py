@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.cryoem.config import Options
-from orbitrec.cryoem.result import InitialModel
+from orbitrec.cryoem.config import SearchConfig
+from orbitrec.cryoem.result import PosedMap
 from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
@@ -57,8 +57,8 @@ def write_initial_model(
     run: RunFolder,
     star: Path,
     stack: ParticleStack,
-    options: Options,
-    result: InitialModel,
+    config: SearchConfig,
+    result: PosedMap,
     truth: KnownMap | None,
     name: str = "initial_model",
 ) -> dict[str, object]:
@@ -69,7 +69,7 @@ def write_initial_model(
     ``summary.json``, ``summary.png``, ``views.mrcs`` and ``views.csv`` (averages of particles beside projections),
     ``report.html``.
     """
-    pixel, rebuilt = stack.pixel_size_A, result.reconstruction
+    pixel, rebuilt = stack.pixel_size_A, result.combined
     against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
     maps = {name: rebuilt.volume, "half1": rebuilt.half_maps[0], "half2": rebuilt.half_maps[1], "mask": rebuilt.mask}
     for file, volume in maps.items():
@@ -78,12 +78,12 @@ def write_initial_model(
     write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
     write_csv(run.file("fsc.csv"), fsc_rows(rebuilt.masked, against, pixel))
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
-    summary = _summary(star, stack, options, result) | facts
+    summary = _summary(star, stack, config, result) | facts
     write_json(run.file("summary.json"), summary)
     title = f"{star.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
     picture = RunPicture(
         rebuilt.volume, pixel, result.rotations, result.shifts_px, [asdict(s) for s in result.history], against, title,
-        chosen=str(result.selected.chosen + 1),
+        chosen=str(result.selection.chosen + 1),
     )  # fmt: skip
     draw_run(run.file("summary.png"), picture)
     views = view_averages(
@@ -99,9 +99,9 @@ def write_initial_model(
     return summary
 
 
-def _summary(star: Path, stack: ParticleStack, options: Options, result: InitialModel) -> dict[str, object]:
+def _summary(star: Path, stack: ParticleStack, config: SearchConfig, result: PosedMap) -> dict[str, object]:
     pixel = stack.pixel_size_A
-    notes = result.image_statistics.notes(result.inverted, diameter_given=options.diameter_A is not None)
+    notes = result.image_statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
     return {
         "orbitrec": __version__,
         "input": str(star),
@@ -110,28 +110,28 @@ def _summary(star: Path, stack: ParticleStack, options: Options, result: Initial
         "pixel_size_A": pixel,
         "dialect": stack.table.dialect,
         "posed": _posed_name(stack),
-        "warnings": [*result.doubts, *notes, *_ignored(stack)],
+        "warnings": [*result.checks, *notes, *_ignored(stack)],
         "ctf": stack.ctf is not None,
-        "seed": options.seed,
+        "seed": config.seed,
         "threads": torch.get_num_threads(),
-        "device": options.device,
+        "device": config.device,
         "diameter_A": 2 * result.radius_px * pixel,
         "search_resolution_A": result.search_resolution_A,
         "half_sets": "independent" if result.independent else "of one reference: an upper bound",
         "half_sets_from": "every other particle" if stack.table.halves() is None else "the input's own",
-        "half_maps_fsc0143_A": result.reconstruction.masked.corrected.cutoff_A(0.143, pixel),
-        "half_maps_unmasked_fsc0143_A": result.reconstruction.masked.unmasked.cutoff_A(0.143, pixel),
+        "half_maps_fsc0143_A": result.combined.masked.corrected.cutoff_A(0.143, pixel),
+        "half_maps_unmasked_fsc0143_A": result.combined.masked.unmasked.cutoff_A(0.143, pixel),
         "shift_spread_px": result.shift_spread_px,
         "contrast": "dense is dark" if result.inverted else "dense is bright",
         "contrast_of_images": result.image_statistics.contrast_text(),
         "hand": "undetermined: the mirrored map explains the images equally well"
-        + ("; flipped, as asked" if options.flip else " (--flip gives it)"),
-        "symmetry": str(options.group),
+        + ("; flipped, as asked" if config.flip else " (--flip gives it)"),
+        "symmetry": str(config.group),
         "symmetry_score": None if result.symmetry is None else result.symmetry.score,
-        "start_log_likelihoods": result.selected.scores,
-        "start_kinds": result.selected.kinds,
-        "chosen_start": result.selected.chosen + 1,
-        "start_agreements": {str(each.start + 1): each.agreement for each in result.selected.finalists},
+        "start_log_likelihoods": result.selection.scores,
+        "start_kinds": result.selection.kinds,
+        "chosen_start": result.selection.chosen + 1,
+        "start_agreements": {str(each.start + 1): each.agreement for each in result.selection.candidates},
         "seconds": result.seconds | {"total": sum(result.seconds.values())},
         "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }

@@ -13,7 +13,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from orbitrec.densities.von_mises_fisher import smoothed
+from orbitrec.densities.gridded import GriddedDensity
 from orbitrec.errors import InputError
 from orbitrec.io.files import replacing
 from orbitrec.report.style import SMALL, TEXT
@@ -49,7 +49,7 @@ def draw_sphere(
     for name, (_, density) in densities.items():
         if not (float(density.min()) >= 0 and 0 < float(density.sum()) < math.inf):
             raise InputError(f"{path}: the density “{name}” must not be negative, and must not vanish everywhere")
-    values = {name: smoothed(nodes, rho / rho.mean(), sphere_grid()) for name, (nodes, rho) in densities.items()}
+    values = {name: GriddedDensity(nodes, rho).density(sphere_grid()) for name, (nodes, rho) in densities.items()}
     figure = Figure(figsize=(5.2 * len(values) + 0.8, 3.2), dpi=150, layout="constrained", facecolor="white")
     if title:
         figure.suptitle(title, size=TEXT + 2, weight="bold")

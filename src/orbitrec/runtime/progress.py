@@ -1,8 +1,9 @@
-"""A run as it goes: its random numbers, its history and seconds, and what of it is done."""
+"""The state of a run: its random numbers, its history and timers, and what of it is done."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import torch
@@ -10,11 +11,59 @@ import torch
 from orbitrec.runtime.checkpoints import Checkpoints, Record
 from orbitrec.runtime.distributed import from_first
 
-# Work of one image in each stage, in milliseconds of one core at the usual sizes: for the progress bar only.
-READ, START, SELECT, SWEEP, POSE, REBUILD = 0.3, 0.17, 0.4, 2.0, 3.0, 1.0
-
-
 T = TypeVar("T")
+
+
+class Stage(StrEnum):
+    """What a run is doing, as a person reads it."""
+
+    READING = "reading particles"
+    CENTRING = "centring"
+    STARTS = "stochastic EM"
+    SELECTION = "selection"
+    MARCHING = "frequency marching"
+    POSE_SEARCH = "pose search"
+    REFINEMENT = "refinement"
+    POSE_REFINEMENT = "pose refinement"
+    RECONSTRUCTION = "reconstruction"
+
+    @property
+    def cost(self) -> float:
+        """Milliseconds of one core for an image at the usual sizes, for the progress bar only."""
+        return _COSTS.get(self, 0.0)
+
+
+_COSTS = {
+    Stage.READING: 0.3,
+    Stage.STARTS: 0.17,
+    Stage.SELECTION: 0.4,
+    Stage.MARCHING: 2.0,
+    Stage.POSE_SEARCH: 2.0,
+    Stage.REFINEMENT: 2.0,
+    Stage.POSE_REFINEMENT: 3.0,
+    Stage.RECONSTRUCTION: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is: the stage, the part of it (``start 3``, ``half 1``; may be empty) and the share of all work."""
+
+    stage: Stage
+    part: str
+    share: float
+
+    def __str__(self) -> str:
+        """As the progress bar shows it."""
+        return f"{self.stage}, {self.part}" if self.part else str(self.stage)
+
+
+Callback = Callable[[Status], None]
+"""Is called whenever some work has been done."""
+
+
+def ignore(status: Status) -> None:
+    """The callback of a run that nobody watches."""
 
 
 def restored(kind: type[T], record: Mapping[str, Any]) -> T:
@@ -23,10 +72,14 @@ def restored(kind: type[T], record: Mapping[str, Any]) -> T:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the history: where the climb was and how well it explained the particles it saw."""
+class HistoryRow:
+    """One step of a run: at which resolution it worked and how well the model explained the particles that it saw.
 
-    stage: str
+    ``alternative`` tells starts, candidates and half-sets of one stage apart; ``log_likelihood`` is of one particle.
+    """
+
+    stage: Stage
+    alternative: str
     step: int
     resolution_A: float
     log_likelihood: float
@@ -43,22 +96,22 @@ class RunState:
 
     Attributes:
         generator: all random numbers of the run.
-        total: work of the whole run, in the units of :meth:`advance`.
-        callback: told ``(stage, share of the whole work done)``.
+        total: work of the whole run, in the units of :attr:`Stage.cost`.
+        callback: called with the status whenever work has been done.
         checkpoints: where records are kept.
-        history: every step of the climb.
-        laps: seconds of each stage.
+        history: every step.
+        timers: seconds of each part of the run.
     """
 
     generator: torch.Generator
     total: float = 1.0
-    callback: Callable[[str, float], None] = lambda stage, share: None
+    callback: Callback = ignore
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    history: list[Stage] = field(default_factory=list)
-    laps: dict[str, float] = field(default_factory=dict)
+    history: list[HistoryRow] = field(default_factory=list)
+    timers: dict[str, float] = field(default_factory=dict)
     _done: float = 0.0
     _begun: float = field(default_factory=time.monotonic)
-    _last_lap: float = 0.0
+    _last_timer: float = 0.0
 
     def step(self, name: str, compute: Callable[[], Record]) -> dict[str, Any]:
         """The record of ``name`` if there is one, else what ``compute`` returns, recorded."""
@@ -66,16 +119,16 @@ class RunState:
         return self.save(name, compute()) if found is None else found
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The record of ``name``, None if there is none; the journal goes back to where it was when it was saved."""
+        """The record of ``name``, None if there is none; the run goes back to where it was when it was saved."""
         state = from_first(lambda: self.checkpoints.load(name))
         if state is None:
             return None
-        kept: dict[str, Any] = {key: state.pop(f"journal {key}") for key in ("generator", "history", "times", "laps")}
+        kept: dict[str, Any] = {key: state.pop(f"run {key}") for key in ("generator", "history", "times", "timers")}
         self.generator.set_state(kept["generator"])
-        self.history[:] = [Stage(**row) for row in kept["history"]]
-        elapsed, self._last_lap, self._done = kept["times"]
+        self.history[:] = [HistoryRow(**{**row, "stage": Stage(row["stage"])}) for row in kept["history"]]
+        elapsed, self._last_timer, self._done = kept["times"]
         self._begun = time.monotonic() - elapsed
-        self.laps = kept["laps"]
+        self.timers = kept["timers"]
         return state
 
     def save(self, name: str, record: Record) -> dict[str, Any]:
@@ -83,35 +136,45 @@ class RunState:
         state = {
             "generator": self.generator.get_state(),
             "history": [asdict(row) for row in self.history],
-            "times": [self.elapsed(), self._last_lap, self._done],
-            "laps": self.laps,
+            "times": [self.elapsed(), self._last_timer, self._done],
+            "timers": self.timers,
         }
-        saved = self.checkpoints.save(name, {**record, **{f"journal {key}": value for key, value in state.items()}})
+        saved = self.checkpoints.save(name, {**record, **{f"run {key}": value for key, value in state.items()}})
         return {key: saved[key] for key in record}
 
-    def advance(self, stage: str, work: float) -> None:
-        """``work`` units of ``stage`` have been done."""
-        self._done += work
-        self.callback(stage, min(1.0, self._done / self.total))
+    def advance(self, stage: Stage, images: int | float, part: str = "") -> None:
+        """So many images of ``stage`` have been done."""
+        self._done += stage.cost * images
+        self.callback(Status(stage, part, min(1.0, self._done / self.total)))
 
-    def reader(self, stage: str, cost: float) -> Callable[[int], None]:
-        """To be told how many images of ``stage``, at ``cost`` each, have been done."""
-        return lambda count: self.advance(stage, cost * count)
+    def counter(self, stage: Stage, part: str = "") -> Callable[[int], None]:
+        """A function to be called with the number of images of ``stage`` that have been done."""
+        return lambda images: self.advance(stage, images, part)
 
-    def climbed(self, stage: str, step: int, resolution_A: float, log_likelihood: float) -> None:
-        """Enter a step of the climb."""
-        self.history.append(Stage(stage, step, resolution_A, log_likelihood, self.elapsed()))
+    def record(
+        self, stage: Stage, alternative: str, resolution_A: float, log_likelihood: float, seconds: float | None = None
+    ) -> None:
+        """Enter a step into the history.
 
-    def steps_of(self, stage: str) -> int:
-        """Steps of ``stage`` entered so far."""
-        return sum(row.stage == stage for row in self.history)
+        Args:
+            stage: of the run.
+            alternative: which of those that a stage has.
+            resolution_A: the finest that the step used.
+            log_likelihood: of one particle.
+            seconds: since the beginning; now if None.
+        """
+        step = 1 + sum(
+            (row.stage, row.alternative, row.resolution_A) == (stage, alternative, resolution_A) for row in self.history
+        )
+        now = self.elapsed() if seconds is None else seconds
+        self.history.append(HistoryRow(stage, alternative, step, resolution_A, log_likelihood, now))
 
-    def lap(self, name: str) -> None:
-        """The stage ``name`` has ended."""
+    def timer(self, name: str) -> None:
+        """The part ``name`` of the run has ended: note its seconds."""
         now = self.elapsed()
-        self.laps[name] = now - self._last_lap
-        self._last_lap = now
+        self.timers[name] = now - self._last_timer
+        self._last_timer = now
 
     def elapsed(self) -> float:
-        """Seconds since the beginning, without those between an interruption and the next begin."""
+        """Seconds since the beginning, without those between an interruption and going on."""
         return time.monotonic() - self._begun

@@ -5,49 +5,37 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from scipy.optimize import minimize
 from torch import Tensor
 
-from orbitrec.optim.driver import Result, Termination
 from orbitrec.optim.estimators import Full, Snapshot, batch_size, draw, em_residual, gradient
+from orbitrec.optim.lbfgs import Evaluation, Rules, minimise_function
 from orbitrec.optim.metrics import SubsampledNewton
 from orbitrec.optim.problem import Counted, FiniteSum
-from orbitrec.optim.solvers import ROUNDING, Cost, Solver, StepInfo
+from orbitrec.optim.solvers import ROUNDING, SnapshotSolver
+from orbitrec.optim.termination import Cost, Outcome, Result, StepInfo, Termination
 
 
 def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, memory: int = 30) -> Result:
     """scipy's L-BFGS-B without bounds; every evaluation is one pass, every iteration one entry of the trace."""
     counted, trace, started = Counted(problem), [], time.process_time()
-    latest: dict[bytes, tuple[float, float]] = {}
 
-    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, field = counted.gradient(torch.from_numpy(x))
-        latest[x.tobytes()] = value, float(field.norm())
-        return value, field.numpy()
+    def record(at: Evaluation) -> bool:
+        moved = abs(at.value - trace[-1].value) if trace else math.inf
+        cost = Cost(len(trace) + 1, counted.passes, counted.passes, time.process_time() - started)
+        trace.append(StepInfo(at.value, float(at.gradient.norm()), moved, True, cost))
+        return stop.outcome(trace[-1]) is not None
 
-    def record(x: np.ndarray) -> None:
-        value, norm = latest[x.tobytes()]
-        latest.clear()
-        moved = abs(value - trace[-1].value) if trace else math.inf
-        seconds = time.process_time() - started
-        trace.append(StepInfo(value, norm, moved, True, Cost(len(trace) + 1, counted.passes, counted.passes, seconds)))
-        if stop.reason(trace[-1]) is not None:
-            raise StopIteration
-
-    options = {"maxcor": memory, "ftol": 0.0, "gtol": 0.0, "maxiter": 10**6, "maxfun": 10**6}
-    found = minimize(value_and_gradient, w.numpy(), jac=True, method="L-BFGS-B", callback=record, options=options)
-    reason = stop.reason(trace[-1]) if trace else None
-    return Result(
-        torch.from_numpy(np.array(found.x)), trace, reason or f"not converged: the line search said {found.message}"
-    )
+    rules = Rules(10**6, pairs=memory, value_tolerance=0.0, gradient_tolerance=0.0)
+    found = minimise_function(counted.gradient, w, rules, stop=record)
+    outcome = stop.outcome(trace[-1]) if trace else None
+    return Result(found.x, trace, outcome or Outcome.LINE_SEARCH_FAILED)
 
 
-def newton(dimension: int) -> Solver:
+def newton(dimension: int) -> SnapshotSolver:
     """Newton's method with the exact Hessian's absolute eigenvalues, halving steps that do not descend."""
-    return Solver(gradient, Full(), SubsampledNewton(dimension, 1.0))
+    return SnapshotSolver(gradient, Full(), SubsampledNewton(dimension, 1.0))
 
 
 class EMState(NamedTuple):

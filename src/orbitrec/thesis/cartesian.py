@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from orbitrec.geometry.fourier import centred_fft, frequencies
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequency_vectors
+from orbitrec.geometry.harmonics import harmonic_phases, real_spherical_harmonics
 from orbitrec.models.base import Circle
-from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, harmonic_phases, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 NO_CIRCLE = Circle(torch.tensor([0]), 1)
 
@@ -38,6 +40,11 @@ class CartesianProjector:
     half_plane: bool = False
 
     @property
+    def dimension(self) -> int:
+        """Number of functions of the basis."""
+        return len(self.basis)
+
+    @property
     def antipodal(self) -> bool:
         """Rotations are in no pairs."""
         return False
@@ -48,9 +55,7 @@ class CartesianProjector:
 
     @cached_property
     def _plane(self) -> Float[Tensor, "n2 2"]:
-        k = frequencies(self.n)
-        ky, kx = torch.meshgrid(k, k, indexing="ij")
-        return torch.stack([kx, ky], dim=-1).reshape(-1, 2)
+        return frequency_vectors(self.n).reshape(-1, 2)
 
     @cached_property
     def _kept(self) -> Tensor:

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.geometry.rotations import direction_frames, in_plane
-from orbitrec.inference.curvature import SmoothCryoEMLikelihood
+from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
+from orbitrec.inference.curvature import CurvedOrbitLikelihood
+from orbitrec.inference.group_density import KnownDensity
 from orbitrec.inference.likelihood import Observations
-from orbitrec.inference.orbit_likelihood import CryoEMLikelihood
+from orbitrec.inference.orbit_likelihood import GaussianPrior, ObservationSet, OrbitLikelihood
 from orbitrec.models.cryoem import PolarProjector, polar_circle, polar_templates
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.thesis.cartesian import NO_CIRCLE, CartesianProjector
@@ -51,23 +51,26 @@ class CryoEMProblem:
         noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
         return cls(scale * clean + noise, scale * truth)
 
-    def polar(self) -> SmoothCryoEMLikelihood:
+    def polar(self) -> CurvedOrbitLikelihood:
         """The likelihood on the polar grid."""
         projector = polar_projector()
         circle = polar_circle(projector.grid, ANGLES)
         modes = projector.grid.from_images(self.images)
         density = torch.full((len(projector.directions), ANGLES), 1.0, dtype=torch.float64)
         log_density = (density / density.sum()).log()
-        return SmoothCryoEMLikelihood(projector, circle, log_density, *_observed(modes))
+        return CurvedOrbitLikelihood(
+            projector, circle, KnownDensity(log_density), _observed(modes), GaussianPrior.flat(len(basis()))
+        )
 
-    def cartesian(self, half_plane: bool = False) -> CryoEMLikelihood:
+    def cartesian(self, half_plane: bool = False) -> OrbitLikelihood:
         """The likelihood on the Cartesian grid as the thesis has it, or on the half plane that says the same."""
-        in_plane_angles = polar_circle(polar_projector().grid, ANGLES).in_plane_angles
-        rotations = (direction_frames(spherical_design(DESIGN))[:, None] @ in_plane(-in_plane_angles)).flatten(0, 1)
+        rotations = design_circle_rule(DESIGN, ANGLES).flatten(0, 1)
         projector = CartesianProjector(basis(), BOX, rotations, half_plane)
         modes = projector.from_images(self.images)
         log_density = torch.full((len(rotations), 1), -math.log(len(rotations)), dtype=torch.float64)
-        return CryoEMLikelihood(projector, NO_CIRCLE, log_density, *_observed(modes))
+        return OrbitLikelihood(
+            projector, NO_CIRCLE, KnownDensity(log_density), _observed(modes), GaussianPrior.flat(len(basis()))
+        )
 
     def random_start(self, seed: int) -> Float[Tensor, "p"]:
         """Independent Gaussian coefficients of 0.3 times the truth's root mean square: no likeness to the truth."""
@@ -78,7 +81,7 @@ class CryoEMProblem:
 
 def basis() -> SphericalBesselBasis:
     """L = 3, S = 4."""
-    return SphericalBesselBasis.truncated(RADIUS, DEGREE, RADIAL)
+    return SphericalBesselBasis.of_degrees(RADIUS, DEGREE, RADIAL)
 
 
 def polar_projector() -> PolarProjector:
@@ -98,13 +101,12 @@ def _six_gaussians(generator: torch.Generator) -> Float[Tensor, "p"]:
     return torch.linalg.solve(projector.gram(even), projector.adjoint(templates))
 
 
-def _observed(modes: Tensor) -> tuple:
-    """The last arguments of a likelihood without CTF or prior."""
+def _observed(modes: Tensor) -> ObservationSet:
+    """Images without CTF."""
     count, _, nodes = modes.shape
     power, none = torch.ones(nodes, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    prior = torch.zeros(len(basis()), dtype=torch.float64)
 
     def observe(rows: Tensor) -> Observations:
         return Observations(modes[rows][:, None], power.expand(len(rows), -1), none)
 
-    return observe, count, power, prior
+    return ObservationSet(observe, count, power)

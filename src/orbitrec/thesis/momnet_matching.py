@@ -15,14 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss, relative_errors
 from orbitrec.networks.momnet import MomNet, MomNetEstimate
+from orbitrec.optim.adam import ScheduledAdam, constant, cosine
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet
-from orbitrec.volumes.spherical_bessel import SphericalBesselVolume, real_spherical_harmonics
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
 _NO_SHIFT = -30.0  # of the free parameter: a spread of 1e-13 of the largest
 _RATE = 1e-3
@@ -53,8 +55,7 @@ class MomNetMatching:
     @cached_property
     def harmonics(self) -> Float[Tensor, "d h"]:
         """Of the directions, as in :meth:`MomNetSetting.harmonics`."""
-        values = real_spherical_harmonics(self.projector.directions, self.density_degree)[:, 1:]
-        return (values * (4 * torch.pi) ** 0.5).to(self.projector.dtype)
+        return nonconstant_harmonics(self.projector.directions, self.density_degree).to(self.projector.dtype)
 
     def loss(self, estimate: MomNetEstimate) -> Float[Tensor, ""]:
         """The Kam loss."""
@@ -80,8 +81,7 @@ class MomNetMatching:
             return errors[0].square().sum() + errors[1].square().sum() + _PRIOR * x[sizes[0] : -1].square().sum()
 
         x = torch.cat([start.coefficients[0] / unit, start.log_density[0], free])
-        found, _ = minimise(squares, x.detach(), iterations)
-        return unpack(found)
+        return unpack(minimise(squares, x.detach(), iterations).x)
 
     def encoded(
         self, net: MomNet, iterations: int, callback: Callable[[int, float, float], None] = lambda *step: None
@@ -97,8 +97,7 @@ class MomNetMatching:
             The answer of least loss.
         """
         net = copy.deepcopy(net).train()
-        adam = torch.optim.Adam(net.parameters(), lr=_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, iterations)
+        adam = ScheduledAdam(net.parameters(), cosine(_RATE, iterations))
         begun, best, least = time.process_time(), net(self.target), float("inf")
         for iteration in range(iterations + 1):
             estimate = net(self.target)
@@ -106,10 +105,7 @@ class MomNetMatching:
             if float(loss.detach()) < least:
                 best, least = estimate, float(loss.detach())
             callback(iteration, float(loss.detach()), time.process_time() - begun)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            schedule.step()
+            adam.step(loss)
         return MomNetEstimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
 
     def refined(self, estimate: MomNetEstimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
@@ -124,7 +120,7 @@ class MomNetMatching:
             density = estimate.density(self.harmonics)[0].detach()
         fixed = fixed.to(torch.complex64)
         sign = (1 - 2 * (torch.arange(grid.max_mode + 1) % 2)).float()[:, None]
-        adam = torch.optim.Adam(net.parameters(), lr=rate)
+        adam = ScheduledAdam(net.parameters(), constant(rate))
         least = float("inf")
         for _ in range(iterations + 1):
             added = polar_templates(net, grid, half).to(torch.complex64)
@@ -136,7 +132,5 @@ class MomNetMatching:
             batch = Moments(model.first[None], model.second[None], model.weights)
             loss = kam_loss(self.target, batch).sum()
             least = min(least, float(loss.detach()))
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
+            adam.step(loss)
         return least

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from orbitrec.geometry.fourier import centred_fft, frequency_vectors
+from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.grids import frequency_vectors
 from orbitrec.thesis.two_moments import TrueVolume
 from orbitrec.volumes.fourier_net import FourierNet
 
@@ -30,7 +31,7 @@ class Fit:
 def neural_truth(truth: TrueVolume, fit: Fit = Fit()) -> tuple[TrueVolume, float]:
     """The truth as a network has it, and the network's distance from what is projected of the map (2.16)."""
     n = len(truth.compact)
-    points, spectrum = frequency_vectors(n).reshape(-1, 3), centred_fft(truth.compact, 3).reshape(-1) * n**1.5
+    points, spectrum = frequency_vectors(n, 3).reshape(-1, 3), centred_fft(truth.compact, 3).reshape(-1) * n**1.5
     net = fitted(truth.max_radius, points.float(), spectrum.to(torch.complex64), fit, torch.Generator().manual_seed(0))
     with torch.no_grad():
         grid = net.to_grid(n).double()

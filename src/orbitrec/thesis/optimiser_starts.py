@@ -7,7 +7,7 @@ import torch
 
 from orbitrec.mra.likelihood import MRALikelihood
 from orbitrec.mra.model import PeriodicMRA, draw_observations
-from orbitrec.optim.driver import Result, Termination
+from orbitrec.optim.termination import Result, Termination
 from orbitrec.thesis import table_4_1, table_4_2
 from orbitrec.thesis.cryoem_problem import CryoEMProblem
 from orbitrec.thesis.optimiser_table import SAME_MINIMUM, Contestant, Instance, SolverComparison, compare

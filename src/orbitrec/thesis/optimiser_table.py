@@ -16,9 +16,10 @@ from torch import Tensor
 
 from orbitrec.io.files import write_csv
 from orbitrec.io.runs import RunFolder
-from orbitrec.optim.driver import Result, Termination, run
+from orbitrec.optim.driver import run
 from orbitrec.optim.problem import FiniteSum
-from orbitrec.optim.solvers import Stepper, info_of
+from orbitrec.optim.solvers import Solver
+from orbitrec.optim.termination import Outcome, Result, StepInfo, Termination
 from orbitrec.runtime.checkpoints import Record
 from orbitrec.thesis.baselines import lbfgs
 from orbitrec.thesis.plots.convergence import Descent, draw_convergence
@@ -34,7 +35,7 @@ Method = Callable[[FiniteSum, Float[Tensor, "d"], Termination, int], Result]
 """Runs from a start until it ends, given a seed."""
 
 
-def stepping(solver: Stepper) -> Method:
+def stepping(solver: Solver) -> Method:
     """A method of ``init`` and ``step``, run by the driver."""
     return lambda problem, w, stop, seed: run(solver, problem, w, stop, seed=seed)
 
@@ -201,12 +202,12 @@ def compare(
 
 
 def _as_record(result: Result) -> Record:
-    return {"w": result.w, "trace": result.trace, "reason": result.reason}
+    return {"w": result.w, "trace": result.trace, "outcome": result.outcome.name}
 
 
 def _as_result(record: dict[str, Any]) -> Result:
-    trace = [info_of(row) for row in record["trace"]]
-    return Result(record["w"], trace, record["reason"])
+    trace = [StepInfo.from_json(row) for row in record["trace"]]
+    return Result(record["w"], trace, Outcome[record["outcome"]])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+from orbitrec.geometry.grids import pixels
+from orbitrec.geometry.harmonics import harmonic_count
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.mrc import read_map
 from orbitrec.io.plain import from_plain
@@ -169,7 +171,7 @@ def compact_map(path: Path) -> tuple[Float[Tensor, "n n n"], float]:
     """
     grid, voxel_A = read_map(path)
     grid, n = grid.double(), len(grid)
-    axis, energy = torch.arange(n).double() - n // 2, grid.square()
+    axis, energy = pixels(n), grid.square()
     centre = [float((energy.movedim(i, 0).sum((1, 2)) @ axis) / energy.sum()) for i in range(3)]
     grid = grid.roll([-round(c) for c in centre], (0, 1, 2)) * soft_sphere(n, 0.25 * n, 0.0625 * n).double()
     return grid / grid.norm(), voxel_A
@@ -304,7 +306,9 @@ def _mean_volume(setting: MomNetSetting) -> MomNetEstimate:
     """The family's mean volume."""
     problems = _training().held_out(1000)
     mean = problems.coefficients.mean(0, keepdim=True)
-    return MomNetEstimate(mean, mean.new_zeros(1, (setting.density_degree + 1) ** 2 - 1), mean.new_zeros(1)).double()
+    return MomNetEstimate(
+        mean, mean.new_zeros(1, harmonic_count(setting.density_degree) - 1), mean.new_zeros(1)
+    ).double()
 
 
 def draw(run: RunFolder, cases: list[MapCase]) -> None:

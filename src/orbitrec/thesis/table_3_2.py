@@ -174,8 +174,7 @@ class _Particles:
         """
         design = spherical_design(min(63, 2 * self.size.view_degree + 5))
         templates = polar_templates(VoxelVolume(self.truth), grid, design)
-        density = self.views.density(design)
-        density = density / density.sum()
+        density = self.views.probabilities(design)
         generator = torch.Generator().manual_seed(self.size.seed)
         clean = uniform_moments(templates, density, grid)
         drawn = sampled_moments(

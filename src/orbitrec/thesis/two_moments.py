@@ -21,7 +21,7 @@ from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.fsc import soft_sphere
-from orbitrec.geometry.fourier import radial_frequencies
+from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.mrc import read_map
@@ -134,8 +134,7 @@ class Matching:
     @cached_property
     def true_density(self) -> Float[Tensor, "d"]:
         """Probabilities of the same directions."""
-        density = self.views.density(spherical_design(_TRUE_DESIGN))
-        return density / density.sum()
+        return self.views.probabilities(spherical_design(_TRUE_DESIGN))
 
     @cached_property
     def target(self) -> MomentTarget:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from orbitrec.optim.estimators import Snapshot, batch_size, draw, em_residual
 from orbitrec.optim.problem import Counted, FiniteSum
-from orbitrec.optim.solvers import Cost, StepInfo
+from orbitrec.optim.termination import Cost, StepInfo
 
 _DECAY = 0.9
 

@@ -1,4 +1,4 @@
-"""What every volume can do."""
+"""The protocol of a volume: whatever can say its Fourier transform and its density on a grid."""
 
 from typing import Protocol, runtime_checkable
 

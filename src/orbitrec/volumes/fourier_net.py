@@ -20,7 +20,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_ifft, frequency_vectors
+from orbitrec.geometry.fourier import centred_ifft
+from orbitrec.geometry.grids import frequency_vectors
 
 _W0 = 30.0  # what SIREN multiplies every argument of a sine by; weights are smaller, so their steps are larger
 _POINTS_AT_ONCE = 2**16
@@ -33,14 +34,15 @@ def _uniform(bound: float, generator: torch.Generator, *shape: int) -> nn.Parame
 class _ParityNetwork(nn.Module):
     """A SIREN with a real even and a real odd output: one layer and ``hidden`` more, of ``width`` units of each kind.
 
-    The first layer's weights are positions in space, since ``v̂(k) = Σ_x v(x) e^{-ik·x}`` is a sum of just such waves:
-    uniform up to ``reach`` pixels along each axis. The others are as in SIREN, which makes ``u + v`` standard normal.
+    The first layer's weights are positions in space, since ``v̂(k) = Σ_x v(x) e^{-ik·x}`` is a sum of just such waves.
+    They are uniform up to ``max_radius`` pixels along each axis. The others are as in SIREN, which makes ``u + v``
+    standard normal.
     """
 
-    def __init__(self, reach: float, latent: int, hidden: int, width: int, generator: torch.Generator) -> None:
+    def __init__(self, max_radius: float, latent: int, hidden: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
         siren = math.sqrt(6 / width) / _W0
-        self.positions = _uniform(reach / _W0, generator, width, 3)
+        self.positions = _uniform(max_radius / _W0, generator, width, 3)
         self.latent = _uniform(math.sqrt(6 / max(latent, 1)) / _W0, generator, width, latent)
         self.even = nn.ParameterList([_uniform(siren, generator, width, width) for _ in range(hidden)])
         self.odd = nn.ParameterList([_uniform(siren, generator, width, width) for _ in range(hidden)])
@@ -67,10 +69,10 @@ class FourierNet(nn.Module):
         radius: of the object, in pixels.
         generator: source of the weights.
         scale: typical size of v̂ (at 0 it is the density's integral); the network itself starts at about 0.03.
-        k_max: v̂ is zero beyond, radians per pixel: give the largest frequency that is fitted, or what the network
-            happens to be beyond it fills the corners of :meth:`to_grid`.
+        k_max: v̂ is zero beyond it, radians per pixel. Give the largest frequency that is fitted; otherwise whatever
+            the network is beyond it fills the corners of :meth:`to_grid`.
         latent: length of a latent vector z_v given beside the points (section 2.3.2); :meth:`given` fixes one.
-        width: even units of each layer, and odd ones: 128 of each are the source's 256.
+        width: number of even units of each layer, and of odd ones: 128 of each are the source's 256.
 
     Raises:
         InputError: if the radius is not positive; at a call, if the latent vector is missing or of another length.
@@ -119,7 +121,7 @@ class FourierNet(nn.Module):
         flat = points.reshape(-1, 3).to(own.dtype)
         (even, odd), (envelope, phase) = self.amplitude(flat, z), self.phase(flat, z)
         values = torch.complex(even, odd) * torch.polar(self.scale * torch.exp(envelope), phase)
-        # Turned to any direction, a frequency of length k_max is still inside.
+        # Rotated to any direction, a frequency of length k_max is still inside.
         values = torch.where(flat.norm(dim=-1) <= self.k_max * (1 + 1e-6), values, 0)
         return values.reshape(points.shape[:-1]).to(points.dtype.to_complex())
 
@@ -129,7 +131,7 @@ class FourierNet(nn.Module):
         Raises:
             InputError: if the latent vector is missing or of another length.
         """
-        points = frequency_vectors(n).to(self.amplitude.bias).reshape(-1, 3)
+        points = frequency_vectors(n, 3).to(self.amplitude.bias).reshape(-1, 3)
         spectrum = torch.cat([self.fourier(part, latent) for part in points.split(_POINTS_AT_ONCE)])
         return centred_ifft(spectrum.reshape(n, n, n) / n**1.5, ndim=3).real
 

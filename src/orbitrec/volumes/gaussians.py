@@ -8,6 +8,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.grids import pixels
 
 _PAIRS_AT_ONCE = 2**22  # frequency × Gaussian pairs held in memory
 
@@ -42,7 +43,7 @@ class GaussianMixture:
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density at the voxel centres, (z, y, x); separable, so each axis costs n exponentials per Gaussian."""
-        x = torch.arange(n, dtype=self.centers.dtype, device=self.centers.device) - n // 2
+        x = pixels(n, self.centers.dtype).to(self.centers.device)
         width = self.widths[:, None, None]
         axes = torch.exp(-((x - self.centers[:, :, None]) / width).square() / 2) / (width * math.sqrt(2 * math.pi))
         along_x, along_y, along_z = axes.unbind(1)

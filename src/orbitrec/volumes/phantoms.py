@@ -11,7 +11,7 @@ from orbitrec.geometry.rotations import random_rotations
 from orbitrec.volumes.gaussians import GaussianMixture
 
 # Four domains of different sizes, touching the unit ball at the corners of a tetrahedron: an outline with no symmetry
-# and a definite hand, as four different groups give a carbon atom.
+# and a definite handedness, as four different groups give a carbon atom.
 _DOMAIN_RADII = (0.6, 0.5, 0.45, 0.4)
 _CORNERS = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
 _WIDTH = 0.4  # of a Gaussian, in bonds: neighbours melt into one tube
@@ -20,13 +20,20 @@ _CANDIDATES = 64
 
 
 def protein_phantom(atoms: int, radius: float, generator: torch.Generator) -> GaussianMixture:
-    """Chain of ``atoms`` equal Gaussians, centre of mass at the origin, all within ``radius`` pixels of it.
+    """A protein-like chain of Gaussian atoms of equal width, its centre of mass at the origin.
 
     Consecutive atoms are one bond apart and no two are nearer than 0.85 bonds; the bond is the longest with which
-    such a chain was found, and the Gaussians' width is 0.4 bonds, so that the density is compact at any
-    number of atoms. ``radius`` reaches two widths beyond the outermost centre. Weights are uniform in [0.5, 1.5].
+    such a chain was found, and the Gaussians' width is 0.4 bonds, so that the density is compact at any number of
+    atoms. Weights are uniform in [0.5, 1.5]. The thesis's section 3.4.1 draws 20 atoms; ``radius = 0.3 n`` fits a box
+    of n with room for shifts.
 
-    The thesis's section 3.4.1 draws 20 atoms; ``radius = 0.3 n`` fits a box of n with room for shifts.
+    Args:
+        atoms: number of atoms.
+        radius: of the ball that holds the density, two widths beyond the outermost centre, in pixels.
+        generator: source of the chain.
+
+    Returns:
+        The phantom.
 
     Raises:
         InputError: if there are fewer than 4 atoms or the radius is not positive.
@@ -52,7 +59,7 @@ def _grow(
     radii: Float[Tensor, "D"],
     generator: torch.Generator,
 ) -> Float[Tensor, "atoms 3"] | None:
-    """A self-avoiding walk inside the domains, backing out of dead ends; None if it keeps running into them."""
+    """A self-avoiding walk inside the domains that backs out of dead ends; None if there are too many of them."""
     chain = torch.zeros(atoms, 3, dtype=torch.float64)
     chain[0] = domains[0]
     length, dead_ends = 1, 0

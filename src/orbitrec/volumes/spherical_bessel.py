@@ -5,7 +5,8 @@ Inside the ball of radius R (pixels) the orthonormal real basis is
     ψ_{lms}(x) = sqrt(2/R³)/|j_{l+1}(u_ls)| · j_l(u_ls |x|/R) · Y_lm(x/|x|),     j_l(u_ls) = 0,
 
 whose transform is ``(−i)^l F_ls(|k|) Y_lm(k/|k|)``. Every pair (l, s) with ``u_ls ≤ k_max R`` is kept, so the number of
-real coefficients is about ``(2/9π)(R k_max)³``: all that an object of that size and resolution has.
+real coefficients is about ``(2/9π)(R k_max)³``, the number of degrees of freedom of an object of that size and
+resolution.
 """
 
 import math
@@ -17,10 +18,18 @@ import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from scipy.optimize import brentq
-from scipy.special import sph_harm_y_all, spherical_jn
+from scipy.special import spherical_jn
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.grids import pixel_vectors
+from orbitrec.geometry.harmonics import (
+    harmonic_count,
+    harmonic_index,
+    harmonic_phases,
+    invariant_orders,
+    real_spherical_harmonics,
+)
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 
 
@@ -42,36 +51,17 @@ def bessel_zeros(max_value: float) -> list[np.ndarray]:
     return zeros
 
 
-def real_spherical_harmonics(points: Float[Tensor, "... 3"], degree: int) -> Float[Tensor, "... lm"]:
-    """Orthonormal real Y_lm at the directions of ``points``, index ``l² + l + m``; m < 0 are sines.
-
-    Condon–Shortley sign removed: ``Y_{l,m} = √2 (−1)^m Re Y_l^m``, ``Y_{l,−m} = √2 (−1)^m Im Y_l^m``.
-    """
-    x, y, z = points.to(torch.float64).cpu().numpy().reshape(-1, 3).T
-    theta, phi = np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
-    out = np.empty((len(x), (degree + 1) ** 2))
-    table = sph_harm_y_all(degree, degree, theta, phi)
-    for m in range(degree + 1):
-        values = table[m:, m].T * (1 if m == 0 else math.sqrt(2) * (-1) ** m)
-        ls = np.arange(m, degree + 1)
-        out[:, ls * ls + ls + m] = values.real
-        if m:
-            out[:, ls * ls + ls - m] = values.imag
-    return torch.from_numpy(out).reshape(*points.shape[:-1], -1)
-
-
-def harmonic_phases(degree: int) -> Complex[Tensor, "lm"]:
-    """``(−i)^l`` of every harmonic up to ``degree``, exact (torch's complex power is off by 3e-6 at l = 39)."""
-    return torch.tensor([(-1j) ** l for l in range(degree + 1) for _ in range(2 * l + 1)], dtype=torch.complex128)
-
-
 @dataclass(frozen=True)
 class SphericalBesselBasis:
     """Indices and radial functions of the basis for ``radius`` pixels and ``k_max`` radians per pixel.
 
-    ``max_degree`` and ``max_radial``, where given, cut it further: to degrees l up to the first and as many radial
-    functions of each (the thesis's L and S(l)). Of a ``group`` only the functions are kept that its rotations leave as
-    they are: every volume in the basis has that symmetry.
+    Attributes:
+        radius: of the ball, in pixels.
+        k_max: largest frequency of a function, in radians per pixel.
+        max_degree: largest degree l of a function, the thesis's L; without limit if None.
+        max_radial: largest number of radial functions of a degree, the thesis's S(l); without limit if None.
+        group: point group; only functions that its rotations leave as they are belong to the basis, so that every
+            volume in it has the symmetry.
 
     Raises:
         InputError: if the two do not leave a single function.
@@ -86,12 +76,21 @@ class SphericalBesselBasis:
     def __post_init__(self) -> None:
         if self.radius * self.k_max < math.pi:
             raise InputError(
-                f"a radius of {self.radius:g} px at k_max {self.k_max:g} holds no basis function; raise one"
+                f"a ball of {self.radius:g} px up to k_max {self.k_max:g} has no basis function; raise one of them"
             )
 
     @classmethod
-    def truncated(cls, radius: float, degree: int, radial: int) -> "SphericalBesselBasis":
-        """``radial`` functions of every degree up to ``degree``: the sum of (3.9) with L and a constant S(l)."""
+    def of_degrees(cls, radius: float, degree: int, radial: int) -> "SphericalBesselBasis":
+        """The basis of as many radial functions of every degree: the sum (3.9) with L and a constant S(l).
+
+        Args:
+            radius: of the ball, in pixels.
+            degree: largest degree L.
+            radial: number S of radial functions of each degree.
+
+        Returns:
+            The basis, whose ``k_max`` is the frequency of its last function.
+        """
         # The zeros of each degree lie below those of the next, and u_ls < π (s + l/2) + 2.
         last = bessel_zeros(math.pi * (radial + degree / 2) + 2)[degree][radial - 1]
         return cls(radius, float(last) / radius * (1 + 1e-12), degree, radial)
@@ -109,30 +108,31 @@ class SphericalBesselBasis:
         return len(self.zeros) - 1
 
     @cached_property
-    def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
         rows = [
-            (l * l + l + m, l, u)
-            for l, us in enumerate(self.zeros) for m in range(-l, l + 1) if self.group.keeps(l, m) for u in us
+            (harmonic_index(l, m), u)
+            for l, us in enumerate(self.zeros) for m in invariant_orders(l, self.group) for u in us
         ]  # fmt: skip
-        lm, l, u = zip(*rows, strict=True)
-        return np.array(lm), np.array(l), np.array(u)
+        lm, u = zip(*rows, strict=True)
+        return np.array(lm), np.array(u)
 
     def __len__(self) -> int:
         return len(self._index[0])
 
-    def _orders(self, l: int) -> int:
-        """How many m of a degree are kept."""
-        return sum(self.group.keeps(l, m) for m in range(-l, l + 1))
+    def _for_each_order(self, radial: list[np.ndarray]) -> Float[Tensor, "p x"]:
+        """Functions of every (l, s), one array for each l, repeated for every order m that the basis has."""
+        blocks = (np.tile(block, (len(invariant_orders(l, self.group)), 1)) for l, block in enumerate(radial))
+        return torch.from_numpy(np.concatenate(list(blocks)))
 
     @cached_property
     def lm(self) -> Int[Tensor, "p"]:
-        """Angular index ``l² + l + m`` of each coefficient."""
+        """Index of the harmonic of each coefficient (:mod:`orbitrec.geometry.harmonics`)."""
         return torch.from_numpy(self._index[0])
 
     @cached_property
     def frequency(self) -> Float[Tensor, "p"]:
-        """``u_ls / R``: where each coefficient lives, radians per pixel."""
-        return torch.from_numpy(self._index[2] / self.radius)
+        """Frequency ``u_ls / R`` of each coefficient's function, radians per pixel."""
+        return torch.from_numpy(self._index[1] / self.radius)
 
     def radial(self, k: Float[Tensor, "k"]) -> Float[Tensor, "p k"]:
         """``F_ls(k) = 4π sqrt(2/R³) ± R² a j_l(kR) / (a² − k²)``, a = u_ls/R, for each coefficient (float64)."""
@@ -145,13 +145,12 @@ class SphericalBesselBasis:
             near = np.abs(gap) < 1e-6 * u * u
             # At k = a the quotient's limit is j_{l+1}(u)/(2u), with R² taken out.
             ratio = np.where(near, spherical_jn(l + 1, u) / (2 * u), j / np.where(near, 1.0, gap))
-            f = 4 * math.pi * math.sqrt(2 / R**3) * sign * R**3 * u * ratio
-            blocks.append(np.tile(f, (self._orders(l), 1)))
-        return torch.from_numpy(np.concatenate(blocks))
+            blocks.append(4 * math.pi * math.sqrt(2 / R**3) * sign * R**3 * u * ratio)
+        return self._for_each_order(blocks)
 
     def angular_sum(self, radial: Float[Tensor, "p k"], w: Float[Tensor, "p"]) -> Float[Tensor, "lm k"]:
         """``A_lm(k) = Σ_s F_ls(k) w_lms``: the volume's harmonics on each shell, without the factor (−i)^l."""
-        out = radial.new_zeros((self.degree + 1) ** 2, radial.shape[1])
+        out = radial.new_zeros(harmonic_count(self.degree), radial.shape[1])
         return out.index_add_(0, self.lm.to(radial.device), radial * w[:, None].to(radial.dtype))
 
     def radial_values(self, r: Float[Tensor, "r"]) -> Float[Tensor, "p r"]:
@@ -159,8 +158,8 @@ class SphericalBesselBasis:
         blocks = []
         for l, us in enumerate(self.zeros):
             norm = math.sqrt(2 / self.radius**3) / np.abs(spherical_jn(l + 1, us))[:, None]
-            blocks.append(np.tile(norm * spherical_jn(l, us[:, None] * r.numpy() / self.radius), (self._orders(l), 1)))
-        return torch.from_numpy(np.concatenate(blocks))
+            blocks.append(norm * spherical_jn(l, us[:, None] * r.numpy() / self.radius))
+        return self._for_each_order(blocks)
 
     def values(self, points: Float[Tensor, "x 3"]) -> Float[Tensor, "x p"]:
         """``ψ_lms`` at points (x, y, z) in pixels inside the ball (float64)."""
@@ -174,10 +173,12 @@ class SphericalBesselBasis:
             InputError: if the radii differ or the other basis is smaller.
         """
         if larger.radius != self.radius or larger.k_max < self.k_max:
-            raise InputError("coefficients can only be carried to the same radius and an equal or larger k_max")
-        position = {(lm, round(u, 9)): i for i, (lm, _, u) in enumerate(zip(*larger._index, strict=True))}
+            raise InputError(
+                "coefficients can only be embedded in a basis of the same radius and of an equal or larger k_max"
+            )
+        position = {(lm, round(u, 9)): i for i, (lm, u) in enumerate(zip(*larger._index, strict=True))}
         out = w.new_zeros(len(larger))
-        out[[position[lm, round(u, 9)] for lm, _, u in zip(*self._index, strict=True)]] = w
+        out[[position[lm, round(u, 9)] for lm, u in zip(*self._index, strict=True)]] = w
         return out
 
 
@@ -201,9 +202,7 @@ class SphericalBesselVolume:
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density on an n³ grid; zero outside the ball."""
-        axis = torch.arange(n, dtype=torch.float64) - n // 2
-        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+        points = pixel_vectors(n, 3).reshape(-1, 3)
         inside = points.norm(dim=-1) < self.basis.radius
         values = _density(self.basis, self.coefficients.double(), points[inside])
         out = torch.zeros(n**3, dtype=torch.float64)

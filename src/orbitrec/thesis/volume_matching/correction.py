@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from orbitrec.densities.harmonic import probabilities_on_nodes
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, antipodal_moments
 from orbitrec.moments.matching import MomentTarget, prior_scale
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.thesis.volume_matching.consensus import VoxelEstimate
-from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -54,8 +55,8 @@ class Corrected:
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        changes = view_harmonics(directions, _VIEW_DEGREE) @ self.views
-        return (self.mean.view_density(directions).log() + changes).softmax(0)
+        harmonics = nonconstant_harmonics(directions, _VIEW_DEGREE)
+        return probabilities_on_nodes(self.views, harmonics, self.mean.view_density(directions).log())
 
 
 def corrected(mean: VoxelEstimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
@@ -71,9 +72,9 @@ def corrected(mean: VoxelEstimate, target: MomentTarget, radius: float, directio
     """
     k_max = min(target.grid.k_max, _LARGEST_BANDWIDTH / radius)
     basis = SphericalBesselBasis(radius, k_max + math.pi / radius)
-    target = target.below(k_max, radius)
+    target = target.truncated(k_max, radius)
     problem = _Problem.of(mean, target, PolarProjector(basis, target.grid, directions))
-    found, _ = minimise(problem.loss, torch.zeros(len(problem.scale)), _ITERATIONS)
+    found = minimise(problem.loss, torch.zeros(len(problem.scale)), _ITERATIONS).x
     coefficients, views = (found * problem.scale).double().split([len(basis), len(problem.scale) - len(basis)])
     return Corrected(mean, SphericalBesselVolume(basis, coefficients), views)
 
@@ -103,7 +104,7 @@ class _Problem:
         """The problem of a mean."""
         volume, directions = VoxelVolume(mean.voxels), projector.directions
         templates = polar_templates(volume, target.grid, directions[: len(directions) // 2]).to(torch.complex64)
-        harmonics = view_harmonics(directions, _VIEW_DEGREE).float()
+        harmonics = nonconstant_harmonics(directions, _VIEW_DEGREE).float()
         scale = torch.cat(
             [_SHARE * prior_scale(target, projector), torch.full((harmonics.shape[1],), _VIEW_SCALE)]
         ).float()
@@ -115,7 +116,7 @@ class _Problem:
         basis = self.projector.basis
         change, views = (x * self.scale).split([len(basis), self.harmonics.shape[1]])
         templates = self.projector.half_templates(basis.angular_sum(self.projector.radial, change)).transpose(0, 1)
-        density = (self.logits + self.harmonics @ views).softmax(0)
+        density = probabilities_on_nodes(views, self.harmonics, self.logits)
         return antipodal_moments((self.templates + templates).contiguous(), density, self.target.grid)
 
     def loss(self, x: Float[Tensor, "x"]) -> Float[Tensor, ""]:

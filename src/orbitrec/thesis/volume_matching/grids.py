@@ -15,13 +15,13 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import frequencies
+from orbitrec.geometry.grids import frequency_vectors
+from orbitrec.geometry.harmonics import harmonic_count, harmonic_phases, real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector, equators
 from orbitrec.moments.analytic import Moments, antipodal_moments, full_moments, uniform_moments
 from orbitrec.thesis.cartesian import NO_CIRCLE
-from orbitrec.volumes.spherical_bessel import harmonic_phases, real_spherical_harmonics
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,7 @@ class CartesianMomentGrid:
     @cached_property
     def plane(self) -> Float[Tensor, "n2 2"]:
         """K₂: frequencies (kx, ky) of an image (float64)."""
-        k = frequencies(self.n)
-        ky, kx = torch.meshgrid(k, k, indexing="ij")
-        return torch.stack([kx, ky], dim=-1).reshape(-1, 2)
+        return frequency_vectors(self.n).reshape(-1, 2)
 
     @cached_property
     def points(self) -> Float[Tensor, "p 3"]:
@@ -130,7 +128,7 @@ class ShellMomentGrid:
 
     def templates(self, values: Complex[Tensor, "p"]) -> Complex[Tensor, "h m k"]:
         """Polar templates of the first half of the projector's directions."""
-        shells, count = [], (self.projector.basis.degree + 1) ** 2
+        shells, count = [], harmonic_count(self.projector.basis.degree)
         parts = values.split([len(points) for points, _, _ in self._shells])
         for part, (_, even, odd) in zip(parts, self._shells, strict=True):
             harmonics = even @ part.real + odd @ part.imag

@@ -10,13 +10,13 @@ many and the truth ``sqrt(e_s)``. It is an estimate and no bound: solutions lie 
 the tangent, there may be others far from the truth, and a prior may know more than size, outline and spectrum.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.grids import nearest_shells, pixel_vectors
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments
 from orbitrec.moments.matching import MomentTarget
@@ -97,16 +97,14 @@ def explained_variance(
     root = torch.block_diag(vectors * values.clamp(min=0).sqrt(), torch.eye(free, dtype=torch.float64))
     whitened = root.mT @ information @ root + torch.eye(count + free, dtype=torch.float64)
     left = (root @ torch.linalg.solve(whitened, root.mT)).diagonal()[:count]
-    shells = _shells(basis, box)
+    shells = nearest_shells(basis.frequency, box)
     unknown, power = (torch.bincount(shells, part, box // 2 + 1) for part in (left, covariance.diagonal()))
     return torch.where(power > 0, 1 - unknown / power, 0.0).clamp(min=0)[: box // 2 + 1]
 
 
 def projected(basis: SphericalBesselBasis, voxels: Float[Tensor, "n n n"]) -> Float[Tensor, "p"]:
     """Coefficients of a map, whose band the box holds: sums over the voxels in the basis' ball."""
-    axis = torch.arange(len(voxels), dtype=torch.float64) - len(voxels) // 2
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    points = pixel_vectors(len(voxels), 3).reshape(-1, 3)
     inside = points.norm(dim=1) < basis.radius
     pairs = zip(points[inside].split(_POINTS), voxels.flatten()[inside].split(_POINTS), strict=True)
     return sum((part.double() @ basis.values(where) for where, part in pairs), torch.zeros(len(basis)))
@@ -126,14 +124,10 @@ def empirical_prior_covariance(
     profile = amplitudes.square().sum(0)  # the mean square on a sphere, times 4π
     same = basis.lm[:, None] == basis.lm
     covariance = (functions * (profile * radii.square())) @ functions.mT * same
-    shells = _shells(basis, box)
+    shells = nearest_shells(basis.frequency, box)
     power, raw = (torch.bincount(shells, part) for part in (coefficients.square(), covariance.diagonal()))
     scale = (power / raw.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()[shells]
     return scale[:, None] * covariance * scale
-
-
-def _shells(basis: SphericalBesselBasis, box: int) -> Tensor:
-    return (basis.frequency * (box / (2 * math.pi))).round().long()
 
 
 def _gram(derivatives: Tensor, scale: Tensor) -> Float[Tensor, "x x"]:

@@ -6,7 +6,7 @@ to the network. So the memory is that of the moments, at the price of evaluating
 has more than one part.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from orbitrec.moments.analytic import Moments
 from orbitrec.moments.losses import moment_loss
+from orbitrec.optim.adam import ScheduledAdam
 from orbitrec.thesis.volume_matching.grids import MomentGrid
 from orbitrec.volumes.base import Volume
 
@@ -83,14 +84,12 @@ def recon_loss(target: Moments, balance: float = 1.0) -> Loss:
 
 
 def match_neural(
-    problem: NeuralMatching, rates: Iterable[float], callback: Callable[[int, float], None] = lambda step, loss: None
+    problem: NeuralMatching, rates: Sequence[float], callback: Callable[[int, float], None] = lambda step, loss: None
 ) -> None:
     """One step of Adam for each learning rate; ``callback`` is called with the step's number and its loss."""
-    optimiser = torch.optim.Adam(problem.parameters)
-    for step, rate in enumerate(rates):
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.zero_grad()
+    adam = ScheduledAdam(problem.parameters, rates.__getitem__)
+    for step in range(len(rates)):
+        adam.zero_grad()
         loss = problem.backward()
-        optimiser.step()
+        adam.step_down()
         callback(step, loss)

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from orbitrec.densities.harmonic import HarmonicDensity, polynomial
+from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.matching import MomentTarget
 from orbitrec.runtime.threads import run_threaded
 from orbitrec.thesis.volume_matching.consensus import Consensus
 from orbitrec.thesis.volume_matching.grids import ShellMomentGrid
 from orbitrec.thesis.volume_matching.neural import NeuralMatching, match_neural, recon_loss
-from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -60,7 +61,7 @@ class Member:
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        return (view_harmonics(directions, math.isqrt(len(self.views))) @ self.views.double()).softmax(0)
+        return HarmonicDensity(self.views.double()).probabilities(directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +117,10 @@ class NeuralEnsemble:
         self, net: FourierNet, logits: Float[Tensor, "d"], held: Complex[Tensor, "p"] | None = None
     ) -> tuple[Float[Tensor, "b"], float]:
         """Match a network and views that begin at ``logits``; returns the views' harmonics, and the loss."""
-        harmonics = view_harmonics(self.projector.directions, self.settings.density_degree).float() * _VIEW_UNIT
+        harmonics = nonconstant_harmonics(self.projector.directions, self.settings.density_degree).float() * _VIEW_UNIT
         views = nn.Parameter(torch.zeros(harmonics.shape[1]))
         loss, parameters = recon_loss(self.target.moments), [*net.parameters(), views]
-        problem = NeuralMatching(self._grid, loss, net, lambda: logits + harmonics @ views, parameters, held)
+        problem = NeuralMatching(self._grid, loss, net, lambda: logits + polynomial(views, harmonics), parameters, held)
         match_neural(problem, self._rates())
         return views.detach() * _VIEW_UNIT, float(loss(problem.moments()))
 

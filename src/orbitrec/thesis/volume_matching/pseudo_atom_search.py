@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import harmonic_count, largest_degree
 from orbitrec.runtime.threads import run_threaded
 from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomMatching, PseudoAtomStage, Solution, Variables
 
@@ -147,7 +148,7 @@ def searched(stage: PseudoAtomStage, solution: Solution, seed: int) -> Solution:
 
 def new_views(parts: Variables, generator: torch.Generator) -> Variables:
     """The same volume under other views."""
-    degree = math.isqrt(len(parts.views) + 1) - 1
+    degree = largest_degree(len(parts.views) + 1)
     return replace(parts, views=_nearly_even(degree, generator))
 
 
@@ -193,7 +194,7 @@ def _directions(count: int, generator: torch.Generator) -> Float[Tensor, "c 3"]:
 
 def _nearly_even(degree: int, generator: torch.Generator) -> Float[Tensor, "b"]:
     """Views whose log density has a little of the first two degrees."""
-    views = torch.zeros((degree + 1) ** 2 - 1)
+    views = torch.zeros(harmonic_count(degree) - 1)
     low = min(8, len(views))
     views[:low] = 0.3 * torch.randn(low, generator=generator)
     return views

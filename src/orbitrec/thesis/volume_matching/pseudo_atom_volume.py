@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from orbitrec.geometry.fourier import centred_ifft, frequency_vectors
+from orbitrec.geometry.fourier import centred_ifft
+from orbitrec.geometry.grids import frequency_vectors
 from orbitrec.volumes.gaussians import GaussianMixture
 
 
@@ -54,4 +55,4 @@ class PseudoAtomVolume:
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density on an n³ grid in (z, y, x) order, of the frequencies that the grid has."""
-        return centred_ifft(self.fourier(frequency_vectors(n)), 3).real / n**1.5
+        return centred_ifft(self.fourier(frequency_vectors(n, 3)), 3).real / n**1.5

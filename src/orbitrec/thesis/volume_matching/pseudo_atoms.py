@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from orbitrec.densities.harmonic import HarmonicDensity, probabilities_on_nodes
+from orbitrec.geometry.harmonics import harmonic_count, nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, antipodal_moments
@@ -25,7 +27,6 @@ from orbitrec.moments.matching import MomentTarget, prior_scale
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.thesis.volume_matching.pseudo_atom_templates import PseudoAtomProjector
 from orbitrec.thesis.volume_matching.pseudo_atom_volume import FormFactor, PseudoAtomVolume
-from orbitrec.thesis.volume_matching.views import view_harmonics
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.summed import SummedVolume
 
@@ -161,7 +162,7 @@ class PseudoAtomMatching:
     def parts(self, variables: Float[Tensor, "x"]) -> Variables:
         """The parts of a vector, whose length gives the number of pseudo-atoms."""
         settings = self.settings
-        rest = [1, 1, settings.form_factor_terms, (settings.density_degree + 1) ** 2 - 1, len(self.background)]
+        rest = [1, 1, settings.form_factor_terms, harmonic_count(settings.density_degree) - 1, len(self.background)]
         count = (len(variables) - sum(rest)) // 4
         centers, *others = variables.split([3 * count, count, *rest])
         return Variables(centers.reshape(-1, 3), *others)
@@ -186,9 +187,8 @@ class PseudoAtomMatching:
 
     def view_density(self, solution: Solution, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
         """Probabilities of directions, which should be spread evenly."""
-        harmonics = view_harmonics(directions, self.settings.density_degree)
         views = self.parts(solution.variables.double()).views
-        return (harmonics @ views * self.settings.density_scale).softmax(0)
+        return HarmonicDensity(views * self.settings.density_scale).probabilities(directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +232,7 @@ class PseudoAtomStage:
         settings = problem.settings
         k_max = min(problem.target.grid.k_max, bandwidth / problem.max_radius)
         trust = settings.trust if bandwidth <= settings.searched[1] else settings.late_trust
-        target = replace(problem.target.below(k_max, problem.radius), count=trust)
+        target = replace(problem.target.truncated(k_max, problem.radius), count=trust)
         directions = spherical_design(min(_LARGEST_DESIGN, 2 * int(bandwidth) + 7))
         smooth = PolarProjector(problem.background, target.grid, directions)
         half = directions[: len(directions) // 2]
@@ -243,7 +243,7 @@ class PseudoAtomStage:
             PseudoAtomProjector(target.grid, half, 1.5 * problem.max_radius),
             smooth.angular[: len(half), : settings.background_degree + 1].transpose(0, 1),
             smooth.radial,
-            view_harmonics(directions, settings.density_degree).float() * settings.density_scale,
+            nonconstant_harmonics(directions, settings.density_degree).float() * settings.density_scale,
         )
 
     def moments(self, variables: Float[Tensor, "x"]) -> Moments:
@@ -256,7 +256,7 @@ class PseudoAtomStage:
         smooth = self.background @ shells.to(templates.dtype)
         low, high = templates.split([len(smooth), len(templates) - len(smooth)])
         templates = torch.cat([low + smooth, high])
-        return antipodal_moments(templates, (self.harmonics @ parts.views).softmax(0), grid)
+        return antipodal_moments(templates, probabilities_on_nodes(parts.views, self.harmonics), grid)
 
     def loss(self, variables: Float[Tensor, "x"]) -> Float[Tensor, ""]:
         """Misfit and prior. Centres and the amplitude are free."""
@@ -266,4 +266,5 @@ class PseudoAtomStage:
 
     def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:
         """After ``rounds`` times the iterations that are set."""
-        return Solution(*minimise(self.loss, variables, rounds * self.problem.settings.iterations))
+        found = minimise(self.loss, variables, rounds * self.problem.settings.iterations)
+        return Solution(found.x, found.value)

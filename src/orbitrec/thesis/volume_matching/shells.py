@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from orbitrec.geometry.harmonics import harmonic_count, harmonics_of_degree
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 
@@ -33,7 +34,7 @@ class ShellFunctions:
 
     def sum(self, w: Float[Tensor, "p"], degree: int) -> Float[Tensor, "lm k"]:
         """``A_lm(k)`` for all l up to ``degree``, differentiable."""
-        out = self.radial.new_zeros((degree + 1) ** 2, self.radial.shape[1])
+        out = self.radial.new_zeros(harmonic_count(degree), self.radial.shape[1])
         return out.index_add_(0, self.lm, self.radial * w[:, None])
 
     def float(self) -> "ShellFunctions":
@@ -69,7 +70,7 @@ class GaussianShells:
         radial = self.basis.radial(self.frequencies) * self.scale
         roots, largest = [], 0.0
         for l in range(self.degree + 1):
-            own = torch.nonzero(self.basis.lm == l * l).squeeze(1)
+            own = torch.nonzero(self.basis.lm == harmonics_of_degree(l).start).squeeze(1)
             across = self.covariance[own][:, own] @ radial[own]
             values, vectors = torch.linalg.eigh(radial[own].mT @ across)
             largest = max(largest, float(values[-1]))  # that of degree 0, the first
@@ -83,21 +84,26 @@ class GaussianShells:
         """Ordered by degree, order and root."""
         lm, radial = [], []
         for l, (root, _) in enumerate(self._roots):
-            for m in range(2 * l + 1):
-                lm += [l * l + m] * len(root)
+            for index in _indices(l):
+                lm += [index] * len(root)
                 radial.append(root)
         return ShellFunctions(torch.tensor(lm), torch.cat(radial))
 
     def coefficients(self, shells: Float[Tensor, "lm k"]) -> Float[Tensor, "p"]:
         """The functions' coefficients that are nearest to a volume's shells ``s_k A_lm(k)``."""
-        parts = [shells[l * l : (l + 1) ** 2] @ torch.linalg.pinv(root) for l, (root, _) in enumerate(self._roots)]
+        parts = [shells[harmonics_of_degree(l)] @ torch.linalg.pinv(root) for l, (root, _) in enumerate(self._roots)]
         return torch.cat([part.flatten() for part in parts])
 
     def volume(self, x: Float[Tensor, "p"]) -> SphericalBesselVolume:
         """The prior's mean given the shells that these coefficients have."""
         mean, done = torch.zeros(len(self.basis), dtype=torch.float64), 0
         for l, (root, given) in enumerate(self._roots):
-            for lm in range(l * l, (l + 1) ** 2):
+            for lm in _indices(l):
                 mean[self.basis.lm == lm] = given @ x[done : done + len(root)].double()
                 done += len(root)
         return SphericalBesselVolume(self.basis, mean)
+
+
+def _indices(l: int) -> range:
+    of_degree = harmonics_of_degree(l)
+    return range(of_degree.start, of_degree.stop)

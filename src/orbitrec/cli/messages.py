@@ -1,0 +1,36 @@
+"""Sentences of the library in the words of the command line: parameters become options.
+
+The library names a parameter in backticks, such as `pixel_size_A` or `ctf=False`, since it does not know who calls it.
+"""
+
+import re
+
+OPTIONS = {
+    "ctf=False": "--no-ctf",
+    "datadir": "--datadir",
+    "dense_is_dark": "--invert or --no-invert",
+    "dense_is_dark=False": "--no-invert",
+    "dense_is_dark=True": "--invert",
+    "device": "--device",
+    "diameter_A": "--diameter",
+    "flip": "--flip",
+    "flip=True": "--flip",
+    "group": "--symmetry",
+    "length": "--length",
+    "passthrough": "--passthrough",
+    "pixel_size_A": "--pixel-size",
+    "resolution_A": "--resolution",
+    "resume": "--resume",
+    "resume=True": "--resume",
+    "seed": "--seed",
+    "shift_px": "--shift-px",
+    "sigma": "--sigma",
+    "symmetry": "--symmetry",
+    "voxel_size_A": "--pixel-size",
+}
+"""Every parameter that a sentence of the library may name, and the option that sets it."""
+
+
+def for_command_line(text: str) -> str:
+    """The text with every known parameter in backticks replaced by its option; anything else is kept."""
+    return re.sub("`([^`]+)`", lambda found: OPTIONS.get(found[1], found[0]), text)

@@ -1,0 +1,98 @@
+"""The likelihood at one resolution as a finite sum, as a solver of :mod:`orbitrec.optim` is given it."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior, VolumeAndViews
+from orbitrec.cryoem.pose_search import ParticleState, candidate_directions, images_at_once, shift_search
+from orbitrec.cryoem.preprocess import NO_SHIFT, ParticleModes
+from orbitrec.inference.group_density import EstimatedDirections, KnownDensity
+from orbitrec.inference.likelihood import Assignment, Observations
+from orbitrec.inference.orbit_likelihood import MStep, ObservationSet, OrbitLikelihood
+
+FEW_ITERATIONS = MStep(dense=0, iterations=8, relative_residual=1e-3)
+"""Of a generalised EM step, after a batch that tells little."""
+
+Record = Callable[[Int[Tensor, "b"], Assignment], None]
+
+
+def centred_likelihood(
+    data: ParticleModes, level: ResolutionLevel, centres: Float[Tensor, "N 2"], rows: Int[Tensor, "n"]
+) -> OrbitLikelihood:
+    """The likelihood of volume and views given centred particles: all directions are searched, and no shift.
+
+    Args:
+        data: the particles.
+        level: the resolution.
+        centres: where each one's content is, pixels.
+        rows: which of them count.
+
+    Returns:
+        The likelihood, with the prior and the M-step of an ab initio search.
+    """
+
+    def observe(index: Int[Tensor, "b"]) -> Observations:
+        own = rows[index]
+        return data.observations(own, level.grid, centres[own], NO_SHIFT, torch.zeros(1))
+
+    power = data.ctf2_over_noise(rows).mean(0)[: level.grid.node_count]
+    observed = ObservationSet(observe, len(rows), power, batch=max(1, len(rows)))
+    return OrbitLikelihood(
+        level.projector, level.circle, _unknown_views(level), observed, ShellPowerPrior(level), FEW_ITERATIONS
+    )
+
+
+def searched_likelihood(
+    data: ParticleModes,
+    level: ResolutionLevel,
+    particles: ParticleState,
+    candidates: int,
+    record: Record | None = None,
+) -> OrbitLikelihood:
+    """The likelihood of volume and views, each particle near where its last posterior has left it.
+
+    It is marginal over a particle's ``candidates`` likeliest directions, all in-plane angles, and shifts around its
+    centre.
+
+    Args:
+        data: the particles.
+        level: the resolution.
+        particles: what is known of each of them.
+        candidates: directions that a particle is compared with once its search has been narrowed.
+        record: is given what every E-step finds.
+
+    Returns:
+        The likelihood, with the prior and the M-step of an ab initio search.
+    """
+    shifts, log_shift = shift_search(level, particles)
+    nearest = candidate_directions(level, particles, candidates)
+
+    def observe(rows: Int[Tensor, "b"]) -> Observations:
+        return data.observations(rows, level.grid, particles.centres[rows], shifts, log_shift)
+
+    power = data.ctf2_over_noise(torch.arange(len(data))).mean(0)[: level.grid.node_count]
+    narrowed = nearest if nearest.shape[1] < len(level.directions) else None
+    batch = images_at_once(level, len(shifts))
+    observed = ObservationSet(observe, len(data), power, batch, narrowed, record)
+    return OrbitLikelihood(
+        level.projector, level.circle, _unknown_views(level), observed, ShellPowerPrior(level), FEW_ITERATIONS
+    )
+
+
+def given_views(problem: OrbitLikelihood, level: ResolutionLevel, model: VolumeAndViews) -> OrbitLikelihood:
+    """The same likelihood of the volume alone, under the model's views and a prior from its power that stays.
+
+    That is an objective which solvers of every kind can compare at two points.
+    """
+    angles = level.circle.angles
+    log_density = (model.log_views - math.log(angles))[:, None].expand(-1, angles).contiguous()
+    prior = ShellPowerPrior(level).fixed(model.coefficients)
+    return OrbitLikelihood(problem.projector, problem.circle, KnownDensity(log_density), problem.data, prior)
+
+
+def _unknown_views(level: ResolutionLevel) -> EstimatedDirections:
+    return EstimatedDirections(len(level.directions), level.circle.angles, DENSITY_FLOOR, level.projector.dtype)

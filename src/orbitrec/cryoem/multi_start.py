@@ -1,0 +1,223 @@
+"""Many starts at a low resolution, the best of which goes on.
+
+At a low bandwidth every start makes EM steps on small batches with discounted statistics, on centred images and without
+a search over shifts: a batch costs a fraction of a second. Starts are ranked by the log-likelihood of particles that
+were held out; the better half goes on to the next bandwidth, and the best of those is kept.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from orbitrec.cryoem.config import AbInitioConfig, Schedule
+from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.likelihood import centred_likelihood, given_views
+from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.starts import Start, random_starts
+from orbitrec.evaluation.alignment import align
+from orbitrec.inference.orbit_likelihood import OrbitLikelihood
+from orbitrec.optim.driver import continued, run
+from orbitrec.optim.online import OnlineEM
+from orbitrec.optim.solvers import Solver
+from orbitrec.optim.termination import StepInfo, Termination
+from orbitrec.runtime.progress import RunState, Stage, restored
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A start that went on to the second level.
+
+    ``score``: its held-out likelihood there; ``agreement``: correlation of its map with the chosen one's, over the best
+    rotation, shift and handedness.
+    """
+
+    start: int
+    score: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The best start: its ``model`` at ``level`` and index ``chosen``; every start's kind and held-out likelihood."""
+
+    level: ResolutionLevel
+    model: VolumeAndViews
+    chosen: int
+    kinds: list[str]
+    scores: list[float]
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True)
+class OnlinePhase:
+    """So many ``steps`` of online EM on batches of ``batch``, with a share ``kept`` of the statistics."""
+
+    batch: int
+    steps: int
+    kept: float
+
+
+def held_out_likelihood(
+    data: ParticleModes,
+    level: ResolutionLevel,
+    model: VolumeAndViews,
+    centres: Float[Tensor, "N 2"],
+    rows: Int[Tensor, "h"],
+) -> float:
+    """Mean log-likelihood of the particles ``rows``.
+
+    Args:
+        data: the particles.
+        level: the resolution.
+        model: what explains them.
+        centres: where each one's content is, pixels.
+        rows: which of them.
+    """
+    statistics = centred_likelihood(data, level, centres, rows).statistics(level.unknowns(model))
+    return statistics.log_likelihood / statistics.count
+
+
+def in_rounds(
+    problem: OrbitLikelihood,
+    level: ResolutionLevel,
+    model: VolumeAndViews,
+    solver: Solver,
+    schedule: Schedule,
+    seed: int,
+    callback: Callable[[StepInfo], None],
+) -> VolumeAndViews:
+    """A solver other than online EM at one resolution.
+
+    Each round has its own objective: views as the last round has left them, and a prior from the power of the volume,
+    which so can grow from round to round.
+
+    Args:
+        problem: the likelihood of volume and views.
+        level: its resolution.
+        model: where to begin.
+        solver: the method.
+        schedule: its rounds and their passes.
+        seed: of its random numbers.
+        callback: called after every epoch of the solver.
+
+    Returns:
+        The model after the last round.
+    """
+    termination = Termination(measured=schedule.round_passes)
+    for number in range(schedule.rounds):
+        own = given_views(problem, level, model)
+        found = run(solver, own, model.coefficients.double(), termination, seed=seed + number, callback=callback)
+        coefficients = found.w.to(model.coefficients.dtype)
+        _, statistics = problem.expectation(level.unknowns(VolumeAndViews(coefficients, model.log_views)))
+        moved = problem.maximisation(statistics, level.unknowns(VolumeAndViews(coefficients, model.log_views)))
+        model = VolumeAndViews(coefficients, level.model(moved).log_views)
+    return model
+
+
+@dataclass(frozen=True)
+class _MultiStart:
+    """The race: what every runner needs."""
+
+    data: ParticleModes
+    centres: Float[Tensor, "N 2"]
+    pool: Int[Tensor, "P"]
+    held: Int[Tensor, "h"]
+    config: AbInitioConfig
+    schedule: Schedule
+    run: RunState
+
+    def improved(
+        self, level: ResolutionLevel, model: VolumeAndViews, phases: list[OnlinePhase], stage: Stage, number: int
+    ) -> dict[str, object]:
+        """A model after all steps of a stage, and its held-out likelihood, as a record."""
+        problem = centred_likelihood(self.data, level, self.centres, self.pool)
+        resolution = self.data.resolution_A(level.basis.k_max)
+
+        def callback(info: StepInfo, images: float | None = None) -> None:
+            self.run.record(stage, str(number), resolution, -info.value)
+            self.run.advance(stage, len(self.pool) if images is None else images, f"start {number}")
+
+        if self.config.solver is not None:
+            model = in_rounds(problem, level, model, self.config.solver, self.schedule, self.config.seed, callback)
+        for phase in phases if self.config.solver is None else []:
+            solver = OnlineEM(min(phase.batch, len(self.pool)), phase.kept, passes=False)
+            begun = solver.init(problem, level.unknowns(model))
+            reported = partial(callback, images=solver.batch)
+            model = level.model(continued(solver, problem, begun, self.run.generator, phase.steps, reported).w)
+        score = held_out_likelihood(self.data, level, model, self.centres, self.held)
+        return {**vars(model), "score": score}
+
+
+def multi_start(
+    data: ParticleModes,
+    radius: float,
+    centres: Float[Tensor, "N 2"],
+    config: AbInitioConfig,
+    schedule: Schedule,
+    run: RunState,
+    matched: Callable[[ResolutionLevel], list[Start]] = lambda level: [],
+) -> Selection:
+    """The best of all starts, at the second bandwidth of the schedule.
+
+    Args:
+        data: the particles.
+        radius: of the particle's ball, pixels.
+        centres: where each particle's content is, pixels.
+        config: of the search.
+        schedule: its sizes for these particles.
+        run: keeps a record of every start.
+        matched: makes starts from the stack's moments at the first level.
+
+    Returns:
+        The chosen start, and what became of the others.
+    """
+    generator = run.generator
+    order = torch.randperm(len(data), generator=generator)
+    held, pool = order.tensor_split([schedule.held_out_of(len(data))])
+    low = ResolutionLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
+    high = ResolutionLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
+    race = _MultiStart(data, centres, pool, held, config, schedule, run)
+
+    def begun() -> dict[str, object]:
+        power = data.ctf2_over_noise(pool).mean(0)
+        starts = [*matched(low), *random_starts(low, power, config.random, generator)]
+        models = {
+            part.name: torch.stack([getattr(start.model, part.name) for start in starts])
+            for part in fields(VolumeAndViews)
+        }
+        return {"kinds": [start.kind for start in starts], **models}
+
+    starts = run.step("starts", begun)
+    kinds = starts.pop("kinds")
+    models = [VolumeAndViews(*pair) for pair in zip(*starts.values(), strict=True)]
+    first = [
+        OnlinePhase(schedule.start_batch, schedule.start_steps, 0.95),
+        OnlinePhase(schedule.settle_batch, schedule.settle_steps, 0.8),
+    ]
+    improved: list[dict[str, Any]] = [
+        run.step(f"start {i + 1}", partial(race.improved, low, model, first, Stage.STARTS, i + 1))
+        for i, model in enumerate(models)
+    ]
+    ranked = sorted(range(len(improved)), key=lambda i: -improved[i]["score"])
+    second = [OnlinePhase(schedule.select_batch, schedule.select_steps, 0.9)]
+    candidates: dict[int, dict[str, Any]] = {}
+    for i in ranked[: math.ceil(len(models) / 2)]:
+        model = low.prolongated(restored(VolumeAndViews, improved[i]), high)
+        candidates[i] = run.step(f"select {i + 1}", partial(race.improved, high, model, second, Stage.SELECTION, i + 1))
+    chosen = max(candidates, key=lambda i: candidates[i]["score"])
+    best = restored(VolumeAndViews, candidates[chosen])
+    compared = [
+        Candidate(i, found["score"], 1.0 if i == chosen else _agreement(high, restored(VolumeAndViews, found), best))
+        for i, found in candidates.items()
+    ]
+    return Selection(high, best, chosen, kinds, [found["score"] for found in improved], compared)
+
+
+def _agreement(level: ResolutionLevel, model: VolumeAndViews, other: VolumeAndViews) -> float:
+    return align(*(level.density(each)[0] for each in (model, other))).correlation

@@ -1,0 +1,129 @@
+"""What every table of particles says, whatever program wrote it: the protocol that its readers implement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from orbitrec.models.ctf import CTFParameters
+
+
+class Dialect(StrEnum):
+    """Whose format a table is in. The values are written to ``summary.json`` and shown to people."""
+
+    RELION_3_0 = "RELION 3.0"
+    RELION_3_1 = "RELION 3.1 or later"
+    """With optics groups. RELION 3.1, 4 and 5 differ in nothing that is read here."""
+    CRYOSPARC = "cryoSPARC"
+    MRC_STACK = "image stack"
+    """A stack of images without a table."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSources:
+    """Where the images of N particles are.
+
+    Attributes:
+        names: the distinct stack files, as the table names them.
+        stack: for every particle, the position of its stack in ``names``.
+        section: for every particle, its section in that stack, counted from 0.
+    """
+
+    names: Sequence[str]
+    stack: Int[np.ndarray, "N"]
+    section: Int[np.ndarray, "N"]
+
+
+@runtime_checkable
+class ParticleTable(Protocol):
+    """N particles as a file lists them.
+
+    No image is read. Lengths are in Å, angles in degrees and poses in RELION's convention, whatever the file has.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The file that was read."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose format it is."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Suffix, with its dot, of the file that :meth:`write_posed` writes."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of particles."""
+        ...
+
+    def sources(self) -> ImageSources:
+        """Where the images are; raises an InputError where the table does not say."""
+        ...
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """Pixel size of every image in Å."""
+        ...
+
+    def groups(self) -> Int[np.ndarray, "N"]:
+        """The optics group of every particle, counted from 0."""
+        ...
+
+    def signs(self) -> Float[np.ndarray, "N"]:
+        """Factor, 1 or −1, that makes dense matter bright in each image, as far as the file knows."""
+        ...
+
+    def stated_boxes(self) -> Float[np.ndarray, "N"] | None:
+        """Box in pixels that the file states for every image; None where it states none."""
+        ...
+
+    def missing_ctf_columns(self) -> list[str]:
+        """Names of the columns that a CTF needs and the file does not have."""
+        ...
+
+    def ctf(self) -> CTFParameters:
+        """CTF parameters of every particle; raises an InputError where columns are missing."""
+        ...
+
+    def premultiplied(self) -> Bool[np.ndarray, "N"]:
+        """Which images have already been multiplied by their CTF."""
+        ...
+
+    def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
+        """Rotations, and displacements (x, y) of the images' content in Å; None where the file has no angles."""
+        ...
+
+    def halves(self) -> Float[np.ndarray, "N"] | None:
+        """Half-set of every particle, which should be 1 or 2; None where the file does not split the particles."""
+        ...
+
+    def ignored_columns(self) -> list[str]:
+        """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
+        ...
+
+    def write_posed(
+        self,
+        path: Path | str,
+        rotations: Float[Tensor, "N 3 3"],
+        shifts_A: Float[Tensor, "N 2"],
+        stacks: Sequence[Path],
+        halves: Int[Tensor, "N"] | None,
+    ) -> None:
+        """Write the table again with these poses, in its own dialect and atomically; everything else is kept.
+
+        Args:
+            path: the file to write.
+            rotations: rotation matrix of every particle, in RELION's convention.
+            shifts_A: displacement (x, y) of every particle's content in Å.
+            stacks: the stack file found for each of ``sources().names``.
+            halves: half-set of every particle, 1 or 2; None keeps those of the file.
+        """
+        ...

@@ -1,0 +1,76 @@
+"""Adam on torch parameters with a learning rate for every step, the one place that calls torch's.
+
+Kingma and Ba 2015, with their β = (0.9, 0.999).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Schedule = Callable[[int], float]
+"""The learning rate of each step, from step 0 on."""
+
+
+def constant(rate: float) -> Schedule:
+    """The same rate at every step."""
+    return lambda step: rate
+
+
+def cosine(rate: float, steps: int) -> Schedule:
+    """From ``rate`` to zero after ``steps``, as half a period of a cosine (Loshchilov and Hutter 2017, (5))."""
+    return lambda step: rate * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def warm_up_cosine(rate: float, steps: int, warm_up: int) -> Schedule:
+    """The same, risen to linearly over the first ``warm_up`` steps."""
+    return lambda step: cosine(rate * min(1.0, (step + 1) / warm_up), steps)(step)
+
+
+class ScheduledAdam:
+    """Adam with a schedule.
+
+    Args:
+        parameters: what is varied.
+        schedule: the learning rate of each step.
+        largest_norm: gradients whose norm over all parameters is larger are shortened to this before each step.
+
+    Attributes:
+        steps: taken so far; what the schedule is asked for next.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], schedule: Schedule, largest_norm: float = math.inf) -> None:
+        self._parameters = list(parameters)
+        self._adam = torch.optim.Adam(self._parameters)
+        self._schedule, self._largest_norm = schedule, largest_norm
+        self.steps = 0
+
+    def step(self, loss: Float[Tensor, ""]) -> None:
+        """Differentiate the loss and go one step down."""
+        self.zero_grad()
+        loss.backward()
+        self.step_down()
+
+    def zero_grad(self) -> None:
+        """Forget the parameters' gradients, before others are added up."""
+        self._adam.zero_grad()
+
+    def step_down(self) -> None:
+        """One step along the gradients that the parameters hold."""
+        for group in self._adam.param_groups:
+            group["lr"] = self._schedule(self.steps)
+        if self._largest_norm < math.inf:
+            nn.utils.clip_grad_norm_(self._parameters, self._largest_norm)
+        self._adam.step()
+        self.steps += 1
+
+    def state(self) -> dict[int, dict[str, Tensor]]:
+        """Running means of each parameter by its place: ``step``, ``exp_avg``, ``exp_avg_sq``, as torch names them."""
+        return self._adam.state_dict()["state"]
+
+    def restore(self, state: dict[int, dict[str, Tensor]], steps: int) -> None:
+        """Go on from a :meth:`state` after so many steps."""
+        self._adam.load_state_dict({"state": state, "param_groups": self._adam.state_dict()["param_groups"]})
+        self.steps = steps

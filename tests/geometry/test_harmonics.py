@@ -1,0 +1,72 @@
+"""Real spherical harmonics against polynomials, and the index that counts them."""
+
+import math
+
+import pytest
+import torch
+
+from orbitrec.geometry.harmonics import (
+    degree_of,
+    harmonic_count,
+    harmonic_index,
+    harmonic_phases,
+    harmonics_of_degree,
+    indices_by_parity,
+    invariant_orders,
+    largest_degree,
+    nonconstant_harmonics,
+    order_of,
+    real_spherical_harmonics,
+)
+from orbitrec.geometry.point_groups import PointGroup
+from orbitrec.geometry.quadrature import spherical_design
+
+
+def test_harmonics_are_orthonormal_and_real_polynomials_of_low_degree():
+    points = spherical_design(13)
+    y = real_spherical_harmonics(points, 6)
+    assert torch.allclose(4 * math.pi * y.T @ y / len(points), torch.eye(49, dtype=torch.float64), atol=1e-12)
+    axis = math.sqrt(3 / (4 * math.pi)) * points
+    assert torch.allclose(y[:, 1:4], axis[:, [1, 2, 0]])  # m = −1, 0, 1 are y, z, x
+    assert torch.allclose(y[:, 4], math.sqrt(15 / (4 * math.pi)) * points[:, 0] * points[:, 1])
+
+
+def test_the_index_counts_every_degree_and_order_once():
+    pairs = [(l, m) for l in range(40) for m in range(-l, l + 1)]
+    lm = torch.tensor([harmonic_index(l, m) for l, m in pairs])
+    assert lm.tolist() == list(range(harmonic_count(39)))
+    assert degree_of(lm).tolist() == [l for l, _ in pairs]
+    assert order_of(lm).tolist() == [m for _, m in pairs]
+    assert largest_degree(len(lm)) == 39
+    assert [lm[harmonics_of_degree(l)].numel() for l in range(40)] == [2 * l + 1 for l in range(40)]
+
+
+def test_nonconstant_harmonics_have_mean_zero_and_mean_square_one():
+    points = spherical_design(13)
+    values = nonconstant_harmonics(points, 6)
+    assert torch.allclose(values.mean(0), torch.zeros(48, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(values.mT @ values / len(points), torch.eye(48, dtype=torch.float64), atol=1e-11)
+    assert nonconstant_harmonics(points, 0).shape == (len(points), 0)
+
+
+def test_parity_is_the_sign_in_the_opposite_direction():
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    here, opposite = (real_spherical_harmonics(p, 7) for p in (points, -points))
+    even, odd = indices_by_parity(7)
+    assert torch.allclose(here[:, even], opposite[:, even])
+    assert torch.allclose(here[:, odd], -opposite[:, odd])
+    phases = harmonic_phases(7)
+    assert torch.equal(phases[even].imag, torch.zeros(len(even), dtype=torch.float64))
+    assert torch.equal(phases[odd].real, torch.zeros(len(odd), dtype=torch.float64))
+    assert phases[harmonic_index(1, 0)] == -1j
+    assert phases[harmonic_index(2, -2)] == -1
+
+
+@pytest.mark.parametrize("name", ["C3", "D2", "D3"])
+def test_invariant_harmonics_are_those_that_a_group_leaves_as_they_are(name):
+    group = PointGroup.named(name)
+    points = torch.randn(30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    here = real_spherical_harmonics(points, 6)
+    change = sum((real_spherical_harmonics(points @ matrix.mT, 6) - here).abs().amax(0) for matrix in group.matrices())
+    same = [harmonic_index(l, m) for l in range(7) for m in invariant_orders(l, group)]
+    assert torch.nonzero(change < 1e-12).flatten().tolist() == same

@@ -1,0 +1,66 @@
+"""The list of readers: which file goes to which, and one way to read what any of them reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from orbitrec.errors import InputError
+from orbitrec.io.particle_table import Dialect, ParticleTable
+from orbitrec.io.tables import CRYOSPARC, MRC_STACK, READERS, RELION, read_table, table_reader
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("p.star", RELION), ("p.STAR", RELION), ("p.cs", CRYOSPARC), ("p.mrcs", MRC_STACK), ("p.mrc", MRC_STACK)],
+)
+def test_the_suffix_decides(name, reader):
+    assert table_reader(name) is reader
+    assert [each for each in READERS if each.accepts(Path(name))] == [reader]
+
+
+def test_other_names_are_read_as_star_files(tmp_path):
+    assert table_reader("p.txt") is None
+    (tmp_path / "p.txt").write_text("data_\nloop_\n_rlnImageName\n1@a.mrcs\n2@a.mrcs\n")
+    table = read_table(tmp_path / "p.txt", pixel_size_A=2.0)
+    assert (len(table), table.dialect) == (2, Dialect.RELION_3_0)
+    assert table.pixel_sizes_A().tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "count"),
+    [
+        ("relion31.star", Dialect.RELION_3_1, 5),
+        ("empiar_10076_7.star", Dialect.RELION_3_0, 7),
+        ("empiar_10076_7.cs", Dialect.CRYOSPARC, 7),
+        ("relion31.mrcs", Dialect.MRC_STACK, 5),
+    ],
+)
+def test_every_table_answers_alike(shared_data, name, dialect, count):
+    table = read_table(shared_data / "particles" / name, pixel_size_A=1.5)
+    assert isinstance(table, ParticleTable)
+    assert (len(table), table.dialect) == (count, dialect)
+    sources = table.sources()
+    for column in (sources.stack, sources.section, table.pixel_sizes_A(), table.groups(), table.signs()):
+        assert column.shape == (count,)
+    assert set(table.pixel_sizes_A()) == {1.5}
+    assert table.premultiplied().dtype == bool
+
+
+def test_poses_are_read_where_a_table_does_not_name_its_images(tmp_path):
+    """As a posed table of a run does whose images are named in the passthrough file."""
+    rotations = Rotation.random(4, random_state=1)
+    kinds = [("uid", "<u8"), ("alignments3D/pose", "<f4", 3), ("alignments3D/shift", "<f4", 2)]
+    records = np.zeros(4, [*kinds, ("alignments3D/psize_A", "<f4")])
+    records["alignments3D/pose"], records["alignments3D/psize_A"] = rotations.as_rotvec(), 2.0
+    records["alignments3D/shift"] = 1.5
+    with (tmp_path / "p.cs").open("wb") as file:
+        np.save(file, records)
+    table = read_table(tmp_path / "p.cs")
+    found, shifts_A = table.poses()
+    np.testing.assert_allclose(found.numpy(), rotations.as_matrix(), atol=1e-6)
+    assert torch.equal(shifts_A, torch.full((4, 2), -3.0, dtype=torch.float64))
+    with pytest.raises(InputError, match="has no blob/path; give the job's passthrough file as `passthrough`"):
+        table.sources()

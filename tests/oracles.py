@@ -1,0 +1,56 @@
+"""What tests compare with and no program needs: direct forms on the Cartesian grid of an image's transform."""
+
+from collections.abc import Callable
+
+import torch
+
+from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import frequency_vectors, radial_frequencies
+from orbitrec.io.particles import ParticleStack
+from orbitrec.models.noise import Noise, NoiseSpectrum
+from orbitrec.moments.analytic import Moments
+from orbitrec.volumes.base import Volume
+
+
+def cartesian_templates(volume: Volume, n: int, rotations: torch.Tensor) -> torch.Tensor:
+    """Templates on the Cartesian K₂ grid, unitary: ``v̂(R (kx, ky, 0)) / n`` as one mode of n² nodes (2.8)."""
+    plane = frequency_vectors(n, dtype=rotations.dtype).reshape(-1, 2)
+    return volume.fourier(torch.einsum("qij,pj->qpi", rotations[..., :2], plane))[:, None] / n
+
+
+def shifted_cartesian_moments(moments: Moments, points: torch.Tensor, sigma: torch.Tensor) -> Moments:
+    """Moments on Cartesian frequencies (radians per pixel) after Gaussian shifts: the elementwise factors of (3.12)."""
+    apart, variance = (points[:, None] - points).square().sum(-1), sigma.to(points).square()[..., None, None]
+    return Moments(
+        moments.first * torch.exp(-variance * points.square().sum(-1) / 2),
+        moments.second * torch.exp(-variance[..., None] * apart / 2),
+        moments.weights,
+    )
+
+
+def whitened(images: torch.Tensor, noise: NoiseSpectrum) -> torch.Tensor:
+    """Images with every Fourier coefficient divided by the noise's standard deviation there."""
+    k = radial_frequencies(images.shape[-1], dtype=images.dtype)
+    return centred_ifft(centred_fft(images) * noise.at(k).rsqrt()).real
+
+
+def reconstruct(
+    stack: ParticleStack,
+    noise: Noise,
+    rotations: torch.Tensor,
+    shifts_px: torch.Tensor,
+    radius: float,
+    *,
+    chunk: int | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> CombinedMap:
+    """Half-maps of alternate particles at known poses, and their combination."""
+    halves = alternate_halves(len(stack))
+    first, second = (
+        half_map(
+            stack, noise, (halves == half).nonzero().flatten(), rotations, shifts_px, chunk=chunk, progress=progress
+        )
+        for half in (1, 2)
+    )
+    return combined((first, second), stack.n, radius, torch.Generator().manual_seed(0))
