@@ -89,7 +89,7 @@ def test_centred_particles_stay_centred(snr, k_max):
     assert rms(found.centres) < cell
 
 
-def test_marching_keeps_the_fit_before_it_locks_on_to_a_part():
+def test_centring_keeps_the_fit_before_it_locks_on_to_a_part():
     # Two balls melt into one at 0.6 radians per pixel; at 0.9 a radial template sits on either of them.
     data, shifts_px = particles(blobs((4.0, 0.0, 0.0), (-4.0, 0.0, 0.0), width=1.5), 1.0, 0.7)
     coarse, fine = (centre(data, k_max, prior_px=1.0) for k_max in (0.6, 0.9))
@@ -101,7 +101,7 @@ def test_marching_keeps_the_fit_before_it_locks_on_to_a_part():
     assert (kept.prior_px, kept.residual_px) == (coarse.prior_px, coarse.residual_px)
 
 
-def test_marching_goes_on_while_the_fit_sharpens():
+def test_centring_goes_on_while_the_fit_sharpens():
     data, _ = particles(blobs((0.0, 0.0, 0.0), width=2.0), 0.2, 1.2)
     finest = centre(data, 1.2, prior_px=2.0)
     assert torch.equal(centre_from_coarse_to_fine(data, [0.6, 0.9, 1.2], prior_px=2.0).centres, finest.centres)

@@ -181,17 +181,20 @@ def marched(
     state: State,
     plan: Sequence[tuple[float, Callable[[ResolutionLevel, State], State]]],
 ) -> PosedVolume:
-    """The steps of a plan, from a state at the level of the first of them.
+    """The steps of a plan, from a state at some level.
 
     Args:
         name: of the run's records.
         search: whose steps they are.
-        level: the first level, which gives symmetry, ball and device to the others.
+        level: of the state; it gives symmetry and ball to the others.
         state: where to begin.
         plan: bandwidth and step, one after the other.
 
     Returns:
         Model and poses at the last level.
+
+    Raises:
+        ValueError: if there is no step.
     """
 
     def at(bandwidth: float) -> ResolutionLevel:
@@ -201,6 +204,9 @@ def marched(
             search.data.grid, level.basis.radius, bandwidth, level.basis.group, search.data.device
         )
 
+    if plan and plan[0][0] != level.bandwidth:  # a resolution that is asked for moves the first step, not the starts
+        first = at(plan[0][0])
+        level, state = first, prolongated(level, first, state)
     finest, ended = MultiResolution(name, plan, at, prolongated).run(state, search.run)
     assert ended.rotations is not None
     assert ended.shifts_px is not None

@@ -14,8 +14,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import PIXELS_AT_ONCE, Progress
-from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc, soft_sphere
-from orbitrec.evaluation.masks import soft_mask
+from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc
+from orbitrec.evaluation.masks import soft_mask, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import frequency_vectors, shell_indices
 from orbitrec.io.particles import ParticleStack

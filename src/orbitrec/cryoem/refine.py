@@ -118,7 +118,7 @@ def _aligned(poses: Poses, own: PosedVolume, other: PosedVolume) -> Poses:
     The map m of these poses becomes ``m(Rᵀ(x − s))``, which is seen from ``R R_j``, moved by minus s in that view.
     """
     moving, pixel = own.level.density(own.model)
-    drift = align(moving, other.level.density(other.model)[0], hand=False, search=False)
+    drift = align(moving, other.level.density(other.model)[0], handedness=False, search=False)
     rotations = drift.rotation @ poses.rotations
     moved = torch.einsum("bji,j->bi", rotations, pixel * drift.shift_px)[:, :2]
     return Poses(rotations, poses.shifts_px - moved, poses.log_likelihood)

@@ -92,7 +92,7 @@ class Termination:
 
     moved: float = 1e-14
     value: float = -float("inf")
-    epochs: float = float("inf")
+    epochs: int | float = float("inf")
     reported: float = float("inf")
     measured: float = float("inf")
     seconds: float = float("inf")
@@ -114,11 +114,19 @@ class Termination:
 
 @dataclass(frozen=True)
 class Result:
-    """Where a run ended: the last accepted w, what each epoch found, and how it ended."""
+    """Where and how a run ended.
+
+    Attributes:
+        w: the last accepted point, which the last entry of the trace describes.
+        trace: what each epoch found.
+        outcome: how it ended.
+        state: the solver's last state, to go on from: its ``w`` is the next point, not yet evaluated.
+    """
 
     w: Float[Tensor, "d"]
     trace: list[StepInfo]
     outcome: Outcome
+    state: Any = None
 
     @property
     def converged(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the pictures share: colours, type sizes, axis labels."""
+"""Colours, type sizes and axis labels of all pictures."""
 
 from matplotlib.axes import Axes
 

@@ -85,14 +85,14 @@ def shards(rows: Rows, fewest: int = 1) -> list[Rows]:
 def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Tensor]:
     """The sum over all ``parts`` of the new tensors that ``sums`` makes of one; each process computes some of them.
 
-    No process ever holds more than its own, one that it is told, and the total.
+    No process ever holds more than its own, one that it receives, and the total.
     """
     total: list[Tensor] = []
     for begun in range(0, len(parts), count()):
         turn = parts[begun : begun + count()]
         own = [each.contiguous() for each in sums(turn[rank()])] if rank() < len(turn) else []
         like = own or total
-        if begun == 0 and len(turn) < count():  # a process without a part has not seen its shape
+        if begun == 0 and len(turn) < count():  # a process without a part does not know its shape
             told = from_first(lambda own=own: [(each.shape, each.dtype, each.device.type) for each in own])
             like = [torch.empty(shape, dtype=dtype, device=own_device(kind)) for shape, dtype, kind in told]
         for by in range(len(turn)):
