@@ -111,7 +111,7 @@ def test_stopped_and_killed_runs_resume_to_the_same_maps(data, tmp_path, capsys)
     assert not _hidden(run)
     for extra, sentence in (
         (["--seed", "2", "--resume"], "begun with seed 1, not 2"),
-        ([], "go on with it by --resume"),
+        ([], "go on with it with --resume"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main.run([*arguments, *extra])

@@ -26,7 +26,7 @@ from orbitrec.report.summary import (
     Summary,
     TruthComparison,
 )
-from orbitrec.runtime.progress import HistoryRow
+from orbitrec.runtime.progress import HistoryRow, Stage
 
 FORMER = Path(__file__).parent / "version_0_1"
 """The folder of a run of orbitrec 0.1, with fewer steps, fewer particles and a coarser map than it had."""
@@ -126,24 +126,26 @@ def test_a_run_of_the_version_before_is_read():
 
 def test_a_history_of_the_version_before_is_read():
     rows = read_history(FORMER / "history.csv")
-    assert [row.stage for row in rows[:: len(rows) - 1]] == ["stochastic EM", "frequency marching"]
-    assert {row.alternative for row in rows if row.stage == "stochastic EM"} == set("12345678")
-    assert {row.alternative for row in rows if row.stage == "selection"} == set("1568")
-    assert {row.alternative for row in rows if row.stage == "frequency marching"} == {""}
+    assert [row.stage for row in rows[:: len(rows) - 1]] == [Stage.STARTS, Stage.MARCHING]
+    assert {row.alternative for row in rows if row.stage is Stage.STARTS} == set("12345678")
+    assert {row.alternative for row in rows if row.stage is Stage.SELECTION} == set("1568")
+    assert {row.alternative for row in rows if row.stage is Stage.MARCHING} == {""}
 
 
 def test_a_refinements_history_of_the_version_before_is_read(tmp_path):
     path = tmp_path / "history.csv"
-    path.write_text(
-        "stage,step,resolution_A,log_likelihood,seconds\n"
-        "refine half 2 to bandwidth 19,3,20.5,88.25,7.5\nsomething else,1,10,1,1\n"
-    )
-    assert read_history(path) == [
-        HistoryRow("refinement", "half 2", 3, 20.5, 88.25, 7.5), HistoryRow("something else", "", 1, 10.0, 1.0, 1.0)
-    ]  # fmt: skip
+    path.write_text("stage,step,resolution_A,log_likelihood,seconds\nrefine half 2 to bandwidth 19,3,20.5,88.25,7.5\n")
+    assert read_history(path) == [HistoryRow(Stage.REFINEMENT, "half 2", 3, 20.5, 88.25, 7.5)]
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "stage,step,resolution_A,log_likelihood,seconds\nstart 1,x,1,1,1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,b\n1,2\n",
+        "stage,step,resolution_A,log_likelihood,seconds\nstart 1,x,1,1,1\n",
+        "stage,step,resolution_A,log_likelihood,seconds\nnone,1,1,1,1\n",
+    ],
+)
 def test_other_tables_are_no_histories(tmp_path, content):
     (tmp_path / "history.csv").write_text(content)
     with pytest.raises(InputError, match=r"history\.csv is not the history of a run"):

@@ -15,6 +15,9 @@ def fsc_rows(halves: HalfMapFSC, truth: FSC | None, voxel_size_A: float) -> list
         halves: the correlations of the half-maps.
         truth: the correlation of the map with the truth; None leaves out its column.
         voxel_size_A: edge of a voxel in Å.
+
+    Returns:
+        The rows, each a value by its column.
     """
     curves = {
         "half_maps": halves.corrected,

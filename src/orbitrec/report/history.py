@@ -30,7 +30,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-# Stages of files that have no column of alternatives, as orbitrec 0.1 wrote them: "start 3", "march to bandwidth 24".
+# Stages of files without a column of alternatives, as orbitrec 0.1 wrote them: "start 3", "march to bandwidth 24".
 _FORMER_STAGES = (
     (r"start (\d+)", Stage.STARTS),
     (r"select (\d+)", Stage.SELECTION),
@@ -39,31 +39,24 @@ _FORMER_STAGES = (
 )
 
 
-def _stage_and_alternative(former: str) -> tuple[str, str]:
+def _stage_and_alternative(values: Mapping[str, Any]) -> tuple[Stage, str]:
+    written = str(values["stage"])
+    if "alternative" in values:
+        return Stage(written), str(values["alternative"])
     for pattern, stage in _FORMER_STAGES:
-        found = re.fullmatch(pattern, former)
+        found = re.fullmatch(pattern, written)
         if found:
             return stage, found[1]
-    return former, ""
+    raise ValueError(f"{written} is not a stage")
 
 
-def history_row(values: Mapping[str, Any]) -> HistoryRow:
-    """A row from its columns; without ``alternative``, the stage is one of orbitrec 0.1 and says both.
-
-    Raises:
-        KeyError: if a column is missing.
-    """
-    stage, alternative = str(values["stage"]), values.get("alternative")
-    if alternative is None:
-        stage, alternative = _stage_and_alternative(stage)
-    return HistoryRow(
-        stage, str(alternative), int(values["step"]),
-        *(float(values[name]) for name in ("resolution_A", "log_likelihood", "seconds")),
-    )  # fmt: skip
+def _row(values: Mapping[str, Any]) -> HistoryRow:
+    numbers = (float(values[name]) for name in ("resolution_A", "log_likelihood", "seconds"))
+    return HistoryRow(*_stage_and_alternative(values), int(values["step"]), *numbers)
 
 
 def read_history(path: Path) -> list[HistoryRow]:
-    """Read a ``history.csv``; a run without a step has no rows.
+    """Read a ``history.csv``, of this version or of orbitrec 0.1; a run without a step has no rows.
 
     Raises:
         InputError: if there is no such file, or it is not such a table.
@@ -74,7 +67,7 @@ def read_history(path: Path) -> list[HistoryRow]:
         table = pd.read_csv(path, dtype={"stage": str, "alternative": str})
         if "alternative" in table:
             table["alternative"] = table["alternative"].fillna("")
-        return [history_row({str(name): value for name, value in row.items()}) for row in table.to_dict("records")]
+        return [_row({str(name): value for name, value in row.items()}) for row in table.to_dict("records")]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is not the history of a run ({error}); run it again") from error
 

@@ -89,9 +89,9 @@ def _picture(
     volume: Float[Tensor, "n n n"], voxel_size_A: float, fsc: FSC, rotations: Float[Tensor, "N 3 3"], title: str
 ) -> str:
     figure = Figure(figsize=(11.5, 5.0), dpi=130, layout="constrained", facecolor="white")
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.45, 1)).flat
+    left, right = figure.subfigures(1, 2, width_ratios=(1.45, 1), squeeze=False).flat
     draw_planes(left, volume, voxel_size_A)
-    upper, lower = right.subfigures(2, 1, squeeze=False, height_ratios=(1.1, 1)).flat
+    upper, lower = right.subfigures(2, 1, height_ratios=(1.1, 1), squeeze=False).flat
     axes = upper.subplots()
     plot_curves(axes, {"half-maps": (fsc, 0.143)}, voxel_size_A)
     axes.get_legend().remove()  # the title says it, and is never in the way of the curve

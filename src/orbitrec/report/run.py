@@ -156,6 +156,9 @@ def summary_of(
         config: of the run.
         result: of the run.
         truth: how far the map agrees with the true one; None where it is not known.
+
+    Returns:
+        The record that goes to ``summary.json``.
     """
     pixel, statistics = stack.pixel_size_A, result.image_statistics
     notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)

@@ -69,6 +69,9 @@ def draw_on_sphere(axes: Axes, values: Float[Tensor, "latitude longitude"], high
         values: on :func:`sphere_grid`.
         highest: value at the end of the colour scale, which begins at 0.
         title: of the panel.
+
+    Returns:
+        The map, for :func:`colour_bar`.
     """
     lat = np.linspace(-np.pi / 2, np.pi / 2, _LATITUDES)
     lon = np.linspace(-np.pi, np.pi, _LONGITUDES)
