@@ -137,7 +137,7 @@ class Search:
             seconds: dict[int, float] = {}
             advanced = self._advanced(seconds)
             result = run(
-                solver, own, start, Termination(measured=passes),
+                solver, own, start, Termination(measured=passes, least_epochs=2),
                 seed=seed, callback=advanced, checkpoint=kept, every=1,
             )  # fmt: skip
             resolution = self.data.resolution_A(level.basis.k_max)
