@@ -10,7 +10,7 @@ from orbitrec.mra.families import default_law
 from orbitrec.mra.matching import by_encoder, directly, jointly_shifted, match
 from orbitrec.mra.model import PeriodicMRA, shifted
 from orbitrec.mra.problem import model_moments
-from orbitrec.mra.sampling import EXACT, NoiseLaw, Problems
+from orbitrec.mra.sampling import EXACT, NoiseLaw, SignalProblems
 from orbitrec.networks.encoders import ENCODERS
 
 
@@ -18,8 +18,8 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def problems(n: int, size: int = 3, noise: NoiseLaw = EXACT, dtype: torch.dtype = torch.float64) -> Problems:
-    return Problems.draw(default_law(2), n, noise, size, seeded(1), dtype)
+def problems(n: int, size: int = 3, noise: NoiseLaw = EXACT, dtype: torch.dtype = torch.float64) -> SignalProblems:
+    return SignalProblems.draw(default_law(2), n, noise, size, seeded(1), dtype)
 
 
 @pytest.mark.parametrize("n", [16, 17])

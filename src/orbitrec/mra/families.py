@@ -1,7 +1,7 @@
 """Families of signals 𝒱 and of shift densities 𝒫 for multireference alignment: Gaussian mixtures on the circle.
 
 The thesis fixes the number of Gaussians (section 2.4.1) and nothing else. The laws here, of means, widths and weights,
-are the project's choice (``docs/mra.md``). The circle has circumference 1 and n grid points ``(j − n//2)/n``.
+are the project's choice. The circle has circumference 1 and n grid points ``(j − n//2)/n``.
 """
 
 import math

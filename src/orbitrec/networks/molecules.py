@@ -1,7 +1,7 @@
 """Families of volumes 𝒱 and of view densities 𝒫 for the supervised phase of cryo-EM (section 3.4.1).
 
 The thesis names protein-like volumes of 20 Gaussian atoms and mixtures of five von Mises–Fisher densities of fixed
-means. Everything else here is the project's choice (``docs/momnet.md``).
+means. Everything else here is the project's choice.
 """
 
 import math
@@ -156,7 +156,7 @@ def _chains(count: int, atoms: int, generator: torch.Generator) -> Float[Tensor,
 def _rods(count: int, atoms: int, generator: torch.Generator) -> Float[Tensor, "count atoms 3"]:
     """Smooth bent curves one bond an atom long; atoms lie denser towards one end, and somewhat beside the curve.
 
-    The tangent turns as a cosine series of the arc length.
+    The tangent's change is a cosine series of the arc length.
     """
 
     def normal(*shape: int) -> Tensor:
