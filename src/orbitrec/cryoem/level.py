@@ -57,7 +57,7 @@ class ShellPowerPrior:
         return 1 / self.level.prior_variance(w).double()
 
     def energy(self, w: Float[Tensor, "p"]) -> float:
-        """Zero."""
+        """Zero, as explained above."""
         return 0.0
 
     def fixed(self, w: Float[Tensor, "p"]) -> GaussianPrior:
@@ -110,7 +110,7 @@ class ResolutionLevel:
 
     @property
     def directions(self) -> Float[Tensor, "d 3"]:
-        """Viewing directions searched."""
+        """The viewing directions that are searched, unit vectors (d, 3)."""
         return self.projector.directions
 
     def volume(self, model: VolumeAndViews) -> SphericalBesselVolume:

@@ -81,13 +81,13 @@ class KnownDensity:
         return self.log_density
 
     def gradient(self, unknowns: Float[Tensor, "u"], occupancy: Float[Tensor, "d a"]) -> Float[Tensor, "u"]:
-        """Empty: there is no unknown."""
+        """An empty vector, since there are no unknowns."""
         return unknowns
 
     def updated(
         self, unknowns: Float[Tensor, "u"], occupancy: Float[Tensor, "d a"], inertia: float
     ) -> Float[Tensor, "u"]:
-        """Empty: there is no unknown."""
+        """An empty vector, since there are no unknowns."""
         return unknowns
 
 

@@ -99,7 +99,7 @@ class Statistics:
     count: float
 
     def to(self, device: str) -> "Statistics":
-        """The same on another device."""
+        """A copy on another device."""
         first, second, occupancy = (each.to(device) for each in (self.first, self.second, self.occupancy))
         return Statistics(first, second, occupancy, self.log_likelihood, self.count)
 
@@ -135,7 +135,7 @@ class Assignment:
     log_likelihood: Float[Tensor, "b"]
 
     def to(self, device: str) -> "Assignment":
-        """The same on another device."""
+        """A copy on another device."""
         return Assignment(*(each.to(device) for each in vars(self).values()))
 
 

@@ -134,7 +134,7 @@ class OrbitLikelihood:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number of observations, N."""
         return self.data.count
 
     @property

@@ -124,7 +124,7 @@ class Batch:
     inner: int = 20
 
     def steps(self, count: int) -> int:
-        """``inner``."""
+        """The number ``inner``, whatever the number of terms."""
         return self.inner
 
     def reported_passes(self, count: int) -> float:
@@ -151,7 +151,7 @@ class VarianceReduced:
     inner: int = 20
 
     def steps(self, count: int) -> int:
-        """``inner``."""
+        """The number ``inner``, whatever the number of terms."""
         return self.inner
 
     def reported_passes(self, count: int) -> float:

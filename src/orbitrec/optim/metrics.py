@@ -142,7 +142,7 @@ class Identity:
     """No metric: the step is the field. The other rules inherit the methods that they do not change."""
 
     def reported_passes(self, problem: Counted) -> float:
-        """No passes."""
+        """None, since nothing is computed."""
         return 0.0
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:

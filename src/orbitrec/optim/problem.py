@@ -164,29 +164,29 @@ class Counted:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number of terms, N."""
         return self.problem.count
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """Number of unknowns, d."""
         return self.problem.dimension
 
     @property
     def fisher_passes(self) -> float:
-        """The problem's own."""
+        """That of the problem."""
         return _as(TwiceDifferentiable, self.problem).fisher_passes
 
     def gradient(
         self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
     ) -> tuple[float, Float[Tensor, "d"]]:
-        """The problem's own, counted."""
+        """Pass the call on to the problem and count it."""
         return self.problem.gradient(w, self._seen(index))
 
     def expectation(
         self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None
     ) -> tuple[float, Float[Tensor, "s"]]:
-        """The problem's own, counted."""
+        """Pass the call on to the problem and count it."""
         return _as(ExpectationMaximisation, self.problem).expectation(w, self._seen(index))
 
     def maximisation(
@@ -196,19 +196,19 @@ class Counted:
         inertia: float = 0.0,
         terms: float | None = None,
     ) -> Float[Tensor, "d"]:
-        """The problem's own: it touches no data."""
+        """Pass the call on to the problem; it is not counted, since it needs no pass over the data."""
         return _as(ExpectationMaximisation, self.problem).maximisation(statistics, w, inertia, terms)
 
     def hessian(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
-        """The problem's own, counted."""
+        """Pass the call on to the problem and count it."""
         return _as(TwiceDifferentiable, self.problem).hessian(w, self._seen(index, float(self.dimension)))
 
     def fisher(self, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "d d"]:
-        """The problem's own, counted."""
+        """Pass the call on to the problem and count it."""
         return _as(TwiceDifferentiable, self.problem).fisher(w, self._seen(index, self.fisher_passes))
 
     def information(self, w: Float[Tensor, "d"]) -> Float[Tensor, "d d"]:
-        """The problem's own: it touches no data."""
+        """Pass the call on to the problem; it is not counted, since it needs no pass over the data."""
         return _as(CompleteInformation, self.problem).information(w)
 
     def _seen(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> Int[Tensor, "b"] | None:
@@ -226,7 +226,7 @@ class Subset(Counted):
 
     @property
     def count(self) -> int:
-        """Terms chosen."""
+        """Number of chosen terms."""
         return len(self.chosen)
 
     def _seen(self, index: Int[Tensor, "b"] | None, cost: float = 1.0) -> Int[Tensor, "b"]:

@@ -190,7 +190,7 @@ class After:
     then: SnapshotSolver
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
-        """The state of ``first``."""
+        """The state of the first method."""
         return self.first.init(problem, w, seed)
 
     def step(self, problem: FiniteSum, state: State) -> tuple[State, StepInfo]:
@@ -214,7 +214,7 @@ def _inverse_curvature(problem: Counted, snapshot: Snapshot) -> float:
 
 
 def gradient_descent() -> SnapshotSolver:
-    """GD (4.5)."""
+    """Gradient descent, GD (4.5)."""
     return SnapshotSolver(gradient, Full(), longest=math.inf)
 
 
@@ -257,17 +257,17 @@ def svrg_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) ->
 
 
 def em() -> SnapshotSolver:
-    """EM (4.13)."""
+    """Expectation maximisation, EM (4.13)."""
     return SnapshotSolver(em_residual, Full())
 
 
 def stochastic_em(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """sEM (4.14)."""
+    """Stochastic EM on batches, sEM (4.14)."""
     return SnapshotSolver(em_residual, Batch(share, inner))
 
 
 def sem_vr(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """sEM-vr (Algorithm 4)."""
+    """Variance-reduced stochastic EM, sEM-vr (4.16), Algorithm 4."""
     return SnapshotSolver(em_residual, VarianceReduced(share, inner))
 
 
