@@ -45,7 +45,16 @@ class NoiseLaw:
     def draw(
         self, size: int, generator: torch.Generator, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """σ and N of ``size`` problems; 0 and ∞ where the moments are exact."""
+        """Noise levels and numbers of observations of random problems.
+
+        Args:
+            size: how many problems.
+            generator: source of the random numbers.
+            dtype: of the result.
+
+        Returns:
+            σ and N; 0 and ∞ where the moments are exact.
+        """
         at = torch.rand(3, size, generator=generator, dtype=dtype, device=generator.device)
         sigma, count = (
             low * (high / low) ** u for (low, high), u in zip((self.sigma, self.count), at[:2], strict=True)
@@ -80,7 +89,19 @@ class SignalProblems:
     def draw(
         cls, law: MixtureLaw, n: int, noise: NoiseLaw, size: int, generator: torch.Generator, dtype: torch.dtype
     ) -> "SignalProblems":
-        """``size`` independent problems of signals and densities by ``law`` on n samples."""
+        """Independent problems.
+
+        Args:
+            law: of signals and densities.
+            n: samples of a signal.
+            noise: law of the noise.
+            size: how many problems.
+            generator: source of the random numbers.
+            dtype: of all numbers.
+
+        Returns:
+            The batch.
+        """
         signal, density = law.pairs(size, n, generator, dtype)
         sigma, count = noise.draw(size, generator, dtype)
         return cls(signal, density, sampled_moments(signal, density, sigma, count, generator), sigma, count)
@@ -129,6 +150,16 @@ def sampled_moments(
 
     in samples; W is Wishart of N degrees of freedom. It is drawn as Gaussian and independent of z, which is wrong by
     terms of the order 1/N.
+
+    Args:
+        signal: v of each problem.
+        density: ρ of each problem.
+        sigma: σ of each problem.
+        count: N of each problem.
+        generator: source of the random numbers.
+
+    Returns:
+        One block of n frequencies for each problem.
     """
     b, n = signal.shape
     options = {"dtype": signal.dtype, "device": signal.device}

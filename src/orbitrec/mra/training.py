@@ -53,7 +53,16 @@ class MRATraining(TrainingTask[Encoder, SignalProblems]):
         return encoder
 
     def loss(self, network: Encoder, generator: torch.Generator, device: torch.device) -> Float[Tensor, ""]:
-        """Mean errors (2.9) of density and signal on new problems, added."""
+        """Mean errors (2.9) of density and signal on new problems, added.
+
+        Args:
+            network: on ``device``.
+            generator: source of the problems, on the CPU.
+            device: where to compute.
+
+        Returns:
+            The sum.
+        """
         problems = self.problems(self.batch, generator).to(device)
         # bfloat16 is an accelerator's; the closed-form parts are complex, which autocast leaves as they are.
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -74,7 +83,16 @@ class MRATraining(TrainingTask[Encoder, SignalProblems]):
 def errors(
     encoder: nn.Module, problems: SignalProblems, chunk: int = 1024
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """The errors (2.9) of density and signal for each problem; so many problems at a time."""
+    """The errors (2.9) of density and signal for each problem.
+
+    Args:
+        encoder: of signals.
+        problems: a batch.
+        chunk: so many problems at a time.
+
+    Returns:
+        Errors of densities and of signals.
+    """
     parts = []
     with torch.no_grad():
         for part in torch.arange(len(problems.signal)).split(chunk):

@@ -49,6 +49,9 @@ class Encoder(StoredNetwork):
             sigma: the observations' noise level; 0 where the moments are exact.
             count: observations that the moments were estimated from; infinite where they are exact.
 
+        Returns:
+            Densities and signals.
+
         Raises:
             InputError: if the moments are of signals of another length.
         """
@@ -80,7 +83,17 @@ class Encoder(StoredNetwork):
         sigma: Float[Tensor, "b"],
         count: Float[Tensor, "b"],
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """Density and signal, as :meth:`forward` returns them, for moments of a signal of unit mean square."""
+        """Density and signal, as :meth:`forward` returns them, for moments of a signal of unit mean square.
+
+        Args:
+            first: M¹ (2.3), the zero frequency at index n // 2.
+            second: M² (2.3), likewise.
+            sigma: noise level of the observations, of a signal of unit mean square; 0 where moments are exact.
+            count: number of observations; infinite where moments are exact.
+
+        Returns:
+            Densities and signals.
+        """
 
 
 class StructuredEncoder(Encoder):
@@ -122,7 +135,17 @@ class StructuredEncoder(Encoder):
         sigma: Float[Tensor, "b"],
         count: Float[Tensor, "b"],
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """Frequency marching, then the network's guess, then the mean of both."""
+        """Frequency marching, then the network's guess, then the mean of both.
+
+        Args:
+            first: M¹ (2.3), the zero frequency at index n // 2.
+            second: M² (2.3), likewise.
+            sigma: noise level of the observations, of a signal of unit mean square; 0 where moments are exact.
+            count: number of observations; infinite where moments are exact.
+
+        Returns:
+            Densities and signals.
+        """
         found = march_frequencies(first, second, sigma, count)
         certainty = torch.cat([found.signal_certainty, found.density_certainty], dim=1)
         weighted = torch.cat([found.signal * found.signal_certainty, found.density], dim=1)

@@ -45,6 +45,9 @@ def march_frequencies(
         second: M² (2.3), likewise.
         sigma: noise level of the observations; 0 where moments are exact.
         count: number of observations; infinite where moments are exact.
+
+    Returns:
+        Coefficients of signal and density, and their inverse variances.
     """
     n = first.shape[1]
     half = (n - 1) // 2  # the Nyquist mode of an even n is left out
@@ -99,6 +102,9 @@ def from_half(
         n: number of samples.
         origin: index of the origin.
         unitary: whether the coefficients are of the unitary transform, as a signal's are and a density's are not.
+
+    Returns:
+        The samples.
     """
     samples = torch.fft.irfft(coefficients, n=n) * (math.sqrt(n) if unitary else 1)
     return torch.roll(samples, origin, dims=1)

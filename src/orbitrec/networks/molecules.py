@@ -88,10 +88,18 @@ class ProteinLaw:
             raise InputError("a protein needs two atoms, widths above zero and extents above zero and up to 1")
 
     def draw(self, count: int, basis: SphericalBesselBasis, generator: torch.Generator) -> Float[Tensor, "count p"]:
-        """Coefficients of ``count`` proteins, each of norm 1.
+        """Random proteins.
 
         The basis functions are eigenfunctions of the Laplacian, so that a Gaussian of width σ at c inside the ball has
         the coefficients ``exp(−k_ls² σ²/2) ψ_lms(c)``.
+
+        Args:
+            count: how many.
+            basis: of the coefficients.
+            generator: source of the random numbers.
+
+        Returns:
+            Coefficients, each protein's of norm 1.
         """
         shape = (count, 1)
         rod = torch.rand(shape, generator=generator) < self.rods

@@ -80,7 +80,16 @@ class VolumeTask(TrainingTask[MomNet, VolumeProblems]):
         return self.problems(_CALIBRATION, generator)
 
     def loss(self, network: MomNet, generator: torch.Generator, device: torch.device) -> Float[Tensor, ""]:
-        """Mean over new problems: of the proposal whose volume is nearest, and a little of all the others' errors."""
+        """Mean over new problems: of the proposal whose volume is nearest, and a little of all the others' errors.
+
+        Args:
+            network: on ``device``.
+            generator: source of the problems, on the CPU.
+            device: where to compute.
+
+        Returns:
+            The mean.
+        """
         problems = self.problems(self.batch, generator).to(device)
         proposals = network.proposals(problems.moments)
         errors = [distances(self.setting, proposal, problems) for proposal in proposals]
@@ -144,6 +153,14 @@ def distances(
     """``‖z_v − w‖ / ‖w‖`` and the Kullback–Leibler divergence ``Σ ρ log(ρ/ρ̂)`` of every problem.
 
     w is the nearest of all volumes with the same moments and principal axes, and ρ goes with it.
+
+    Args:
+        setting: the network's.
+        estimate: a batch.
+        problems: the same problems.
+
+    Returns:
+        Errors of volumes and divergences of views.
     """
     found, true = estimate.coefficients, problems.coefficients
     apart = (setting.reflections.to(true)[:, None] * found - true).norm(dim=2)

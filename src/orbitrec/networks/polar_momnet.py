@@ -126,6 +126,9 @@ class PolarMomNet(MomNet):
             coefficients: of its volumes.
             width: units of the network's layers.
             proposals: how many answers it makes.
+
+        Returns:
+            The network.
         """
         power = power_of(moments)
         compression = _Compression.of(scaled(moments, power), _TOLERANCE)

@@ -84,6 +84,9 @@ def load_encoder(encoder: type[E], source: str | Path, n: int | None = None) -> 
         source: as there.
         n: samples of the signals it is wanted for, if that is to be checked now.
 
+    Returns:
+        The encoder.
+
     Raises:
         InputError: as there, or if the encoder is for signals of another length.
     """

@@ -56,6 +56,9 @@ class Provenance:
             trainer: the run.
             errors: mean errors of held-out problems with the weights as written, by name.
             origin: command and commit.
+
+        Returns:
+            The record.
         """
         return cls(
             encoder=trainer.task.architecture.name,

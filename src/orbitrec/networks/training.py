@@ -81,6 +81,9 @@ class TrainingTask(ABC, Generic[N, P]):
             network: on ``device``.
             generator: source of the problems, on the CPU.
             device: where to compute.
+
+        Returns:
+            A number that can be differentiated in the network's weights.
         """
 
     @abstractmethod
@@ -203,6 +206,9 @@ class Trainer(Generic[T]):
             path: the checkpoint.
             kind: of task that is resumed.
             device: where the network is.
+
+        Returns:
+            The run.
 
         Raises:
             InputError: if the file is missing, broken, or no checkpoint of that kind.

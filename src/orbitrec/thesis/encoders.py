@@ -77,7 +77,17 @@ class ThesisEncoder(Encoder):
         sigma: Float[Tensor, "b"],
         count: Float[Tensor, "b"],
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """Both networks on the real and imaginary parts."""
+        """Both networks on the real and imaginary parts.
+
+        Args:
+            first: M¹ (2.3), the zero frequency at index n // 2.
+            second: M² (2.3), likewise.
+            sigma: noise level of the observations, of a signal of unit mean square; 0 where moments are exact.
+            count: number of observations; infinite where moments are exact.
+
+        Returns:
+            Densities and signals.
+        """
         field = torch.view_as_real(first).mT
         fields = torch.cat([second.real, second.imag], dim=2).mT
         return self.density(field, fields) / self.n, self.signal(field, fields)
@@ -194,6 +204,9 @@ class ReferenceMomNet(MomNet):
             moments: of the family, a batch.
             coefficients: of its volumes.
             generator: source of the weights.
+
+        Returns:
+            The network.
         """
         net = cls(setting, generator)
         net.scale = (coefficients / power_of(moments).sqrt()[:, None]).square().mean(0).sqrt()

@@ -200,7 +200,13 @@ def summary(rows: list[CurvePoint], size: CurveSize) -> StartTable:
 
 
 def draw(run: RunFolder, rows: list[CurvePoint], size: CurveSize) -> None:
-    """figure.png and curves.csv."""
+    """figure.png and curves.csv.
+
+    Args:
+        run: the folder.
+        rows: the points of the curves.
+        size: how much was done.
+    """
     write_csv(run.file("curves.csv"), [asdict(row) for row in rows])
     shown = [_curve(name, [row for row in rows if row.start == name]) for name in STARTS]
     title = f"Matching moments of {size.observations:,} observations, σ = {size.sigma:g}: {size.instances} problems"

@@ -74,6 +74,9 @@ def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: Non
         iterations: of each run.
         callback: called after each run.
 
+    Returns:
+        The curves.
+
     Raises:
         InputError: if the map cannot be read.
     """

@@ -109,9 +109,18 @@ class MomNetMatching:
         return MomNetEstimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
 
     def refined(self, estimate: MomNetEstimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
-        """Train ``net``, which starts at zero, beside the estimate's volume (3.11); returns the least Kam loss.
+        """Train ``net``, which starts at zero, beside the estimate's volume (3.11).
 
         Views and shifts stay. Half of the directions are enough: the others are their mirror images.
+
+        Args:
+            estimate: views and shifts stay as they are.
+            net: what is added to the volume.
+            iterations: of Adam.
+            rate: its learning rate.
+
+        Returns:
+            The least Kam loss.
         """
         grid, half = self.projector.grid, self.projector.directions[: len(self.projector.directions) // 2]
         basis = self.projector.basis

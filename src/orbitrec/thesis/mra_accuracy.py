@@ -94,6 +94,9 @@ def table(
         settings: how much to do.
         methods: by their names.
         callback: called with each row.
+
+    Returns:
+        The table.
     """
     rows = []
     for count in settings.counts:

@@ -43,7 +43,18 @@ def neural_truth(truth: TrueVolume, fit: Fit = Fit()) -> tuple[TrueVolume, float
 def fitted(
     radius: float, points: Float[Tensor, "p 3"], spectrum: Complex[Tensor, "p"], fit: Fit, generator: torch.Generator
 ) -> FourierNet:
-    """A network of least squares. Half of the frequencies are drawn by their power, half evenly, and weighed for it."""
+    """A network of least squares. Half of the frequencies are drawn by their power, half evenly, and weighted for it.
+
+    Args:
+        radius: of the ball that holds the object, pixels.
+        points: frequencies, radians per pixel.
+        spectrum: the object's transform there.
+        fit: how it is fitted.
+        generator: source of the weights and of the draws.
+
+    Returns:
+        The network.
+    """
     power = spectrum.abs().square()
     drawn = 0.5 * power / power.sum() + 0.5 / len(power)
     scale = 10 * float(power.mean().sqrt())  # within an object's bandwidth power is far above its mean

@@ -86,6 +86,9 @@ def table(starts: int, most_epochs: float, steps: Steps = NOT_KEPT) -> StartsTab
         starts: of each problem.
         most_epochs: of a run, as the thesis counts them.
         steps: keep each run.
+
+    Returns:
+        The table.
     """
     rows = []
     for name, instances in problems(starts).items():

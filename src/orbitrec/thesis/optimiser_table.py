@@ -37,12 +37,22 @@ Method = Callable[[FiniteSum, Float[Tensor, "d"], Termination, int], Result]
 
 def stepping(solver: Solver) -> Method:
     """A method of ``init`` and ``step``, run by the driver."""
-    return lambda problem, w, stop, seed: run(solver, problem, w, stop, seed=seed)
+    return lambda problem, w, termination, seed: run(solver, problem, w, termination, seed=seed)
 
 
-def scipy_lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, seed: int) -> Result:
-    """L-BFGS, which has no randomness."""
-    return lbfgs(problem, w, stop)
+def scipy_lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], termination: Termination, seed: int) -> Result:
+    """L-BFGS, which has no randomness.
+
+    Args:
+        problem: what is minimised.
+        w: where to begin, (d,).
+        termination: when to end.
+        seed: not used.
+
+    Returns:
+        Where it ended.
+    """
+    return lbfgs(problem, w, termination)
 
 
 @dataclass(frozen=True)
@@ -190,6 +200,9 @@ def compare(
         contestants: methods.
         termination: when a run ends, unless a contestant has a cap of its own.
         steps: keep each run.
+
+    Returns:
+        All results.
     """
     results: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
     for instance in instances:
@@ -294,6 +307,9 @@ class SolverExperiment:
             seeds: instances of each setting.
             most_epochs: of a run, as the thesis counts them.
             steps: keep each run.
+
+        Returns:
+            A comparison for each setting.
         """
         comparisons = []
         for name, instance in self.settings.items():

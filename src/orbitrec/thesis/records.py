@@ -37,7 +37,17 @@ class TextTable:
     def of(
         cls, title: str, headings: Iterable[str], rows: Iterable[Sequence[str]], text_columns: int = 1
     ) -> "TextTable":
-        """A table of one group."""
+        """A table of one group.
+
+        Args:
+            title: its headline.
+            headings: of the columns.
+            rows: as text.
+            text_columns: so many of the first columns are words.
+
+        Returns:
+            The table.
+        """
         return cls(title, tuple(headings), (tuple(tuple(row) for row in rows),), text_columns)
 
     @property

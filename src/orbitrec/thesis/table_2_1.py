@@ -92,6 +92,9 @@ def retrained_weights(folder: Path, origin: Origin, callback: Callable[[float], 
         folder: of the runs, each in its own folder.
         origin: for the provenance of the new weights.
         callback: called with the number of encoders that are done, the present one as a fraction.
+
+    Returns:
+        Files of the new weights.
     """
     weights: dict[tuple[str, int], Source] = {}
     for gaussians in REPORTED:
@@ -172,6 +175,9 @@ def table(
         weights: of the encoders.
         samples: problems in each mean.
         callback: called with each row.
+
+    Returns:
+        The table.
 
     Raises:
         InputError: if weights are missing.
@@ -270,7 +276,16 @@ def _seen(training: MRATraining, samples: int) -> Iterator[SignalProblems]:
 
 
 def predictions(weights: Weights, gaussians: int = 2, count: int = 3) -> list[Prediction]:
-    """The first fresh problems and what both encoders find (figure 2.3)."""
+    """The first fresh problems and what both encoders find (figure 2.3).
+
+    Args:
+        weights: of the encoders.
+        gaussians: in a signal and in a density.
+        count: how many problems.
+
+    Returns:
+        One for each problem.
+    """
     encoders = {kind.name: kind.encoder(weights[kind.name, gaussians]) for kind in KINDS}
     n = next(iter(encoders.values())).n
     problems = next(_fresh(default_law(gaussians), n, EXACT, count))

@@ -160,6 +160,9 @@ def pseudo_atom_solutions(matching: Matching, settings: PseudoAtomSettings, step
         matching: the moments.
         settings: of the search.
         steps: keep the search's steps.
+
+    Returns:
+        Answers by their method's name.
     """
     problem, truth = pseudo_atom_problem(matching, settings), matching.truth
     generator = torch.Generator().manual_seed(matching.seed)
@@ -184,6 +187,9 @@ def neural_solutions(matching: Matching, settings: NeuralSettings, steps: TimedS
         matching: the moments.
         settings: of the networks.
         steps: keep each network.
+
+    Returns:
+        Answers by their method's name.
     """
     projector, name = PolarProjector(matching.basis, matching.grid, matching.directions), matching.truth.name
     problem = NeuralEnsemble(single(matching.target), projector, matching.truth.max_radius, settings)
@@ -225,6 +231,9 @@ def table(
         truths: the volumes.
         size: how they are looked for.
         steps: keep what is done, as long as it takes.
+
+    Returns:
+        Rows and pictures.
     """
     rows, pictures = [], {}
     for truth in truths:

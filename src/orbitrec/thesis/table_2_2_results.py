@@ -56,6 +56,9 @@ class VolumeTable(ExperimentResult):
             size: how volumes were looked for.
             rows: ours.
             neural_truths: errors of networks that were taken for the truths, by the truths' names; empty if none was.
+
+        Returns:
+            The table.
         """
         return cls("table-2.2", size, tuple(rows), neural_truths, REPORTED, REPORTED_ERRORS)
 

@@ -211,6 +211,9 @@ def maps(
         iterations: of matching.
         callback: called with each row.
 
+    Returns:
+        A case for each map and problem.
+
     Raises:
         InputError: if a map cannot be read.
     """
@@ -231,14 +234,33 @@ def maps(
 
 
 def slices(setting: MomNetSetting, volume: Volume, n: int) -> Complex[Tensor, "d m k"]:
-    """Templates of an n³ map on the grid where its moments are a setting's, from the design of the true moments."""
+    """Templates of an n³ map on the grid where its moments are a setting's, from the design of the true moments.
+
+    Args:
+        setting: the network's.
+        volume: the map.
+        n: its box, pixels.
+
+    Returns:
+        Templates.
+    """
     return polar_templates(volume, setting.grid_for(n, RADIUS_SHARE * n), spherical_design(_DESIGN))
 
 
 def exact_moments(
     setting: MomNetSetting, templates: Complex[Tensor, "d m k"], density: Float[Tensor, "d"], shift_px: float
 ) -> Moments:
-    """A batch of one: moments of templates on a grid of the setting's; shifts in the setting's pixels."""
+    """Exact moments of templates on a grid of the setting's.
+
+    Args:
+        setting: the network's.
+        templates: along the directions of the design.
+        density: of these directions.
+        shift_px: spread of shifts in the setting's pixels.
+
+    Returns:
+        A batch of one.
+    """
     own = setting.grid
     moments = uniform_moments(templates, density / density.sum(), own)
     moments = shifted_uniform_moments(moments, own, torch.tensor(shift_px, dtype=torch.float64))
@@ -268,6 +290,9 @@ def aligned(setting: MomNetSetting, estimate: MomNetEstimate, truth: Float[Tenso
         estimate: a batch of one.
         truth: the true map.
         voxel_A: its voxel in Å.
+
+    Returns:
+        The volume on the truth, its resolution, and its views.
     """
     n = len(truth)
     found = setting.volume(estimate.coefficients[0], RADIUS_SHARE * n).to_grid(n)

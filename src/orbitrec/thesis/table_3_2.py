@@ -234,6 +234,9 @@ def table(
         callback: called with each row.
         checkpoints: keep each case that is done.
 
+    Returns:
+        All cases.
+
     Raises:
         InputError: if the map cannot be read, or a checkpoint is broken.
     """

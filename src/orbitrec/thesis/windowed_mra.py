@@ -47,7 +47,16 @@ SETTINGS = {"density estimated": partial(instance, known=False), "density known"
 
 
 def windowed_problem(generator: torch.Generator, known: bool, count: int = COUNT) -> MRALikelihood:
-    """Fresh data; the density is given if it is ``known``."""
+    """Fresh data.
+
+    Args:
+        generator: source of the data.
+        known: whether the density is given.
+        count: observations.
+
+    Returns:
+        The likelihood.
+    """
     observations = torch.cat(list(draw_observations(MODEL, pulse(), shift_density(), SIGMA, count, generator)))
     return MRALikelihood(MODEL, observations, SIGMA, shift_density() if known else None)
 

@@ -69,6 +69,9 @@ def corrected(mean: VoxelEstimate, target: MomentTarget, radius: float, directio
         target: float32 moments; they are trusted as if they came from ``count`` clean images.
         radius: of the ball that holds the change, pixels.
         directions: of a spherical design, for the views.
+
+    Returns:
+        Mean and change.
     """
     k_max = min(target.grid.k_max, _LARGEST_BANDWIDTH / radius)
     basis = SphericalBesselBasis(radius, k_max + math.pi / radius)

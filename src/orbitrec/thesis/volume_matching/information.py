@@ -90,6 +90,9 @@ def explained_variance(
         covariance: of the coefficients in the prior.
         basis: theirs. A coefficient belongs to the shell of its own frequency.
         box: pixels.
+
+    Returns:
+        A fraction for each shell from 0 to half the box.
     """
     count = len(covariance)
     free = len(information) - count
@@ -117,6 +120,14 @@ def empirical_prior_covariance(
 
     White noise times the profile's root, ``Σ_m ψψ(r)`` of the volume being its profile, then scaled shell by shell.
     Degrees and orders are independent, since profile and power are those of the mean over rotations.
+
+    Args:
+        basis: of the coefficients.
+        coefficients: of the volume.
+        box: pixels.
+
+    Returns:
+        The covariance of the coefficients.
     """
     radii = (torch.arange(_RADII, dtype=torch.float64) + 0.5) * (basis.radius / _RADII)
     functions = basis.radial_values(radii)

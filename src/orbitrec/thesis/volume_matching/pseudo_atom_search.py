@@ -42,6 +42,9 @@ def match_pseudo_atoms(
         problem: what to match.
         generator: source of the starts and of the changes.
         step: called with the name of every start's stage and what computes it; it may keep the result.
+
+    Returns:
+        As many as are kept, the best first.
     """
     bandwidths = problem.bandwidths()
     stages = [PseudoAtomStage.of(problem, bandwidth) for bandwidth in bandwidths]
@@ -113,7 +116,16 @@ def start(stage: PseudoAtomStage, generator: torch.Generator) -> Float[Tensor, "
 
 
 def split(stage: PseudoAtomStage, variables: Float[Tensor, "x"], generator: torch.Generator) -> Float[Tensor, "y"]:
-    """The same molecule with as many pseudo-atoms as the stage has: the heaviest are split, half to either side."""
+    """The same molecule with as many pseudo-atoms as the stage has: the heaviest are split, half to either side.
+
+    Args:
+        stage: whose number of pseudo-atoms is wanted.
+        variables: of the molecule.
+        generator: source of the directions in which they are split.
+
+    Returns:
+        The variables of the finer molecule.
+    """
     parts = stage.problem.parts(variables)
     centers, missing = parts.centers, stage.problem.pseudo_atoms(stage.bandwidth) - len(parts.centers)
     if missing <= 0:
@@ -136,7 +148,16 @@ def split(stage: PseudoAtomStage, variables: Float[Tensor, "x"], generator: torc
 
 
 def searched(stage: PseudoAtomStage, solution: Solution, seed: int) -> Solution:
-    """The solution after a round of changes, each matched anew and kept if it is better."""
+    """The solution after a round of changes, each matched anew and kept if it is better.
+
+    Args:
+        stage: at which it is matched.
+        solution: where to begin.
+        seed: of the changes.
+
+    Returns:
+        The best that was found.
+    """
     generator = torch.Generator().manual_seed(seed + 1)
     for _ in range(stage.problem.settings.tries):
         change = CHANGES[int(torch.randint(len(CHANGES), (), generator=generator))]
