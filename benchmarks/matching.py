@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/matching.py [--box 15] [--width 128]
 
 One step of Adam on loss (2.17) with a FourierNet and free views, 100 directions as in section 2.4.2: on the Cartesian
-K₂ grid with 12 in-plane angles, as printed; on the polar grid, where in-plane angles are phases; and on shells, whose
-harmonics turn into the circles of every direction. Each grid has a process of its own; memory is what its largest size
-grows by. Seconds are of the processor.
+K₂ grid with 12 in-plane angles, as the thesis has it; on the polar grid, where in-plane angles are phases; and on
+shells, whose harmonics give the circles of every direction. Each grid has a process of its own; memory is what its
+largest size grows by. Seconds are of the processor.
 """
 
 import argparse

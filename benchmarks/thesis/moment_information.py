@@ -1,6 +1,6 @@
-"""How much of a map two moments tell: the share of each shell's variance that they take away.
+"""How much of a map two moments determine: the explained fraction of each shell's variance.
 
-    OMP_NUM_THREADS=2 python benchmarks/moment_information.py emd_0409.mrc --band 15
+    OMP_NUM_THREADS=2 python benchmarks/thesis/moment_information.py emd_0409.mrc --band 15
 
 The problem is Table 2.2's; the prior is of the map's own spectrum and radial profile
 (:mod:`orbitrec.thesis.volume_matching.information`). ``--particles`` may be repeated.
@@ -17,8 +17,13 @@ from rich.table import Table
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.thesis.two_moments import Matching, Truth
-from orbitrec.thesis.volume_matching.information import MomentInformation, like, projected, told
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.information import (
+    MomentInformation,
+    empirical_prior_covariance,
+    explained_variance,
+    projected,
+)
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
 
 _DEGREE, _SCALE = 8, 0.3  # of the views' log density, and each harmonic's standard deviation in the prior
@@ -31,13 +36,13 @@ def main() -> None:
     parser.add_argument("--band", type=float, default=15.0, help="moments are known up to here, Å")
     parser.add_argument("--particles", type=float, action="append", help="default: 5e6 and 5e8")
     arguments = parser.parse_args()
-    truth = Truth.of_map(arguments.map)
+    truth = TrueVolume.of_map(arguments.map)
     matching = Matching(truth, arguments.band)
     basis, box = matching.basis, len(truth.voxels)
     directions = spherical_design(min(63, 2 * basis.degree + 3))
     density = matching.views.density(directions)
     coefficients = projected(basis, truth.compact)
-    prior = like(basis, coefficients, box)
+    prior = empirical_prior_covariance(basis, coefficients, box)
     projector = PolarProjector(basis, matching.grid, directions, torch.float64)
     functions = ShellFunctions(basis.lm, projector.radial)
     harmonics = nonconstant_harmonics(directions, _DEGREE) * _SCALE
@@ -46,7 +51,7 @@ def main() -> None:
         for views, known in ((harmonics, "free"), (harmonics[:, :0], "known")):
             target = replace(matching.target, count=particles)
             information = MomentInformation(target, projector, functions, coefficients, density / density.sum(), views)
-            shown.append((f"{particles:g}, views {known}", told(information.matrix(), prior, basis, box)))
+            shown.append((f"{particles:g}, views {known}", explained_variance(information.matrix(), prior, basis, box)))
     table.add_column("Å", justify="right")
     for name, _ in shown:
         table.add_column(name, justify="right")

@@ -1,12 +1,13 @@
-"""Whether two moments tell a volume: descents from the truth and from random starts, under one prior.
+"""Whether two moments determine a volume: descents from the truth and from random starts, under one prior.
 
-    python benchmarks/moment_solutions.py emd_0409.mrc
+    python benchmarks/thesis/moment_solutions.py emd_0409.mrc
 
 The prior is the best that a Gaussian can be, of the truth's own spectrum and radial profile
-(:func:`orbitrec.thesis.volume_matching.information.like`), and its volumes have no band to be cut at
-(:mod:`orbitrec.thesis.volume_matching.shells`), so that the truth has the moments, nearly to their noise. All descents minimise one
-function, minus the log posterior of volume and views, by L-BFGS in coordinates in which its curvature is one, renewed
-each round. Did moments tell the volume, the truth would stay where it is, and random starts would end at higher losses.
+(:func:`orbitrec.thesis.volume_matching.information.empirical_prior_covariance`), and its volumes have no band to be cut
+at (:mod:`orbitrec.thesis.volume_matching.shells`), so that the truth has the moments, nearly to their noise. All
+descents minimise one function, minus the log posterior of volume and views, by L-BFGS in coordinates in which its
+curvature is one, renewed each round. Did moments determine the volume, the truth would stay where it is, and random
+starts would end at higher losses.
 """
 
 import argparse
@@ -35,8 +36,8 @@ from orbitrec.moments.matching import MomentTarget
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.runtime.threads import run_threaded
 from orbitrec.thesis.table_2_2 import single
-from orbitrec.thesis.two_moments import Matching, Truth
-from orbitrec.thesis.volume_matching.information import MomentInformation, like, projected
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.information import MomentInformation, empirical_prior_covariance, projected
 from orbitrec.thesis.volume_matching.shells import GaussianShells
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
@@ -62,13 +63,13 @@ class Problem:
         """The prior's volumes."""
         truth, grid = self.matching.truth, self.matching.grid
         basis = SphericalBesselBasis(truth.radius, min(math.pi, 2 * math.pi * truth.voxel_size_A / _FINEST_A))
-        covariance = like(basis, projected(basis, truth.compact), len(truth.voxels))
+        covariance = empirical_prior_covariance(basis, projected(basis, truth.compact), len(truth.voxels))
         degree = int(self.matching.k_max * truth.radius) + _BEYOND
         return GaussianShells(basis, covariance, grid.nodes, grid.scale, degree)
 
     @cached_property
     def projector(self) -> PolarProjector:
-        """Turns shells to directions, in double precision."""
+        """Rotates shells to directions, in double precision."""
         degree, basis = self.shells.degree, self.shells.basis
         directions = spherical_design(min(63, 2 * degree))
         return PolarProjector(replace(basis, max_degree=degree), self.matching.grid, directions, torch.float64)
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help=f"of {_ITERATIONS} iterations, trusted fully")
     parser.add_argument("--views-known", action="store_true", help="hold the views to the true ones")
     arguments = parser.parse_args()
-    truth, bands = Truth.of_map(arguments.map), arguments.band or [30.0, 20.0]
+    truth, bands = TrueVolume.of_map(arguments.map), arguments.band or [30.0, 20.0]
     views = "true views held" if arguments.views_known else "views free"
     table = Table(title=f"{truth.name}, moments of 5·10⁶ particles, {views}")
     table.add_column("from")

@@ -4,7 +4,7 @@ Tables 2.2 and 2.3 draw moments of 5·10⁶ particles (`orbitrec.moments.noise`)
 made for once: images at continuous poses with noise of σ = 0.5, streamed through the accumulator. Printed are relative
 errors against the exact moments, of both kinds, over all modes and by groups of them.
 
-    OMP_NUM_THREADS=1 python benchmarks/moment_stream.py emd_0409.mrc -n 100000
+    OMP_NUM_THREADS=1 python benchmarks/thesis/moment_stream.py emd_0409.mrc -n 100000
 """
 
 import argparse
@@ -19,7 +19,7 @@ from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.moments.estimator import MomentAccumulator
 from orbitrec.moments.noise import sampled_moments
-from orbitrec.thesis.two_moments import SIGMA, Matching, Truth
+from orbitrec.thesis.two_moments import SIGMA, Matching, TrueVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("-n", dest="count", type=int, default=100_000)
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
-    truth = Truth.of_map(arguments.map)
+    truth = TrueVolume.of_map(arguments.map)
     problem = Matching(truth, 2 * truth.voxel_size_A)
     exact = uniform_moments(problem.true_templates, problem.true_density, problem.grid)
     groups = [slice(None), slice(0, 1), slice(1, 6), slice(6, 16), slice(16, None)]

@@ -1,6 +1,6 @@
 """Moments of a million MRA observations in one pass: seconds and peak memory.
 
-python benchmarks/mra_moments.py [--count 1000000] [--length 41] [--double]
+python benchmarks/thesis/mra_moments.py [--count 1000000] [--length 41] [--double]
 """
 
 import argparse

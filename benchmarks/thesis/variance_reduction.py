@@ -1,6 +1,6 @@
 """Where variance reduction pays: passes and processor seconds to a gap of 1e-8 on windowed MRA, against N.
 
-    OMP_NUM_THREADS=1 python benchmarks/variance_reduction.py [--counts 3000 30000 300000] [--seeds 1] [--only NAME …]
+    OMP_NUM_THREADS=1 python benchmarks/thesis/variance_reduction.py [--counts 3000 30000 300000] [--only NAME …]
 
 Observations are on disk and memory-mapped. The full-batch methods are L-BFGS, EM with SQUAREM and Fisher + BFGS; the
 stochastic ones as in Tables 4.1 and 4.2, and with batches of 300 whatever N; "growing" is Fisher + BFGS on 3,000 terms,

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orbitrec import api
 from orbitrec.cli import main
 from orbitrec.cryoem import config, pipeline
 from orbitrec.cryoem.result import PosedMap
@@ -71,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             results.append(compute(*arguments))
             return results[-1]
 
-        patch.setattr(pipeline, "initial_model", recorded)
+        patch.setattr(api, "initial_model", recorded)
         short = config.Schedule(start_steps=20, settle_steps=3, select_steps=5)
         patch.setattr(config, "Schedule", lambda: short)
         options = ["--matched", 0, "--starts", 2, "--resolution", 20, "--seed", 3]
@@ -83,7 +84,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture
 def computed(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """The computation takes no time: it is the one of ``finished``."""
-    monkeypatch.setattr(pipeline, "initial_model", lambda stack, config, callback, checkpoints: finished.result)
+    monkeypatch.setattr(api, "initial_model", lambda stack, config, callback, checkpoints: finished.result)
 
 
 def test_every_file_is_there(finished):

@@ -1,4 +1,4 @@
-"""Shipped encoders on new data: kept while the moments do not refute them, matched or replaced when they do."""
+"""Pretrained encoders on new data: kept while the moments do not refute them, matched or replaced when they do."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from orbitrec.mra.least_squares import misfit, recover_least_squares
 from orbitrec.mra.model import MRA, PeriodicMRA, WindowedMRA, draw_observations
 from orbitrec.mra.problem import MRAProblem
 from orbitrec.mra.sampling import sampled_moments
+from orbitrec.networks.encoders import StructuredEncoder
 from orbitrec.networks.pretrained import load_encoder, pretrained_encoders
 
 N, SIGMA = 50_000, 1.0
@@ -71,7 +72,7 @@ def test_without_weights_it_is_least_squares_and_said(model):
     known = problem(model, signal, density, 0.3)
     found = recover_moments(known, seeded(1))
     assert torch.equal(found.signal, recover_least_squares(known, seeded(1)).signal)
-    assert any("no encoder is shipped" in warning for warning in found.warnings)
+    assert any("no pretrained encoder" in warning for warning in found.warnings)
 
 
 def test_estimates_are_finite_far_from_the_family():
@@ -82,6 +83,6 @@ def test_estimates_are_finite_far_from_the_family():
     signals, densities = default_law(2).pairs(20, LENGTH, generator)
     moments = sampled_moments(signals, densities, sigma, count, generator)
     for name in pretrained_encoders():
-        density, signal = load_encoder(name)(moments, sigma, count)
+        density, signal = load_encoder(StructuredEncoder, name)(moments, sigma, count)
         assert bool(density.isfinite().all())
         assert bool(signal.isfinite().all())

@@ -9,47 +9,47 @@ from orbitrec.mra.families import default_law
 from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.mra.problem import model_moments
 from orbitrec.mra.sampling import EXACT, NoiseLaw, sampled_moments
-from orbitrec.mra.training import Training, errors
-from orbitrec.networks.encoders import ENCODERS
+from orbitrec.mra.training import MRATraining, errors
 from orbitrec.networks.training import Trainer, learning_rate
+from orbitrec.thesis.encoder_training import ThesisEncoderTraining
 
 
-def training(encoder="structured", **changes):
+def training(kind=MRATraining, **changes):
     settings = {"n": 11, "steps": 20, "batch": 16, "noise": NoiseLaw(exact=0.5)} | changes
-    return Training(encoder, default_law(1), **settings)
+    return kind(default_law(1), **settings)
 
 
-@pytest.mark.parametrize(("encoder", "factor"), [("structured", 1.3), ("thesis", 2.0)])
-def test_training_reduces_the_validation_error_by_a_stated_factor(encoder, factor, tmp_path):
+@pytest.mark.parametrize(("kind", "factor"), [(MRATraining, 1.3), (ThesisEncoderTraining, 2.0)])
+def test_training_reduces_the_validation_error_by_a_stated_factor(kind, factor, tmp_path):
     """In 80 steps on wide single Gaussians in strong noise; the structured encoder starts from a good estimate."""
-    run = training(encoder, steps=80, batch=32, noise=NoiseLaw(count=(1e3, 1e3), exact=0.0), learning_rate=3e-3)
+    run = training(kind, steps=80, batch=32, noise=NoiseLaw(count=(1e3, 1e3), exact=0.0), learning_rate=3e-3)
     trainer = Trainer(run)
-    before = sum(e.mean() for e in errors(trainer.encoder, run.held_out(200)))
+    before = sum(e.mean() for e in errors(trainer.network, run.held_out(200)))
     trainer.run(tmp_path / "checkpoint.safetensors", 80, lambda progress: None, held_out=8)
-    after = sum(e.mean() for e in errors(trainer.encoder, run.held_out(200)))
+    after = sum(e.mean() for e in errors(trainer.network, run.held_out(200)))
     assert after < before / factor
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_resumed_is_uninterrupted(encoder, tmp_path):
-    whole, part = Trainer(training(encoder)), Trainer(training(encoder))
+@pytest.mark.parametrize("kind", [MRATraining, ThesisEncoderTraining])
+def test_resumed_is_uninterrupted(kind, tmp_path):
+    whole, part = Trainer(training(kind)), Trainer(training(kind))
     whole.run(tmp_path / "whole.safetensors", 7, lambda progress: None, held_out=8)
     for _ in range(9):
         part.advance()
     part.save(tmp_path / "part.safetensors")
-    again = Trainer.resumed(tmp_path / "part.safetensors", Training.from_dict)
-    assert (again.step, again.training) == (9, part.training)
+    again = Trainer.resumed(tmp_path / "part.safetensors", kind)
+    assert (again.step, again.task) == (9, part.task)
     again.run(tmp_path / "part.safetensors", 7, lambda progress: None, held_out=8)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(whole.encoder.state_dict().values(), again.encoder.state_dict().values(), strict=True)
+        for a, b in zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
     )
     assert whole.history[-1].errors == again.history[-1].errors
 
 
 def test_the_seed_decides_the_weights_and_held_out_problems_are_others():
     one, same, other = (Trainer(training(seed=seed)) for seed in (1, 1, 2))
-    weights = [trainer.encoder.state_dict()["body.0.weight"] for trainer in (one, same, other)]
+    weights = [trainer.network.state_dict()["body.0.weight"] for trainer in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     run = training()
@@ -63,12 +63,6 @@ def test_the_rate_rises_and_falls():
     assert rates[0] < rates[1] == max(rates) <= run.learning_rate
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert rates[-1] < 1e-3 * run.learning_rate
-
-
-def test_the_training_command_names_every_choice():
-    command = training("thesis", seed=7).command(half=True)
-    assert command.startswith("orbitrec train mra --gaussians 1 --encoder thesis --length 11 ")
-    assert command.endswith("--batch 16 --rate 0.001 --seed 7 --half -o DIR")
 
 
 def test_exact_moments_are_the_model_s():
@@ -106,8 +100,11 @@ def test_sampled_moments_have_the_mean_and_spread_of_observations():
 
 
 def test_bad_trainings_and_checkpoints(tmp_path):
-    with pytest.raises(InputError, match="no encoder 'nothing'"):
-        training("nothing")
+    with pytest.raises(InputError, match="too short"):
+        training(n=4)
+    Trainer(training()).save(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(InputError, match="another kind of training"):
+        Trainer.resumed(tmp_path / "checkpoint.safetensors", ThesisEncoderTraining)
     with pytest.raises(InputError, match="must be positive"):
         training(steps=0)
     with pytest.raises(InputError, match="rise from above zero"):
@@ -115,5 +112,5 @@ def test_bad_trainings_and_checkpoints(tmp_path):
     with pytest.raises(InputError, match="between 0 and 1"):
         NoiseLaw(exact=2.0)
     with pytest.raises(InputError, match="no such file"):
-        Trainer.resumed(tmp_path / "absent.safetensors", Training.from_dict)
+        Trainer.resumed(tmp_path / "absent.safetensors", MRATraining)
     assert EXACT.draw(3, torch.Generator(), torch.float32)[1].isinf().all()

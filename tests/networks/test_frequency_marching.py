@@ -8,7 +8,7 @@ from orbitrec.moments.losses import orbit_error
 from orbitrec.mra.families import MixtureLaw
 from orbitrec.mra.model import PeriodicMRA
 from orbitrec.mra.problem import model_moments
-from orbitrec.networks.frequency_marching import from_half, march
+from orbitrec.networks.frequency_marching import from_half, march_frequencies
 
 
 def problems(n, count=20, seed=0):
@@ -19,7 +19,9 @@ def problems(n, count=20, seed=0):
 def marched(moments, sigma=0.0, count=torch.inf):
     b = len(moments.first)
     first, second = moments.first.squeeze(1), moments.second.squeeze(1)
-    return march(first, second, torch.full((b,), sigma).to(first.real), torch.full((b,), count).to(first.real))
+    return march_frequencies(
+        first, second, torch.full((b,), sigma).to(first.real), torch.full((b,), count).to(first.real)
+    )
 
 
 @pytest.mark.parametrize("n", [25, 24])
@@ -33,7 +35,7 @@ def test_exact_from_exact_moments(n):
     assert orbit_error(recovered, density).median() < 1e-6
 
 
-def test_the_frame_has_positive_first_coefficients_and_turns_back():
+def test_the_frame_has_positive_first_coefficients_and_rotates_back():
     n = 25
     signal, density = problems(n)
     found = marched(model_moments(PeriodicMRA(n), signal, density))
@@ -41,7 +43,7 @@ def test_the_frame_has_positive_first_coefficients_and_turns_back():
     assert (found.signal[:, 1].real > 0).all()
     estimate = found.density / found.density_certainty
     assert estimate[:, 1].imag.abs().max() < 1e-6
-    rotated = estimate[:, 1] * torch.exp(1j * found.turn)
+    rotated = estimate[:, 1] * torch.exp(1j * found.angle)
     transform = centred_fft(signal, ndim=1)[:, n // 2 + 1]
     torch.testing.assert_close(rotated * found.signal[:, 1], transform * torch.fft.fft(density)[:, 1])
 

@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
+from orbitrec.io.plain import from_plain
 from orbitrec.moments.analytic import Moments
-from orbitrec.networks.momnet import Setting
+from orbitrec.networks.encoders import StructuredEncoder
+from orbitrec.networks.momnet import MomNetSetting
 from orbitrec.networks.momnet_training import MomNetTraining, distances
-from orbitrec.networks.pretrained import load_encoder, load_momnet, load_recipe, write_encoder
+from orbitrec.networks.pretrained import load_momnet, load_network, load_provenance, write_network
+from orbitrec.networks.provenance import Provenance
 from orbitrec.networks.training import Trainer
+from orbitrec.thesis.encoder_training import ReferenceMomNetTraining
 
-SMALL = Setting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
+SMALL = MomNetSetting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
 
 
 def training(**changes):
@@ -22,9 +26,9 @@ def training(**changes):
 def test_training_reduces_the_loss_to_a_half(tmp_path):
     run = training(steps=60, batch=16, learning_rate=5e-3)
     trainer, held_out = Trainer(run), run.held_out(64)
-    before = run.validation(trainer.encoder, held_out)["kam_loss"]
+    before = run.validation(trainer.network, held_out)["kam_loss"]
     trainer.run(tmp_path / "checkpoint.safetensors", 60, lambda progress: None, held_out=8)
-    assert run.validation(trainer.encoder, held_out)["kam_loss"] < before / 2
+    assert run.validation(trainer.network, held_out)["kam_loss"] < before / 2
 
 
 def test_resumed_is_uninterrupted(tmp_path):
@@ -33,11 +37,11 @@ def test_resumed_is_uninterrupted(tmp_path):
     for _ in range(9):
         part.advance()
     part.save(tmp_path / "part.safetensors")
-    again = Trainer.resumed(tmp_path / "part.safetensors", MomNetTraining.from_dict)
-    assert (again.step, again.training) == (9, part.training)
+    again = Trainer.resumed(tmp_path / "part.safetensors", MomNetTraining)
+    assert (again.step, again.task) == (9, part.task)
     again.run(tmp_path / "part.safetensors", 20, lambda progress: None, held_out=8)
-    weights = whole.encoder.state_dict()
-    assert all(torch.equal(weights[key], value) for key, value in again.encoder.state_dict().items())
+    weights = whole.network.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in again.network.state_dict().items())
 
 
 def test_the_answer_scales_with_the_images_and_shifts_stay_within_their_bound():
@@ -56,25 +60,25 @@ def test_the_answer_scales_with_the_images_and_shifts_stay_within_their_bound():
 def test_reflections_are_those_of_the_coordinates():
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values, harmonics = SMALL.basis.values(points), SMALL.harmonics(points)
-    signs, turns = iter(SMALL.reflections.double()), iter(SMALL.view_turns.double())
+    signs, rotations = iter(SMALL.reflections.double()), iter(SMALL.view_rotations.double())
     for mirror in torch.cartesian_prod(*3 * [torch.tensor([1.0, -1.0]).double()]):
         turn = mirror * mirror.prod()
         torch.testing.assert_close(SMALL.basis.values(points * mirror), values * next(signs))
-        torch.testing.assert_close(SMALL.harmonics(points * turn), harmonics * next(turns))
+        torch.testing.assert_close(SMALL.harmonics(points * turn), harmonics * next(rotations))
 
 
-def test_errors_do_not_depend_on_turns_by_180_degrees_or_the_hand():
+def test_errors_do_not_depend_on_rotations_by_180_degrees_or_the_handedness():
     run = training()
     problems, net = run.held_out(3), run.network(torch.Generator().manual_seed(0))
     with torch.no_grad():
         estimate = net(problems.moments)
     errors = distances(SMALL, estimate, problems)
-    for signs, turn in zip(SMALL.reflections, SMALL.view_turns, strict=True):
+    for signs, turn in zip(SMALL.reflections, SMALL.view_rotations, strict=True):
         alike = replace(estimate, coefficients=estimate.coefficients * signs, log_density=estimate.log_density * turn)
         torch.testing.assert_close(distances(SMALL, alike, problems), errors)
 
 
-def test_the_other_hand_has_the_same_moments():
+def test_the_other_handedness_has_the_same_moments():
     problems = training().held_out(3)
     inverted = problems.coefficients * SMALL.reflections[-1]
     again = SMALL.moments(inverted, problems.density, problems.shift_px)
@@ -93,26 +97,34 @@ def test_the_answer_is_the_proposal_of_least_kam_loss():
     torch.testing.assert_close(chosen, losses.amin(0))
 
 
-def test_the_printed_encoder_learns_and_its_weights_are_read_back(tmp_path):
-    run = training(encoder="printed", setting=replace(SMALL, box=9, radius=2.8), steps=2, learning_rate=1e-2)
+def provenance(run):
+    return Provenance(run.architecture.name, "", asdict(run), {}, 0.0, "cpu", "2026-01-01", None, "0")
+
+
+@pytest.mark.parametrize("kind", [MomNetTraining, ReferenceMomNetTraining])
+def test_every_encoder_learns_and_its_weights_are_read_back(kind, tmp_path):
+    own = {"width": 16} if kind is MomNetTraining else {}
+    run = kind(setting=replace(SMALL, box=9, radius=2.8), steps=2, batch=8, learning_rate=1e-2, **own)
     trainer = Trainer(run)
-    before = {name: value.clone() for name, value in trainer.encoder.named_parameters()}
+    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
     trainer.run(tmp_path / "checkpoint.safetensors", 2, lambda progress: None, held_out=8)
-    assert all(not torch.equal(before[name], value) for name, value in trainer.encoder.named_parameters())
-    write_encoder(tmp_path / "net.safetensors", trainer.encoder, {"training": asdict(run)}, torch.float32)
+    moved = [name for name, value in trainer.network.named_parameters() if not torch.equal(before[name], value)]
+    assert moved == list(before)
+    write_network(tmp_path / "net.safetensors", trainer.network, provenance(run), torch.float32)
     moments = run.held_out(2).moments
     with torch.no_grad():
-        found, again = trainer.encoder(moments), load_momnet(tmp_path / "net.safetensors")(moments)
+        found = trainer.network(moments)
+        again = load_network(run.architecture, tmp_path / "net.safetensors")(moments)
     assert found.coefficients.shape == (2, len(run.setting.basis))
     torch.testing.assert_close(found.coefficients, again.coefficients)
     torch.testing.assert_close(found.log_density, again.log_density)
 
 
-def test_shipped_weights_are_below_the_printed_kam_loss():
+def test_pretrained_weights_are_below_the_reported_kam_loss():
     """0.056 on the thesis's family; one hundred problems, far below."""
     from orbitrec.networks.molecules import PLAIN
 
-    run = MomNetTraining.from_dict(load_recipe("momnet-polar")["training"])
+    run = from_plain(MomNetTraining, load_provenance("momnet-polar").training)
     found = run.validation(load_momnet(), replace(run, proteins=PLAIN).held_out(100, stream=5))
     assert found["kam_loss"] < 0.056
     assert found["shift_error_px"] < 0.15
@@ -123,11 +135,12 @@ def test_bad_input(tmp_path):
         training(width=0)
     with pytest.raises(InputError, match="proposals"):
         training(proposals=0)
-    with pytest.raises(InputError, match="choose among polar, printed"):
-        training(encoder="other")
-    with pytest.raises(InputError, match="no encoder of signals"):
-        load_encoder("momnet-polar")
-    with pytest.raises(InputError, match=r"is no MoM-net"):
+    with pytest.raises(InputError, match="of the encoder “polar”, not of “structured”"):
+        load_network(StructuredEncoder, "momnet-polar")
+    with pytest.raises(InputError, match="of the encoder “structured”, not of “polar”"):
         load_momnet("mra-structured-2")
+    Trainer(training()).save(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(InputError, match="another kind of training"):
+        Trainer.resumed(tmp_path / "checkpoint.safetensors", ReferenceMomNetTraining)
     with pytest.raises(InputError, match="radius"):
-        Setting().grid_for(15, 4.0)
+        MomNetSetting().grid_for(15, 4.0)

@@ -1,4 +1,4 @@
-"""How much of a volume two moments tell."""
+"""How much of a volume two moments determine."""
 
 import pytest
 import torch
@@ -9,7 +9,12 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.matching import MomentTarget
-from orbitrec.thesis.volume_matching.information import MomentInformation, like, projected, told
+from orbitrec.thesis.volume_matching.information import (
+    MomentInformation,
+    empirical_prior_covariance,
+    explained_variance,
+    projected,
+)
 from orbitrec.thesis.volume_matching.shells import ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
@@ -73,19 +78,19 @@ def test_of_even_views_moments_leave_every_degree_free_to_turn(degree: int):
     assert seen(information(UNEVEN)) > 1e-4
 
 
-def test_what_is_told_grows_from_nothing_with_the_number_of_particles():
+def test_the_explained_fraction_grows_from_nothing_with_the_number_of_particles():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
     matrices = (information(UNEVEN, 0, count).matrix() for count in (1e-9, 1e3, 1e9))
-    few, some, many = (told(matrix, prior, BASIS, 17)[1:4] for matrix in matrices)
+    few, some, many = (explained_variance(matrix, prior, BASIS, 17)[1:4] for matrix in matrices)
     assert few.max() < 1e-3
     assert (few < some).all()
     assert (some < many).all()
     assert (many <= 1).all()
 
 
-def test_views_that_are_known_tell_more():
+def test_known_views_explain_more():
     prior = torch.eye(len(BASIS), dtype=torch.float64)
-    free, known = (told(information(UNEVEN, degree).matrix(), prior, BASIS, 17) for degree in (4, 0))
+    free, known = (explained_variance(information(UNEVEN, degree).matrix(), prior, BASIS, 17) for degree in (4, 0))
     assert (known >= free - 1e-9).all()
     assert (known > free + 1e-4).any()
 
@@ -102,7 +107,7 @@ def test_volumes_that_are_alike_have_the_power_and_the_outline():
     generator = torch.Generator().manual_seed(2)
     falling = torch.randn(len(BASIS), generator=generator, dtype=torch.float64) / (1 + BASIS.frequency)
     small = projected(BASIS, SphericalBesselVolume(BASIS, falling).to_grid(17) * inner())
-    covariance = like(BASIS, small, 17)
+    covariance = empirical_prior_covariance(BASIS, small, 17)
     shells = (BASIS.frequency * 17 / (2 * torch.pi)).round().long()
     expected, power = (torch.bincount(shells, part) for part in (covariance.diagonal(), small.square()))
     assert torch.allclose(expected, power)

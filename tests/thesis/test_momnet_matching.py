@@ -11,34 +11,34 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.networks.molecules import ViewLaw
-from orbitrec.networks.momnet import Estimate, MomNet, Setting
-from orbitrec.networks.momnet_training import MomNetTraining, Problems
-from orbitrec.thesis.momnet_matching import Reconstruction
+from orbitrec.networks.momnet import MomNet, MomNetEstimate, MomNetSetting
+from orbitrec.networks.momnet_training import MomNetTraining, VolumeProblems
+from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.phantoms import protein_phantom
 
-SMALL = Setting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
+SMALL = MomNetSetting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
 RUN = MomNetTraining(setting=SMALL, width=16, steps=20, batch=8)
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problems:
+def problem() -> VolumeProblems:
     return RUN.held_out(1)
 
 
-def reconstruction(problem: Problems, largest: float = SMALL.largest_shift_px) -> Reconstruction:
+def reconstruction(problem: VolumeProblems, largest: float = SMALL.largest_shift_px) -> MomNetMatching:
     m = problem.moments
     target = Moments(m.first.to(torch.complex128), m.second.to(torch.complex128), m.weights.double())
     projector = PolarProjector(SMALL.basis, SMALL.grid, SMALL.directions, torch.float64)
-    return Reconstruction(target, projector, SMALL.density_degree, largest)
+    return MomNetMatching(target, projector, SMALL.density_degree, largest)
 
 
-def near(problem: Problems) -> Estimate:
+def near(problem: VolumeProblems) -> MomNetEstimate:
     """The true volume with an error of a tenth, seen uniformly, shifts half of the largest."""
     noise = torch.randn(problem.coefficients.shape, generator=torch.Generator().manual_seed(1))
     w = problem.coefficients + 0.1 * noise / noise.norm()
     density = torch.zeros(1, (SMALL.density_degree + 1) ** 2 - 1)
-    return Estimate(w, density, torch.tensor([SMALL.largest_shift_px / 2])).double()
+    return MomNetEstimate(w, density, torch.tensor([SMALL.largest_shift_px / 2])).double()
 
 
 def test_matching_explains_the_moments_and_finds_the_spread_of_shifts(problem):
@@ -78,7 +78,7 @@ def test_carried_moments_are_those_of_the_network_s_own_grid(box):
     volume = protein_phantom(20, 0.8 * radius, torch.Generator().manual_seed(2))
     directions = spherical_design(9)
     density = torch.full((len(directions),), 1 / len(directions), dtype=torch.float64)
-    setting = Setting()
+    setting = MomNetSetting()
     wanted = setting.grid_for(box, radius)
     grid = PolarGrid.for_radius(box, wanted.k_max, box / 2)
 
@@ -92,12 +92,12 @@ def test_carried_moments_are_those_of_the_network_s_own_grid(box):
 
 def test_views_are_carried_to_other_directions():
     """A density of the family, given as a polynomial, on a finer design: as it is, to the kernel's width."""
-    setting = Setting()
+    setting = MomNetSetting()
     views = ViewLaw(concentrations=(2.0, 3.0)).draw(1, torch.Generator().manual_seed(4))[0]
     harmonics = setting.harmonics(setting.directions)
     design = torch.cat([harmonics, torch.ones(len(harmonics), 1).double()], dim=1)
     log_density = torch.linalg.lstsq(design, views.density(setting.directions).log()[:, None]).solution[:-1].mT
-    estimate = Estimate(torch.zeros(1, 3).double(), log_density, torch.zeros(1).double())
+    estimate = MomNetEstimate(torch.zeros(1, 3).double(), log_density, torch.zeros(1).double())
     fine = spherical_design(31)
     true = views.density(fine) / views.density(fine).sum()
     for density in (
@@ -109,7 +109,7 @@ def test_views_are_carried_to_other_directions():
 
 def test_views_of_an_estimate_sum_to_one_on_any_directions():
     density = torch.randn(1, 8, generator=torch.Generator().manual_seed(3))
-    estimate = Estimate(torch.zeros(1, 3), density, torch.zeros(1))
+    estimate = MomNetEstimate(torch.zeros(1, 3), density, torch.zeros(1))
     for degree in (7, 13):
         total = log_views(estimate, SMALL, spherical_design(degree)).exp().sum()
         assert math.isclose(float(total), 1.0, rel_tol=1e-5)

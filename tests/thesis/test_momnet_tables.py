@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,15 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.mrc import write_map
 from orbitrec.io.runs import new_run
-from orbitrec.networks.momnet import Estimate, Setting
+from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis import figure_3_7, table_3_1, table_3_2
+from orbitrec.thesis.records import Made
+from orbitrec.thesis.results import read_result
 from orbitrec.volumes.phantoms import protein_phantom
 
-TINY = table_3_2.Size(
+MADE = Made("a command", "a commit", "a device", "a note")
+TINY = table_3_2.ShiftTableSize(
     bandwidth=table_3_2.QUICK.bandwidth, view_degree=9, iterations=6, refining=1, count=10_000, as_seen=True
 )
 
@@ -42,16 +45,21 @@ def test_table_3_1_has_families_and_maps_and_draws_the_first_problem_of_each(pat
     assert (row.map, row.problem) == ("emd_0409", 0)
     assert row.matched_kam_loss < row.kam_loss < 2
     assert row.fsc05_A > 8
+    result = table_3_1.TrainedMomNetTable.of(tested, cases)
     with new_run(tmp_path / "run") as run:
-        table_3_1.write_results(run, tested, cases)
+        result.write(run, MADE, [asdict(case.row) for case in cases])
+        table_3_1.draw(run, cases)
     files = {file.name for file in (tmp_path / "run").iterdir()}
     assert files == {"table.json", "table.csv", "volumes-emd_0409.png", "views-emd_0409.png"}
     assert json.loads((tmp_path / "run" / "table.json").read_text())["rows"][0]["map"] == "emd_0409"
-    assert len(table_3_1.as_text(tested, cases).renderables) == 2
+    assert read_result(tmp_path / "run" / "table.json") == (result, MADE)
+    families, maps = result.tables()
+    assert (len(families.rows), len(maps.rows)) == (3, 2)
+    assert maps.rows[0][0] == "emd_0409, reported"
 
 
 @pytest.mark.parametrize("mirror", [(1, 1, 1), (-1, -1, -1), (1, 1, -1), (-1, 1, 1), (-1, -1, 1)])
-def test_views_turn_with_the_volume_of_either_hand(mirror):
+def test_views_rotate_with_the_volume_of_either_handedness(mirror):
     """A reflected volume with the views it must have for the same moments: aligned, they are the first one's views."""
     moved, volume = torch.tensor(mirror).double(), protein_phantom(12, 6.0, torch.Generator().manual_seed(3))
     truth = volume.to_grid(24)
@@ -64,7 +72,7 @@ def test_views_turn_with_the_volume_of_either_hand(mirror):
 
 def test_a_true_estimate_has_the_band_s_resolution_and_its_own_views(path):
     truth, voxel_A = table_3_1.compact_map(path)
-    setting, n = Setting(), len(truth)
+    setting, n = MomNetSetting(), len(truth)
     radius = table_3_1.RADIUS_SHARE * n
     axis = torch.arange(n, dtype=torch.float64) - n // 2
     points = torch.cartesian_prod(axis, axis, axis).flip(-1)
@@ -72,7 +80,7 @@ def test_a_true_estimate_has_the_band_s_resolution_and_its_own_views(path):
     basis = replace(setting.basis, radius=radius, k_max=setting.bandwidth / radius)
     w = truth.flatten()[inside] @ basis.values(points[inside])
     density = torch.randn(1, (setting.density_degree + 1) ** 2 - 1, generator=torch.Generator().manual_seed(1)) / 4
-    estimate = Estimate(w[None] * math.sqrt(radius / setting.radius), density.double(), torch.zeros(1).double())
+    estimate = MomNetEstimate(w[None] * math.sqrt(radius / setting.radius), density.double(), torch.zeros(1).double())
     found = table_3_1.aligned(setting, estimate, truth, voxel_A)
     assert found.fsc05_A < 2 * n * voxel_A / 15
     expected = estimate.density(setting.harmonics(found.views[0]))[0]
@@ -80,7 +88,7 @@ def test_a_true_estimate_has_the_band_s_resolution_and_its_own_views(path):
 
 
 def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(table_3_2, "PRINTED", {2.0: table_3_2.PRINTED[2.0]})
+    monkeypatch.setattr(table_3_2, "REPORTED", {2.0: table_3_2.REPORTED[2.0]})
     kept = Checkpoints(tmp_path / "kept")
 
     def interrupt(row):
@@ -88,7 +96,7 @@ def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, mo
 
     with pytest.raises(KeyboardInterrupt):
         table_3_2.table(path, TINY, interrupt, kept)
-    heard: list[table_3_2.Row] = []
+    heard: list[table_3_2.ShiftRow] = []
     found = table_3_2.table(path, TINY, heard.append, kept)
     rows = [case.row for case in found.cases]
     assert rows == heard
@@ -101,17 +109,24 @@ def test_table_3_2_goes_on_where_it_was_and_draws_each_spread(path, tmp_path, mo
     assert known.shift_estimate_px > 0 == ignorant.shift_estimate_px
     assert known.kam_loss < known.start_kam_loss
     with new_run(tmp_path / "run") as run:
-        table_3_2.write_results(run, found, TINY)
+        result = table_3_2.ShiftTable.of(found, TINY)
+        result.write(run, MADE, [asdict(row) for row in rows])
+        table_3_2.draw(run, found)
     files = {file.name for file in (tmp_path / "run").iterdir()}
     assert files == {"table.json", "table.csv", "volumes-2-px.png", "views-2-px.png"}
-    assert table_3_2.as_text(found, TINY).row_count == 2
+    assert read_result(tmp_path / "run" / "table.json") == (result, MADE)
+    assert [cells[2] for cells in result.tables()[0].rows] == ["0.0080", "0.0140"]
 
 
-def test_table_3_2_takes_the_steps_of_fouriernet_that_it_is_told(path, monkeypatch):
-    monkeypatch.setattr(table_3_2, "PRINTED", {})
+def test_table_3_2_takes_the_steps_of_fouriernet_that_are_given(path, monkeypatch):
+    monkeypatch.setattr(table_3_2, "REPORTED", {})
     command = ["reproduce", "table-3.2", "--map", str(path), "--json"]
-    for told, steps in (([], 10), (["--scale", "full"], 300), (["--scale", "full", "--refining", "4"], 4)):
-        result = CliRunner().invoke(app, [*command, *told])
+    for options, steps in (
+        ([], 10),
+        (["--scale", "full"], 300),
+        (["--scale", "full", "--refining", "4"], 4),
+    ):
+        result = CliRunner().invoke(app, [*command, *options])
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["size"]["refining"] == steps
     assert CliRunner().invoke(app, [*command, "--refining", "-1"]).exit_code == 2
@@ -121,12 +136,15 @@ def test_figure_3_7_has_four_runs_whose_losses_fall(path, tmp_path, monkeypatch)
     monkeypatch.setattr(figure_3_7, "_PIECE", 5)
     done: list[None] = []
     found = figure_3_7.runs(path, 10, lambda: done.append(None))
-    assert len(done) == len(found) == 4
-    assert all(run.losses[-1] < run.losses[0] for run in found[2:])
-    assert found[0].losses[0] < found[1].losses[0]
-    assert found[0].iterations == [0, 10]
-    assert found[2].iterations == [0, 5, 10]
+    assert len(done) == len(found.runs) == 4
+    runs = found.runs
+    assert all(run.losses[-1] < run.losses[0] for run in runs[2:])
+    assert runs[0].losses[0] < runs[1].losses[0]
+    assert runs[0].iterations == [0, 10]
+    assert runs[2].iterations == [0, 5, 10]
     with new_run(tmp_path / "run") as run:
-        figure_3_7.write_results(run, found)
+        found.write(run, MADE)
+        figure_3_7.draw(run, found)
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"figure.png", "curves.csv", "summary.json"}
-    assert figure_3_7.as_text(found).row_count == 4
+    assert read_result(tmp_path / "run" / "summary.json") == (found, MADE)
+    assert len(found.tables()[0].rows) == 4

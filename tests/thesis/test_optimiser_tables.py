@@ -1,7 +1,9 @@
 """Tables 4.1 and 4.2 and the table of starts, on as little as shows that they say what they should."""
 
-import json
+import math
 from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
@@ -9,15 +11,16 @@ from typer.testing import CliRunner
 
 from orbitrec.cli.main import app
 from orbitrec.errors import InputError
-from orbitrec.io.files import to_json
 from orbitrec.io.runs import new_run
 from orbitrec.optim import solvers
 from orbitrec.optim.driver import run
 from orbitrec.optim.termination import Termination
 from orbitrec.runtime.runs import resumable_run
 from orbitrec.thesis import optimiser_starts, table_4_1, table_4_2
-from orbitrec.thesis.optimiser_table import Contestant, Instance, Watch, as_json, as_text, compare, stepping
-from orbitrec.thesis.optimiser_table import write_results as write
+from orbitrec.thesis.optimiser_table import Contestant, Instance, SolverExperiment, compare, stepping
+from orbitrec.thesis.records import Made
+from orbitrec.thesis.results import read_result
+from orbitrec.thesis.steps import Steps
 from orbitrec.thesis.windowed_mra import instance, pulse, shift_density
 
 
@@ -30,16 +33,23 @@ def test_the_instance_is_the_thesiss():
     assert not torch.equal(one.start, instance(1, known=False).start)
 
 
-@pytest.fixture(scope="module")
-def comparison():
-    contestants = [
+def contestants(dimension):
+    return [
         Contestant("EM", stepping(solvers.em()), "3078", "85", most_epochs=5.0),
         Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs())),
     ]
-    return compare("density known", [instance(seed, known=True) for seed in range(2)], contestants, Termination())
 
 
-def test_rows_tell_who_arrived(comparison):
+SMALL = SolverExperiment("table-4.2", "A table", {"density known": partial(instance, known=True)}, contestants)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    (found,) = SMALL.run(2, math.inf)
+    return found
+
+
+def test_rows_say_who_arrived(comparison):
     capped, best = comparison.rows()
     assert (capped.method, capped.epochs, capped.arrived, capped.at_minimum) == ("EM", 5, 0, 0)
     assert capped.gap > 1e-6
@@ -51,14 +61,15 @@ def test_rows_tell_who_arrived(comparison):
 
 def test_written_results(comparison, tmp_path):
     with new_run(tmp_path / "out") as folder:
-        write(folder, "A table", [comparison])
+        result, made = SMALL.table([comparison]), Made("a command")
+        result.write(folder, made, [asdict(row) for row in result.rows])
+        SMALL.draw(folder, [comparison])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"table.json", "table.csv", "traces-density-known.csv", "convergence-density-known.png"}
-    written = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert [row["method"] for row in written["rows"]] == ["EM", "Fisher+BFGS"]
-    assert written == json.loads(to_json(as_json([comparison])))
-    (table,) = as_text("A table", [comparison])
-    assert next(iter(table.columns[2].cells)).endswith("+")  # EM was stopped
+    assert read_result(tmp_path / "out" / "table.json") == (result, made)
+    (table,) = result.tables()
+    assert [row[0] for row in table.rows] == ["EM", "Fisher+BFGS"]
+    assert table.rows[0][2].endswith("+")  # EM was stopped
 
 
 def test_a_table_goes_on_where_it_was_interrupted(tmp_path):
@@ -74,7 +85,7 @@ def test_a_table_goes_on_where_it_was_interrupted(tmp_path):
     ends = []
     for resume in (False, True):
         with suppress(KeyboardInterrupt), resumable_run(tmp_path / "out", {}, resume=resume) as (_, kept):
-            ends = compare("known", instances, methods, Termination(reported=5.0), Watch(checkpoints=kept)).results[
+            ends = compare("known", instances, methods, Termination(reported=5.0), Steps(checkpoints=kept)).results[
                 "EM"
             ]
     assert calls == [0, 1, 1]  # the first was not run again
@@ -87,7 +98,7 @@ def test_a_table_goes_on_where_it_was_interrupted(tmp_path):
 
 def test_every_method_has_its_place():
     assert [c.name for c in table_4_1.contestants(32) if c.thesis_epochs] == ["GD", "SVRG", "SVRG+I", "SVRG+II"]
-    assert [c.name for c in table_4_2.contestants() if c.thesis_epochs] == ["EM", "sEM-vr", "sEM-vr+QN"]
+    assert [c.name for c in table_4_2.contestants(32) if c.thesis_epochs] == ["EM", "sEM-vr", "sEM-vr+QN"]
     assert len(optimiser_starts.contestants(32)) == 18
 
 
@@ -100,7 +111,7 @@ def test_starts_are_judged(monkeypatch):
         "contestants",
         lambda dimension: [Contestant("Fisher+BFGS", stepping(solvers.fisher_bfgs()))],
     )
-    (row,) = optimiser_starts.table(2, 100.0)
+    (row,) = optimiser_starts.table(2, 100.0).rows
     assert (row.problem, row.starts, row.safe) == ("a problem", 2, 2)
     assert row.at_minimum >= 1
 

@@ -8,7 +8,7 @@ from orbitrec.moments.analytic import antipodal_moments, uniform_moments
 from orbitrec.thesis.volume_matching.pseudo_atom_templates import PseudoAtomProjector
 from orbitrec.volumes.gaussians import GaussianMixture
 
-REACH, COUNT, WIDTH = 9.0, 12, 1.3
+MAX_RADIUS, COUNT, WIDTH = 9.0, 12, 1.3
 
 
 def cloud(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,9 +19,11 @@ def cloud(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("box", "dtype"), [(25, torch.float32), (24, torch.float64)])
 def test_templates_are_those_of_narrow_gaussians(box, dtype):
-    grid, directions = PolarGrid.for_radius(box, 1.2, REACH), spherical_design(7)
+    grid, directions = PolarGrid.for_radius(box, 1.2, MAX_RADIUS), spherical_design(7)
     centers, weights = cloud(1)
-    points = PseudoAtomProjector(grid, directions, 2 * REACH, dtype).templates(centers.to(dtype), weights.to(dtype))
+    points = PseudoAtomProjector(grid, directions, 2 * MAX_RADIUS, dtype).templates(
+        centers.to(dtype), weights.to(dtype)
+    )
     assert points.real.dtype == dtype
     found = points * torch.exp(-(grid.nodes.to(dtype) * WIDTH).square() / 2)
     mixture = GaussianMixture(centers, torch.full((COUNT,), WIDTH, dtype=torch.float64), weights)
@@ -31,8 +33,8 @@ def test_templates_are_those_of_narrow_gaussians(box, dtype):
 
 
 def test_gradients_are_differences():
-    grid, directions = PolarGrid.for_radius(24, 1.0, REACH), spherical_design(5)
-    projector = PseudoAtomProjector(grid, directions, 2 * REACH, torch.float64)
+    grid, directions = PolarGrid.for_radius(24, 1.0, MAX_RADIUS), spherical_design(5)
+    projector = PseudoAtomProjector(grid, directions, 2 * MAX_RADIUS, torch.float64)
     centers, weights = cloud(2)
     centers[0] = torch.tensor([0.0, 0.0, 1.0])  # on the axis of a view
     anything = torch.randn(grid.max_mode + 1, len(directions), grid.node_count, dtype=torch.complex128)
@@ -45,7 +47,7 @@ def test_gradients_are_differences():
 
 
 def test_moments_of_half_the_directions_are_those_of_all():
-    grid, directions = PolarGrid.for_radius(24, 1.0, REACH), spherical_design(9)
+    grid, directions = PolarGrid.for_radius(24, 1.0, MAX_RADIUS), spherical_design(9)
     templates = polar_templates(GaussianMixture(cloud(3)[0], torch.ones(COUNT).double(), cloud(3)[1]), grid, directions)
     density = torch.rand(len(directions), generator=torch.Generator().manual_seed(4), dtype=torch.float64).softmax(0)
     found = antipodal_moments(templates[: len(directions) // 2].transpose(0, 1), density, grid)

@@ -19,49 +19,51 @@ from orbitrec.moments.matching import MomentTarget
 from orbitrec.thesis.volume_matching.pseudo_atom_search import (
     CHANGES,
     Change,
-    match_beads,
+    match_pseudo_atoms,
     searched,
     split,
     start,
-    steps,
+    step_count,
 )
-from orbitrec.thesis.volume_matching.pseudo_atoms import BeadMatching, BeadStage, Settings
+from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomMatching, PseudoAtomSettings, PseudoAtomStage
 from orbitrec.volumes.gaussians import GaussianMixture
 
-N, REACH, RADIUS, K_MAX = 25, 7.0, 9.0, 1.0
+N, MAX_RADIUS, RADIUS, K_MAX = 25, 7.0, 9.0, 1.0
 ATOMS = GaussianMixture(
     torch.tensor([[4.0, 0.0, 0.0], [-2.0, 3.0, 1.0], [0.0, -3.0, -3.0], [-1.0, -1.0, 4.0]], dtype=torch.float64),
     torch.full((4,), 1.5, dtype=torch.float64),
     torch.tensor([3.0, 4.5, 2.5, 4.0], dtype=torch.float64),
 )
-SETTINGS = Settings(beads=12, starts=6, finalists=2, tries=3, searched=(6.0, 8.0), first_bandwidth=4.0, iterations=40)
+SETTINGS = PseudoAtomSettings(
+    pseudo_atoms=12, starts=6, finalists=2, tries=3, searched=(6.0, 8.0), first_bandwidth=4.0, iterations=40
+)
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def problem(settings: Settings) -> BeadMatching:
+def problem(settings: PseudoAtomSettings) -> PseudoAtomMatching:
     grid, directions = PolarGrid.for_radius(N, K_MAX, RADIUS), spherical_design(31)
     density = VonMisesFisherMixture.random(seeded(0), 8).density(directions)
     exact = uniform_moments(polar_templates(ATOMS, grid, directions), density / density.sum(), grid)
     moments = Moments(exact.first.to(torch.complex64), exact.second.to(torch.complex64), exact.weights.float())
-    return BeadMatching(MomentTarget.exact(moments, grid), REACH, RADIUS, settings)
+    return PseudoAtomMatching(MomentTarget.exact(moments, grid), MAX_RADIUS, RADIUS, settings)
 
 
-def stage_of(settings: Settings, number: int = -1) -> BeadStage:
+def stage_of(settings: PseudoAtomSettings, number: int = -1) -> PseudoAtomStage:
     matching = problem(settings)
-    return BeadStage.of(matching, matching.bandwidths()[number])
+    return PseudoAtomStage.of(matching, matching.bandwidths()[number])
 
 
 def test_exact_moments_give_the_volume():
-    # Of a bandwidth of 7 two moments hold a dozen numbers, so the number of beads has to be told.
-    matching, heard = problem(replace(SETTINGS, beads=4)), []
-    solutions = match_beads(matching, seeded(1), lambda name, compute: heard.append(name) or compute())
+    # Of a bandwidth of 7 two moments hold a dozen numbers, so the number of pseudo-atoms has to be given.
+    matching, heard = problem(replace(SETTINGS, pseudo_atoms=4)), []
+    solutions = match_pseudo_atoms(matching, seeded(1), lambda name, compute: heard.append(name) or compute())
     assert [one.loss for one in solutions] == sorted(one.loss for one in solutions)
     best = solutions[0]
-    assert len(heard) == len(set(heard)) == steps(matching)
-    moments = BeadStage.of(matching, matching.bandwidths()[-1]).moments(best.variables)
+    assert len(heard) == len(set(heard)) == step_count(matching)
+    moments = PseudoAtomStage.of(matching, matching.bandwidths()[-1]).moments(best.variables)
     first, second = relative_errors(matching.target.moments, moments)
     assert float(first) < 0.005
     assert float(second) < 0.02
@@ -76,7 +78,7 @@ def test_moments_are_those_of_the_volume_and_its_views():
     matching, x = stage.problem, start(stage, seeded(2))
     parts = matching.parts(x)
     parts.background[:] = torch.randn(len(parts.background), generator=seeded(3))
-    parts.ripples[:] = torch.randn(len(parts.ripples), generator=seeded(4))
+    parts.form_factor_terms[:] = torch.randn(len(parts.form_factor_terms), generator=seeded(4))
     solution = stage.matched(parts.joined())
     directions = spherical_design(2 * int(stage.bandwidth) + 7)
     templates = polar_templates(matching.volume(solution), stage.target.grid, directions)
@@ -98,8 +100,8 @@ def test_gradients_are_differences():
     assert (ahead - behind) / 4e-3 == pytest.approx(float(gradient @ direction), rel=0.02)
 
 
-def test_turning_volume_and_views_together_changes_nothing():
-    # Even views stay even: only the beads have to be rotated.
+def test_rotating_volume_and_views_together_changes_nothing():
+    # Even views stay even: only the pseudo-atoms have to be rotated.
     stage = stage_of(SETTINGS)
     x = start(stage, seeded(7))
     parts = stage.problem.parts(x)
@@ -112,25 +114,25 @@ def test_turning_volume_and_views_together_changes_nothing():
     assert float((stage.moments(mirrored) - stage.moments(x)).second_norm()) < 1e-5 * size
 
 
-def test_bandwidths_and_beads_grow_to_the_targets():
+def test_bandwidths_and_pseudo_atoms_grow_to_the_targets():
     matching = problem(SETTINGS)
     found = matching.bandwidths()
     assert found[0] == 4.0
-    assert found[-1] == pytest.approx(REACH * K_MAX)
+    assert found[-1] == pytest.approx(MAX_RADIUS * K_MAX)
     assert all(b / a < SETTINGS.growth**1.5 + 1e-9 for a, b in pairwise(found))
-    counts = [matching.beads(bandwidth) for bandwidth in found]
+    counts = [matching.pseudo_atoms(bandwidth) for bandwidth in found]
     assert counts == sorted(counts)
     assert counts[0] == 8
-    assert counts[-1] == SETTINGS.beads
-    told = problem(Settings(beads=4, first_bandwidth=4.0))
-    assert {told.beads(bandwidth) for bandwidth in told.bandwidths()} == {4}
+    assert counts[-1] == SETTINGS.pseudo_atoms
+    given = problem(PseudoAtomSettings(pseudo_atoms=4, first_bandwidth=4.0))
+    assert {given.pseudo_atoms(bandwidth) for bandwidth in given.bandwidths()} == {4}
 
 
-def test_split_beads_are_the_same_molecule():
+def test_split_pseudo_atoms_are_the_same_molecule():
     coarse, fine = stage_of(SETTINGS, 0), stage_of(SETTINGS)
     x = coarse.matched(start(coarse, seeded(9))).variables
     before, after = (fine.problem.parts(each) for each in (x, split(fine, x, seeded(10))))
-    assert len(after.centers) == SETTINGS.beads > len(before.centers)
+    assert len(after.centers) == SETTINGS.pseudo_atoms > len(before.centers)
     old, new = (fine.problem.molecule(parts) for parts in (before, after))
     assert float(new.weights.sum()) == pytest.approx(float(old.weights.sum()), rel=1e-5)
     assert torch.allclose(new.weights @ new.centers, old.weights @ old.centers, rtol=1e-4, atol=1e-3)

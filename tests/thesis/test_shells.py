@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from orbitrec.thesis.volume_matching.information import like
+from orbitrec.thesis.volume_matching.information import empirical_prior_covariance
 from orbitrec.thesis.volume_matching.shells import GaussianShells, ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
@@ -19,7 +19,7 @@ def drawn(seed: int) -> torch.Tensor:
     return normal / (1 + (3 * BASIS.frequency).pow(4))
 
 
-COVARIANCE = like(BASIS, drawn(0), 19)
+COVARIANCE = empirical_prior_covariance(BASIS, drawn(0), 19)
 SHELLS = GaussianShells(BASIS, COVARIANCE, NODES, SCALE, DEGREE, tolerance=1e-12)
 
 

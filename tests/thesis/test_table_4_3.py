@@ -46,7 +46,7 @@ def test_truth_is_far_more_likely_than_a_start():
 def test_every_contestant_descends():
     instance = table_4_3.instance(5, 60)
     start = instance.problem.gradient(instance.start)[0]
-    for contestant in table_4_3.contestants():
+    for contestant in table_4_3.contestants(64):
         result = contestant.method(instance.problem, instance.start, Termination(reported=4.0), instance.seed)
         values = [info.value for info in result.trace]
         assert all(map(math.isfinite, values)), contestant.name

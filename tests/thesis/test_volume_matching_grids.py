@@ -14,7 +14,7 @@ from orbitrec.geometry.quadrature import design_circle_rule, spherical_design
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.losses import kam_loss, moment_loss, relative_errors
-from orbitrec.thesis.cartesian_encoder import CartesianMomentEncoder
+from orbitrec.thesis.encoders import CartesianMomentEncoder
 from orbitrec.thesis.volume_matching import neural
 from orbitrec.thesis.volume_matching.grids import CartesianMomentGrid, PolarMomentGrid, ShellMomentGrid
 from orbitrec.thesis.volume_matching.neural import NeuralMatching, match_neural, recon_loss

@@ -1,7 +1,6 @@
 """``orbitrec train``: the supervised phase."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,23 +10,11 @@ from orbitrec.cli.devices import Device, usable
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
+    from orbitrec.mra.training import MRATraining
+    from orbitrec.networks.momnet_training import MomNetTraining
     from orbitrec.networks.training import Trainer
 
 app = typer.Typer(no_args_is_help=True)
-
-
-class EncoderName(StrEnum):
-    """What may be trained."""
-
-    thesis = "thesis"
-    structured = "structured"
-
-
-class MomNetName(StrEnum):
-    """What may be trained for cryo-EM."""
-
-    polar = "polar"
-    printed = "printed"
 
 
 @app.callback()
@@ -39,7 +26,6 @@ def train() -> None:
 def mra(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
     gaussians: Annotated[int, typer.Option(help="Gaussians in a signal and in a density.")] = 2,
-    encoder: Annotated[EncoderName, typer.Option(help="Architecture.")] = EncoderName.structured,
     length: Annotated[int, typer.Option(help="Samples of a signal.")] = 41,
     widths: Annotated[
         tuple[float, float], typer.Option(help="Range of the Gaussians' standard deviations, in circumferences.")
@@ -65,36 +51,35 @@ def mra(
 ) -> None:
     """Train an encoder for multireference alignment on problems drawn as it goes.
 
-    OUTPUT gets encoder.safetensors with its recipe as encoder.json, history.csv, and checkpoint.safetensors, from which
-    --resume goes on to the same weights as without the interruption.
+    OUTPUT gets encoder.safetensors with its provenance as encoder.json, history.csv, and checkpoint.safetensors, from
+    which --resume goes on to the same weights as without the interruption.
 
-    Example:  orbitrec train mra --gaussians 2 --encoder structured -o encoder-2
+    Example:  orbitrec train mra --gaussians 2 -o encoder-2
     """
     from orbitrec.io.runs import RunFolder, new_run
     from orbitrec.mra.families import MixtureLaw
     from orbitrec.mra.sampling import NoiseLaw
-    from orbitrec.mra.training import Training
+    from orbitrec.mra.training import MRATraining
     from orbitrec.networks.training import Trainer
 
     checked = usable(device, "float32")
     if resume:
-        _run(RunFolder(output), Trainer.resumed(output / "checkpoint.safetensors", Training.from_dict, checked), half)
+        trainer = Trainer.resumed(output / "checkpoint.safetensors", MRATraining, checked)
+        train_to_the_end(RunFolder(output), trainer, mra_command(trainer.task, half=half), half=half)
         return
     law = MixtureLaw(gaussians, widths, weight_spread)
-    training = Training(encoder.value, law, length, NoiseLaw(noise, observations, exact), steps, batch, rate, seed)
+    options = {"steps": steps, "batch": batch, "learning_rate": rate, "seed": seed}
+    task = MRATraining(law, length, NoiseLaw(noise, observations, exact), **options)
     with new_run(output) as run:
-        _run(run, Trainer(training, checked), half)
+        train_to_the_end(run, Trainer(task, checked), mra_command(task, half=half), half=half)
 
 
 @app.command()
 def momnet(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
-    encoder: Annotated[
-        MomNetName, typer.Option(help="Architecture: for polar moments, or the thesis's on Cartesian ones.")
-    ] = MomNetName.polar,
     atoms: Annotated[int, typer.Option(help="Gaussian atoms of a protein.")] = 20,
-    width: Annotated[int, typer.Option(help="Units of a layer (polar).")] = 320,
-    proposals: Annotated[int, typer.Option(help="Answers, of which the one of least Kam loss counts (polar).")] = 4,
+    width: Annotated[int, typer.Option(help="Units of a layer.")] = 320,
+    proposals: Annotated[int, typer.Option(help="Answers, of which the one of least Kam loss counts.")] = 4,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
     batch: Annotated[int, typer.Option(help="New problems in each step.")] = 128,
     rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
@@ -104,7 +89,7 @@ def momnet(
     """Train MoM-net: from the moments of images to a volume, its views and the spread of shifts.
 
     Problems are drawn as it goes: protein-like volumes, five von Mises–Fisher views, shifts. OUTPUT gets the same files
-    as that of train mra. A fifth of a second a step of 128 on one core, with the printed encoder three times as much.
+    as that of train mra. A fifth of a second a step of 128 on one core.
 
     Example:  orbitrec train momnet -o momnet
     """
@@ -114,43 +99,84 @@ def momnet(
     from orbitrec.networks.training import Trainer
 
     if resume:
-        _run(
-            RunFolder(output), Trainer.resumed(output / "checkpoint.safetensors", MomNetTraining.from_dict), half=False
-        )
+        trainer = Trainer.resumed(output / "checkpoint.safetensors", MomNetTraining)
+        train_to_the_end(RunFolder(output), trainer, momnet_command(trainer.task))
         return
-    training = MomNetTraining(
-        ProteinLaw(atoms),
+    task = MomNetTraining(
+        proteins=ProteinLaw(atoms),
         width=width,
         proposals=proposals,
         steps=steps,
         batch=batch,
         learning_rate=rate,
         seed=seed,
-        encoder=encoder.value,
     )
     with new_run(output) as run:
-        _run(run, Trainer(training), half=False)
+        train_to_the_end(run, Trainer(task), momnet_command(task))
 
 
-def _run(run: "RunFolder", trainer: "Trainer", half: bool) -> None:
-    """Train to the end with a bar, and write the results."""
+def mra_command(task: "MRATraining", *, half: bool) -> str:
+    """The command that makes the same weights."""
+    law, noise = task.law, task.noise
+    options = [
+        ("--gaussians", law.components),
+        ("--length", task.n),
+        ("--widths", *law.widths),
+        ("--weight-spread", law.weight_spread),
+        ("--noise", *noise.sigma),
+        ("--observations", *noise.count),
+        ("--exact", noise.exact),
+        ("--steps", task.steps),
+        ("--batch", task.batch),
+        ("--rate", task.learning_rate),
+        ("--seed", task.seed),
+        *([("--half",)] if half else []),
+    ]
+    return f"orbitrec train mra {_options_text(options)} -o DIR"
+
+
+def momnet_command(task: "MomNetTraining") -> str:
+    """The command that makes the same weights; half precision would blur what the moments are compared with."""
+    options = [
+        ("--atoms", task.proteins.atoms),
+        ("--width", task.width),
+        ("--proposals", task.proposals),
+        ("--steps", task.steps),
+        ("--batch", task.batch),
+        ("--rate", task.learning_rate),
+        ("--seed", task.seed),
+    ]
+    return f"orbitrec train momnet {_options_text(options)} -o DIR"
+
+
+def _options_text(options: list[tuple[str | int | float, ...]]) -> str:
+    """Options as a user types them."""
+    words = [word for option in options for word in option]
+    return " ".join(format(word, "g") if isinstance(word, float) else str(word) for word in words)
+
+
+def train_to_the_end(run: "RunFolder", trainer: "Trainer", command: str, *, half: bool = False) -> None:
+    """Train with a bar, and write the results; ``command`` makes the same weights."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from orbitrec.networks.provenance import write_training
+    from orbitrec.cli.provenance import commit
+    from orbitrec.networks.provenance import Origin
+    from orbitrec.networks.training_run import write_training
 
     columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=trainer.training.steps, completed=trainer.step)
-        facts = write_training(
+        shown = bar.add_task("training", total=trainer.task.steps, completed=trainer.step)
+        errors = write_training(
             run,
             trainer,
-            lambda now: bar.update(task, completed=now.step, description=_in_words(now.errors)),
+            Origin(command, commit()),
+            lambda now: bar.update(shown, completed=now.step, description=_in_words(now.errors)),
             half=half,
         )
     typer.echo(
-        f"held-out {_in_words(facts)} after {trainer.step} steps in {trainer.seconds:.0f} s: "
+        f"held-out {_in_words(errors)} after {trainer.step} steps in {trainer.seconds:.0f} s: "
         f"{run.path / 'encoder.safetensors'}"
     )
 

@@ -13,10 +13,10 @@ from orbitrec.densities.gridded import GriddedDensity
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.moments.analytic import Moments
 from orbitrec.moments.plane import radial_interpolation
-from orbitrec.networks.momnet import Estimate, Setting
+from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
 
 
-def carried_moments(moments: Moments, grid: PolarGrid, setting: Setting, radius: float) -> Moments:
+def carried_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, radius: float) -> Moments:
     """A batch of one on the setting's grid for a particle's ball of ``radius`` pixels of ``grid``.
 
     Args:
@@ -38,7 +38,7 @@ def carried_moments(moments: Moments, grid: PolarGrid, setting: Setting, radius:
     return Moments(first[None], second[None], moments.weights[:kept])
 
 
-def log_views(estimate: Estimate, setting: Setting, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
+def log_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
     """Log probabilities of directions, summing to 1, of an estimate that is a batch of one.
 
     The network was trained on the setting's directions alone. Between them its polynomial runs wild, so the density is
@@ -49,7 +49,7 @@ def log_views(estimate: Estimate, setting: Setting, directions: Float[Tensor, "d
     return smooth.clamp(min=1e-12).log()
 
 
-def smooth_views(estimate: Estimate, setting: Setting, directions: Float[Tensor, "d 3"]) -> Estimate:
+def smooth_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> MomNetEstimate:
     """The same estimate, its log density the polynomial nearest to :func:`log_views` on many directions."""
     harmonics = setting.harmonics(directions).to(estimate.log_density)
     design = torch.cat([harmonics, harmonics.new_ones(len(directions), 1)], dim=1)

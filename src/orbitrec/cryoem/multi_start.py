@@ -109,7 +109,7 @@ def in_rounds(
     Returns:
         The model after the last round.
     """
-    termination = Termination(measured=schedule.round_passes)
+    termination = Termination(measured=schedule.round_passes, least_epochs=2)
     for number in range(schedule.rounds):
         own = given_views(problem, level, model)
         found = run(solver, own, model.coefficients.double(), termination, seed=seed + number, callback=callback)

@@ -20,6 +20,7 @@ from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import given_views, searched_likelihood
 from orbitrec.cryoem.pose_search import ParticleState, PosesFound
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.densities.gridded import mixed_with_uniform
 from orbitrec.optim.driver import continued, run
 from orbitrec.optim.multiresolution import MultiResolution
 from orbitrec.optim.online import OnlineEM, OnlineState
@@ -114,7 +115,7 @@ class Search:
         particles = found.state()
         assert particles.directions is not None
         views = particles.directions.mean(0)
-        views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
+        views = mixed_with_uniform(views, DENSITY_FLOOR)
         model = VolumeAndViews(state.model.coefficients, views.log())
         return State(model, particles, found.rotations, found.shifts_px)
 
@@ -136,7 +137,7 @@ class Search:
             seconds: dict[int, float] = {}
             advanced = self._advanced(seconds)
             result = run(
-                solver, own, start, Termination(measured=passes),
+                solver, own, start, Termination(measured=passes, least_epochs=2),
                 seed=seed, callback=advanced, checkpoint=kept, every=1,
             )  # fmt: skip
             resolution = self.data.resolution_A(level.basis.k_max)

@@ -1,4 +1,4 @@
-"""Recovery by shipped encoders: what they find from the moments, and where the data refute it, matching from there."""
+"""Recovery by pretrained encoders: what they find from the moments, and matching where the data refute it."""
 
 import time
 from dataclasses import replace
@@ -13,17 +13,17 @@ from orbitrec.mra.least_squares import matched, misfit, recover_least_squares
 from orbitrec.mra.matching import Pair, jointly_shifted
 from orbitrec.mra.model import PeriodicMRA, shifted
 from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
-from orbitrec.networks.pretrained import load_encoder, load_recipe, pretrained_encoders
+from orbitrec.networks.encoders import StructuredEncoder
+from orbitrec.networks.pretrained import load_encoder, load_provenance, pretrained_encoders
 
-_ENCODER = "structured"
 _REFUTED = "the moments refute what the encoders know of signals"
 _ROUNDING = 1e-12  # misfit of an entry of exact moments
 
 
 def recover_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
-    """What the shipped encoder that explains the moments best finds, and no more.
+    """What the pretrained encoder that explains the moments best finds, and no more.
 
-    Each of the shipped encoders is for mixtures of so many Gaussians; where none is for the signal's length, or the
+    Each of the pretrained encoders is for mixtures of so many Gaussians; where none is for the signal's length, or the
     observations are windows, this is least squares, and a warning says so.
     """
     began = time.perf_counter()
@@ -35,7 +35,7 @@ def recover_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
 
 
 def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
-    """The encoder's estimate as long as the moments cannot tell it from the truth, otherwise matched until they cannot.
+    """The encoder's estimate where the moments agree with it to their noise, otherwise matched until they do.
 
     The misfit of the truth is (n + n²)/N, give or take 2/n of it: an estimate within three of these deviations is kept,
     because matching would only fit the moments' noise. A signal outside the encoders' family is refuted, and matching
@@ -76,11 +76,11 @@ def _best_pair(problem: MRAProblem) -> Pair | None:
     sigma, count = m.weights.new_tensor([problem.sigma]), m.weights.new_tensor([float(problem.count)])
     found: list[tuple[float, Pair]] = []
     for name in pretrained_encoders():
-        recipe = load_recipe(name)["training"]
-        if recipe["encoder"] != _ENCODER or recipe["n"] != problem.model.n:
+        if load_provenance(name).training["n"] != problem.model.n:
             continue
+        encoder = load_encoder(StructuredEncoder, name)
         with torch.no_grad():
-            density, signal = (part.double() for part in load_encoder(name)(batch, sigma, count))
+            density, signal = (part.double() for part in encoder(batch, sigma, count))
         density = density.clamp(min=0)
         density = density / density.sum()
         signal = shifted(signal, jointly_shifted(batch, density, signal))
@@ -91,5 +91,5 @@ def _best_pair(problem: MRAProblem) -> Pair | None:
 def _without_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
     estimate = recover_least_squares(problem, generator)
     seen = "windows" if not isinstance(problem.model, PeriodicMRA) else f"signals of {problem.model.n} samples"
-    warning = f"no encoder is shipped for {seen}: recovered by least squares from several starts"
+    warning = f"there is no pretrained encoder for {seen}: recovered by least squares from several starts"
     return replace(estimate, warnings=(*estimate.warnings, warning))

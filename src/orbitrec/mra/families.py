@@ -1,7 +1,7 @@
 """Families of signals 𝒱 and of shift densities 𝒫 for multireference alignment: Gaussian mixtures on the circle.
 
 The thesis fixes the number of Gaussians (section 2.4.1) and nothing else. The laws here, of means, widths and weights,
-are the project's choice (``docs/mra.md``). The circle has circumference 1 and n grid points ``(j − n//2)/n``.
+are the project's choice. The circle has circumference 1 and n grid points ``(j − n//2)/n``.
 """
 
 import math
@@ -46,7 +46,17 @@ class MixtureLaw:
     def densities(
         self, count: int, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, "count n"]:
-        """``count`` draws as probabilities of the n grid points, each summing to 1."""
+        """Random densities on the circle.
+
+        Args:
+            count: how many.
+            n: samples.
+            generator: source of the random numbers.
+            dtype: of the result.
+
+        Returns:
+            Probabilities of the n grid points, each row summing to 1.
+        """
         means, spread, weights = torch.rand(
             3, count, self.components, 1, generator=generator, dtype=dtype, device=generator.device
         )
@@ -63,14 +73,34 @@ class MixtureLaw:
     def signals(
         self, count: int, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
     ) -> Float[Tensor, "count n"]:
-        """``count`` draws as signals of unit mean square, ``‖v‖² = n``: the signal-to-noise ratio is ``1/σ²``."""
+        """Random signals.
+
+        Args:
+            count: how many.
+            n: samples.
+            generator: source of the random numbers.
+            dtype: of the result.
+
+        Returns:
+            Signals of unit mean square, ``‖v‖² = n``: the signal-to-noise ratio is ``1/σ²``.
+        """
         mixture = self.densities(count, n, generator, dtype)
         return mixture * (math.sqrt(n) / mixture.norm(dim=1, keepdim=True))
 
     def pairs(
         self, count: int, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
     ) -> tuple[Float[Tensor, "count n"], Float[Tensor, "count n"]]:
-        """``count`` independent pairs (signal v, density ρ) of 𝒱 × 𝒫."""
+        """Independent pairs (signal v, density ρ) of 𝒱 × 𝒫.
+
+        Args:
+            count: how many.
+            n: samples.
+            generator: source of the random numbers.
+            dtype: of the result.
+
+        Returns:
+            Signals and densities.
+        """
         return self.signals(count, n, generator, dtype), self.densities(count, n, generator, dtype)
 
 

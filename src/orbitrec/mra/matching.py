@@ -19,7 +19,7 @@ from orbitrec.moments.losses import moment_loss
 from orbitrec.mra.density import LEAST_PROBABILITY
 from orbitrec.mra.model import PeriodicMRA, all_shifts
 from orbitrec.mra.problem import model_moments
-from orbitrec.mra.sampling import Problems
+from orbitrec.mra.sampling import SignalProblems
 from orbitrec.networks.encoders import Encoder
 from orbitrec.optim.adam import ScheduledAdam, cosine
 
@@ -66,7 +66,7 @@ def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Flo
     return moment_loss(target, trial).argmin(1)
 
 
-def by_encoder(encoder: Encoder, problems: Problems, rate: float = 1e-4) -> Representation:
+def by_encoder(encoder: Encoder, problems: SignalProblems, rate: float = 1e-4) -> Representation:
     """The parameters θ of one copy of the encoder for each problem, as in the thesis.
 
     Args:

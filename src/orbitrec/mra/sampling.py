@@ -45,7 +45,16 @@ class NoiseLaw:
     def draw(
         self, size: int, generator: torch.Generator, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """σ and N of ``size`` problems; 0 and ∞ where the moments are exact."""
+        """Noise levels and numbers of observations of random problems.
+
+        Args:
+            size: how many problems.
+            generator: source of the random numbers.
+            dtype: of the result.
+
+        Returns:
+            σ and N; 0 and ∞ where the moments are exact.
+        """
         at = torch.rand(3, size, generator=generator, dtype=dtype, device=generator.device)
         sigma, count = (
             low * (high / low) ** u for (low, high), u in zip((self.sigma, self.count), at[:2], strict=True)
@@ -59,7 +68,7 @@ EXACT = NoiseLaw(exact=1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Problems:
+class SignalProblems:
     """A batch: what is to be found, and what is known of it.
 
     Attributes:
@@ -79,22 +88,34 @@ class Problems:
     @classmethod
     def draw(
         cls, law: MixtureLaw, n: int, noise: NoiseLaw, size: int, generator: torch.Generator, dtype: torch.dtype
-    ) -> "Problems":
-        """``size`` independent problems of signals and densities by ``law`` on n samples."""
+    ) -> "SignalProblems":
+        """Independent problems.
+
+        Args:
+            law: of signals and densities.
+            n: samples of a signal.
+            noise: law of the noise.
+            size: how many problems.
+            generator: source of the random numbers.
+            dtype: of all numbers.
+
+        Returns:
+            The batch.
+        """
         signal, density = law.pairs(size, n, generator, dtype)
         sigma, count = noise.draw(size, generator, dtype)
         return cls(signal, density, sampled_moments(signal, density, sigma, count, generator), sigma, count)
 
-    def exact(self) -> "Problems":
+    def exact(self) -> "SignalProblems":
         """The same signals and densities, with exact moments."""
         sigma, count = torch.zeros_like(self.sigma), torch.full_like(self.count, math.inf)
         moments = sampled_moments(self.signal, self.density, sigma, count, torch.Generator(self.signal.device))
-        return Problems(self.signal, self.density, moments, sigma, count)
+        return SignalProblems(self.signal, self.density, moments, sigma, count)
 
-    def select(self, index: Int[Tensor, "i"]) -> "Problems":
+    def select(self, index: Int[Tensor, "i"]) -> "SignalProblems":
         """Some of the problems."""
         m = self.moments
-        return Problems(
+        return SignalProblems(
             self.signal[index],
             self.density[index],
             Moments(m.first[index], m.second[index], m.weights),
@@ -102,10 +123,10 @@ class Problems:
             self.count[index],
         )
 
-    def to(self, device: torch.device) -> "Problems":
+    def to(self, device: torch.device) -> "SignalProblems":
         """The same on another device."""
         m = self.moments
-        return Problems(
+        return SignalProblems(
             self.signal.to(device),
             self.density.to(device),
             Moments(m.first.to(device), m.second.to(device), m.weights.to(device)),
@@ -129,9 +150,19 @@ def sampled_moments(
 
     in samples; W is Wishart of N degrees of freedom. It is drawn as Gaussian and independent of z, which is wrong by
     terms of the order 1/N.
+
+    Args:
+        signal: v of each problem.
+        density: ρ of each problem.
+        sigma: σ of each problem.
+        count: N of each problem.
+        generator: source of the random numbers.
+
+    Returns:
+        One block of n frequencies for each problem.
     """
     b, n = signal.shape
-    like = {"dtype": signal.dtype, "device": signal.device}
+    options = {"dtype": signal.dtype, "device": signal.device}
     noisy = count.isfinite()
     views = all_shifts(signal)
     if not bool(noisy.any()):
@@ -140,9 +171,9 @@ def sampled_moments(
     hits = torch.poisson(density * total, generator=generator)
     share = torch.where(noisy[:, None], hits / hits.sum(1, keepdim=True), density)
     spread = torch.where(noisy[:, None], sigma[:, None] * share.sqrt() / total.sqrt(), 0)
-    z = spread[:, :, None] * torch.randn(b, n, n, generator=generator, **like)
+    z = spread[:, :, None] * torch.randn(b, n, n, generator=generator, **options)
     first = (views.mT @ share[:, :, None]).squeeze(2) + z.sum(1)
-    wishart = torch.randn(b, n, n, generator=generator, **like)
+    wishart = torch.randn(b, n, n, generator=generator, **options)
     wishart = torch.where(noisy, sigma.square() / (2 * total[:, 0]).sqrt(), 0)[:, None, None] * (wishart + wishart.mT)
     cross = views.mT @ (share[:, :, None] * views / 2 + z)
     return _in_fourier(first, cross + cross.mT + wishart)

@@ -1,7 +1,7 @@
 """Families of volumes 𝒱 and of view densities 𝒫 for the supervised phase of cryo-EM (section 3.4.1).
 
 The thesis names protein-like volumes of 20 Gaussian atoms and mixtures of five von Mises–Fisher densities of fixed
-means. Everything else here is the project's choice (``docs/momnet.md``).
+means. Everything else here is the project's choice.
 """
 
 import math
@@ -88,10 +88,18 @@ class ProteinLaw:
             raise InputError("a protein needs two atoms, widths above zero and extents above zero and up to 1")
 
     def draw(self, count: int, basis: SphericalBesselBasis, generator: torch.Generator) -> Float[Tensor, "count p"]:
-        """Coefficients of ``count`` proteins, each of norm 1.
+        """Random proteins.
 
         The basis functions are eigenfunctions of the Laplacian, so that a Gaussian of width σ at c inside the ball has
         the coefficients ``exp(−k_ls² σ²/2) ψ_lms(c)``.
+
+        Args:
+            count: how many.
+            basis: of the coefficients.
+            generator: source of the random numbers.
+
+        Returns:
+            Coefficients, each protein's of norm 1.
         """
         shape = (count, 1)
         rod = torch.rand(shape, generator=generator) < self.rods
@@ -156,7 +164,7 @@ def _chains(count: int, atoms: int, generator: torch.Generator) -> Float[Tensor,
 def _rods(count: int, atoms: int, generator: torch.Generator) -> Float[Tensor, "count atoms 3"]:
     """Smooth bent curves one bond an atom long; atoms lie denser towards one end, and somewhat beside the curve.
 
-    The tangent turns as a cosine series of the arc length.
+    The tangent's change is a cosine series of the arc length.
     """
 
     def normal(*shape: int) -> Tensor:

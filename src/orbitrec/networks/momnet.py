@@ -5,13 +5,13 @@ size: a particle of twice the pixels has the same moments at half the frequencie
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from orbitrec.densities.harmonic import probabilities_on_nodes
 from orbitrec.errors import InputError
@@ -22,6 +22,7 @@ from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, bounded_spread
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss
+from orbitrec.networks.base import StoredNetwork
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 _VIEW_UNIT = 0.1
@@ -29,8 +30,8 @@ _VIEW_UNIT = 0.1
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a network is made for: 15 × 15 images up to Nyquist (section 3.4.1), and what is the same at other sizes.
+class MomNetSetting:
+    """The images that a network is made for, 15 × 15 up to Nyquist (section 3.4.1), and the sizes of its answers.
 
     Attributes:
         box: image edge in pixels.
@@ -81,17 +82,17 @@ class Setting:
     def reflections(self) -> Float[Tensor, "eight p"]:
         """Signs of the coefficients under reflections of x, y and z, in all eight combinations.
 
-        Half of them are turns by 180°, which moments do not see if views turn too; the others are the same for the
-        other hand, which moments do not see either.
+        Half of them are rotations by 180°, which moments do not see if the views rotate too; the others are the same
+        for the other handedness, which moments do not see either.
         """
         return _reflected_signs(self.basis.lm)[0]
 
     @cached_property
-    def view_turns(self) -> Float[Tensor, "eight h"]:
-        """Signs of z_ρ that go with :attr:`reflections`: of the turn that is left when the hand is set aside."""
+    def view_rotations(self) -> Float[Tensor, "eight h"]:
+        """Signs of z_ρ that go with :attr:`reflections`: of the rotation that is left when handedness is set aside."""
         return _reflected_signs(torch.arange(1, harmonic_count(self.density_degree)))[1]
 
-    def kam_losses(self, moments: Moments, estimate: "Estimate") -> Float[Tensor, "b"]:
+    def kam_losses(self, moments: Moments, estimate: "MomNetEstimate") -> Float[Tensor, "b"]:
         """(3.13) of every problem of a batch."""
         density = estimate.density(self.harmonics(self.directions))
         return kam_loss(moments, self.moments(estimate.coefficients, density, estimate.shift_px))
@@ -105,8 +106,8 @@ class Setting:
         k_max = math.pi * self.radius / radius
         if k_max > math.pi * (1 + 1e-9):
             raise InputError(
-                f"this network needs a particle of at least {self.radius:g} px radius, not {radius:g}; use images less "
-                "binned, or a smaller --diameter would not do: it is the sampling that is missing"
+                f"this network needs a particle of at least {self.radius:g} px radius, not {radius:g}; use images that "
+                "are less binned"
             )
         return PolarGrid(box, min(k_max, math.pi), self.radial_nodes, self.max_mode)
 
@@ -118,20 +119,20 @@ class Setting:
 
 
 def _reflected_signs(lm: Int[Tensor, "n"]) -> tuple[Float[Tensor, "eight n"], Float[Tensor, "eight n"]]:
-    """Signs of harmonics ``l² + l + m`` under reflections of x, y, z, and under those that remain proper turns.
+    """Signs of harmonics ``l² + l + m`` under reflections of x, y, z, and under the rotations that go with them.
 
-    An odd number of reflections is a turn and the reflection in the origin, of sign ``(−1)^l``.
+    An odd number of reflections is a rotation and the reflection in the origin, of sign ``(−1)^l``.
     """
     degree, order = degree_of(lm), order_of(lm)
     odd = torch.stack([order + (order < 0), (order < 0).long(), degree + order])  # in x, y, z
     which = torch.cartesian_prod(*3 * [torch.arange(2)])
     flips = which @ odd
-    turns = flips + which.sum(1, keepdim=True) * degree
-    return (1 - 2 * (flips % 2)).float(), (1 - 2 * (turns % 2)).float()
+    rotations = flips + which.sum(1, keepdim=True) * degree
+    return (1 - 2 * (flips % 2)).float(), (1 - 2 * (rotations % 2)).float()
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class MomNetEstimate:
     """``(z_v, z_ρ, η̂)`` of a batch: coefficients, harmonics of the log density, pixels of the setting."""
 
     coefficients: Float[Tensor, "b p"]
@@ -142,30 +143,30 @@ class Estimate:
         """Probabilities of the directions whose harmonics are given, summing to 1."""
         return probabilities_on_nodes(self.log_density, harmonics)
 
-    def double(self) -> "Estimate":
+    def double(self) -> "MomNetEstimate":
         """The same in float64."""
-        return Estimate(self.coefficients.double(), self.log_density.double(), self.shift_px.double())
+        return MomNetEstimate(self.coefficients.double(), self.log_density.double(), self.shift_px.double())
 
     @classmethod
-    def chosen(cls, among: "list[Estimate]", costs: Float[Tensor, "k b"]) -> "Estimate":
+    def chosen(cls, among: "list[MomNetEstimate]", costs: Float[Tensor, "k b"]) -> "MomNetEstimate":
         """Of every problem the estimate of least cost."""
         best, each = costs.argmin(0), torch.arange(costs.shape[1])
         parts = ((e.coefficients, e.log_density, e.shift_px) for e in among)
         return cls(*(torch.stack(part)[best, each] for part in zip(*parts, strict=True)))
 
 
-class MomNet(nn.Module, ABC):
-    """What any encoder ξ_θ shares.
+class MomNet(StoredNetwork):
+    """What any encoder ξ_θ of cryo-EM shares.
 
     Moments come at any scale and are brought to unit power, so that scaling the volume scales z_v. Two moments leave a
-    choice, at least that of the hand, and the mean of what they leave explains them badly. So an encoder may make
+    choice, at least that of the handedness, and the mean of what they leave explains them badly. So an encoder may make
     several proposals, and its answer is the one whose own moments are nearest to those it was given.
 
     Args:
         setting: bandwidth, grid, directions.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MomNetSetting) -> None:
         super().__init__()
         self.setting = setting
         self.sizes = [len(setting.basis), harmonic_count(setting.density_degree) - 1, 1]
@@ -181,7 +182,7 @@ class MomNet(nn.Module, ABC):
             moments: a batch of unit power, in the weights' precision.
         """
 
-    def proposals(self, moments: Moments) -> list[Estimate]:
+    def proposals(self, moments: Moments) -> list[MomNetEstimate]:
         """All answers to a batch of moments on the setting's grid, in the weights' precision."""
         moments = self._converted(moments)
         power = power_of(moments)
@@ -190,10 +191,10 @@ class MomNet(nn.Module, ABC):
             volume, density, shift = answer.split(self.sizes, dim=1)
             spread = bounded_spread(shift[:, 0], self.setting.largest_shift_px)
             coefficients = volume * self.scale * power.sqrt()[:, None]
-            estimates.append(Estimate(coefficients, _VIEW_UNIT * density, spread))
+            estimates.append(MomNetEstimate(coefficients, _VIEW_UNIT * density, spread))
         return estimates
 
-    def forward(self, moments: Moments) -> Estimate:
+    def forward(self, moments: Moments) -> MomNetEstimate:
         """``(z_v, z_ρ, η̂)`` of a batch: of every problem the proposal of least Kam loss."""
         proposals = self.proposals(moments)
         if len(proposals) == 1:
@@ -201,7 +202,7 @@ class MomNet(nn.Module, ABC):
         with torch.no_grad():
             converted = self._converted(moments)
             losses = torch.stack([self.setting.kam_losses(converted, proposal) for proposal in proposals])
-        return Estimate.chosen(proposals, losses)
+        return MomNetEstimate.chosen(proposals, losses)
 
     def _converted(self, moments: Moments) -> Moments:
         """In the weights' precision."""

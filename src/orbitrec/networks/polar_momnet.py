@@ -1,11 +1,15 @@
 """MoM-net's encoder for moments on the polar grid: compressed, then full layers."""
 
+from collections.abc import Mapping
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from orbitrec.io.plain import from_plain
 from orbitrec.moments.analytic import Moments
-from orbitrec.networks.momnet import MomNet, Setting, power_of, scaled
+from orbitrec.networks.momnet import MomNet, MomNetSetting, power_of, scaled
 
 _TOLERANCE = 1e-5
 """Of the largest variance of a moment's coordinates, what the compression leaves out."""
@@ -86,8 +90,10 @@ class PolarMomNet(MomNet):
         blocks: residual blocks of two layers.
     """
 
+    name = "polar"
+
     def __init__(
-        self, setting: Setting, kept: tuple[int, ...], width: int, proposals: int = 1, blocks: int = 3
+        self, setting: MomNetSetting, kept: tuple[int, ...], width: int, proposals: int = 1, blocks: int = 3
     ) -> None:
         super().__init__(setting)
         self.count = proposals
@@ -97,10 +103,33 @@ class PolarMomNet(MomNet):
         self.body = nn.Sequential(nn.Linear(len(self.compression.mean), width), *layers, nn.LayerNorm(width), last)
 
     @classmethod
+    def blank(cls, training: Mapping[str, object], weights: Mapping[str, Tensor]) -> "PolarMomNet":
+        """See :class:`orbitrec.networks.base.StoredNetwork`; how many functions are kept is a buffer's shape."""
+        kept = weights["compression.functions"].any(1).sum(1).tolist()
+        setting = from_plain(MomNetSetting, training["setting"])
+        return cls(setting, tuple(kept), cast("int", training["width"]), cast("int", training["proposals"]))
+
+    @classmethod
     def for_family(
-        cls, setting: Setting, moments: Moments, coefficients: Float[Tensor, "b p"], width: int, proposals: int = 1
+        cls,
+        setting: MomNetSetting,
+        moments: Moments,
+        coefficients: Float[Tensor, "b p"],
+        width: int,
+        proposals: int = 1,
     ) -> "PolarMomNet":
-        """An untrained network fit to look at moments like these and to answer with coefficients like these."""
+        """An untrained network, scaled to a family of problems.
+
+        Args:
+            setting: bandwidth, grid, directions.
+            moments: of the family, a batch.
+            coefficients: of its volumes.
+            width: units of the network's layers.
+            proposals: how many answers it makes.
+
+        Returns:
+            The network.
+        """
         power = power_of(moments)
         compression = _Compression.of(scaled(moments, power), _TOLERANCE)
         net = cls(setting, compression.kept, width, proposals)

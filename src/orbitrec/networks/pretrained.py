@@ -1,100 +1,122 @@
-"""Encoders as files: weights in safetensors, the recipe that made them as metadata and as JSON beside them."""
+"""Networks as files: weights in safetensors, their provenance as metadata and as JSON beside them.
+
+A file says which class of network it is of. Loading names the class that is wanted; a file of another is refused.
+"""
 
 import json
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import to_json, write_json
+from orbitrec.io.plain import from_plain
 from orbitrec.io.tensors import read_tensors, write_tensors
-from orbitrec.networks.encoders import ENCODERS, Encoder
-from orbitrec.networks.momnet import MomNet, Setting
+from orbitrec.networks.base import StoredNetwork
+from orbitrec.networks.encoders import Encoder
 from orbitrec.networks.polar_momnet import PolarMomNet
-from orbitrec.thesis.reference_momnet import PrintedMomNet
+from orbitrec.networks.provenance import Provenance
 
 PRETRAINED = Path(__file__).parent / "weights"
-
-
-def encoder_name(encoder: str, components: int) -> str:
-    """The name of shipped weights, say ``mra-structured-2``: for mixtures of so many Gaussians."""
-    return f"mra-{encoder}-{components}"
-
-
 MOMNET = "momnet-polar"
-"""The shipped network for cryo-EM."""
+"""The pretrained network for cryo-EM."""
+
+N = TypeVar("N", bound=StoredNetwork)
+E = TypeVar("E", bound=Encoder)
+
+
+def encoder_name(components: int) -> str:
+    """The name of pretrained weights, say ``mra-structured-2``: for mixtures of so many Gaussians."""
+    return f"mra-structured-{components}"
 
 
 def pretrained_encoders() -> list[str]:
-    """Names that :func:`load_encoder` knows."""
+    """Names of the pretrained weights for multireference alignment."""
     return sorted(path.stem for path in PRETRAINED.glob("mra-*.safetensors"))
 
 
-def write_encoder(path: Path | str, encoder: nn.Module, recipe: Mapping[str, object], dtype: torch.dtype) -> None:
-    """Write weights in ``dtype`` to ``path``, and the recipe (which names the encoder and n) also beside it as JSON."""
-    weights = {name: value.to(dtype) for name, value in encoder.state_dict().items()}
-    write_tensors(path, "encoder", weights, {"recipe": to_json(recipe)})
-    write_json(Path(path).with_suffix(".json"), recipe)
-
-
-def load_encoder(name: str | Path, n: int | None = None) -> Encoder:
-    """The encoder of shipped weights or of a file that :func:`write_encoder` wrote, in float32, on the CPU.
+def write_network(path: Path | str, network: StoredNetwork, provenance: Provenance, dtype: torch.dtype) -> None:
+    """Write weights and provenance to one file, and the provenance also beside it as JSON.
 
     Args:
-        name: one of :func:`pretrained_encoders`, or a path that ends in .safetensors.
-        n: samples of the signals it is wanted for, if that is to be checked now.
+        path: the file, which should end in .safetensors.
+        network: whose weights.
+        provenance: how they were made.
+        dtype: of the numbers in the file.
 
     Raises:
-        InputError: if there is no such name or file, the file holds something else, or it is for another length.
+        InputError: if ``path`` cannot be written.
     """
-    weights, recipe = _read(name)
-    if n is not None and n != recipe["n"]:
-        raise InputError(f"{name} is for signals of {recipe['n']} samples, not {n}; train one for that length")
-    if recipe["encoder"] not in ENCODERS:
-        raise InputError(f"{name} is no encoder of signals; make one with: orbitrec train mra -o DIR")
-    encoder = ENCODERS[recipe["encoder"]](recipe["n"])
-    encoder.load_state_dict({key: value.float() for key, value in weights.items()})
-    return encoder.eval()
+    weights = {name: value.to(dtype) for name, value in network.state_dict().items()}
+    write_tensors(path, "encoder", weights, {"provenance": to_json(asdict(provenance))})
+    write_json(Path(path).with_suffix(".json"), asdict(provenance))
 
 
-def load_momnet(name: str | Path = MOMNET) -> MomNet:
-    """MoM-net of the shipped weights or of a file that :func:`write_encoder` wrote, in float32, on the CPU.
+def load_network(network: type[N], source: str | Path) -> N:
+    """A network of that class with the weights of ``source``, in float32, on the CPU.
+
+    Args:
+        network: the class.
+        source: a name of pretrained weights, or the path, ending in .safetensors, that :func:`write_network` wrote.
 
     Raises:
-        InputError: if there is no such name or file, or it holds something else.
+        InputError: if there is no such name or file, or it holds something else than that network's weights.
     """
-    weights, recipe = _read(name)
-    if "setting" not in recipe["training"]:
-        raise InputError(f"{name} is no MoM-net; make one with: orbitrec train momnet -o DIR")
-    net = _blank_momnet(recipe["training"], weights)
+    weights, provenance = _read(source)
+    if provenance.encoder != network.name:
+        raise InputError(
+            f"{source} holds weights of the encoder “{provenance.encoder}”, not of “{network.name}”; give a file of "
+            "the latter"
+        )
+    net = network.blank(provenance.training, weights)
     net.load_state_dict({key: value.float() for key, value in weights.items()})
     return net.eval()
 
 
-def _blank_momnet(training: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MomNet:
-    setting = Setting(**training["setting"])
-    if "compression.functions" not in weights:
-        return PrintedMomNet(setting, torch.Generator())
-    kept = weights["compression.functions"].any(1).sum(1).tolist()
-    return PolarMomNet(setting, tuple(kept), training["width"], training.get("proposals", 1))
+def load_encoder(encoder: type[E], source: str | Path, n: int | None = None) -> E:
+    """:func:`load_network` for multireference alignment.
+
+    Args:
+        encoder: the class.
+        source: as there.
+        n: samples of the signals it is wanted for, if that is to be checked now.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        InputError: as there, or if the encoder is for signals of another length.
+    """
+    found = load_network(encoder, source)
+    if n is not None and n != found.n:
+        raise InputError(f"{source} is for signals of {found.n} samples, not {n}; train one for that length")
+    return found
 
 
-def load_recipe(name: str | Path) -> dict[str, Any]:
-    """How the encoder of that name or file was made: what :func:`write_encoder` was given.
+def load_momnet(source: str | Path = MOMNET) -> PolarMomNet:
+    """MoM-net's pretrained weights, or those of ``source``, as :func:`load_network` does."""
+    return load_network(PolarMomNet, source)
+
+
+def load_provenance(source: str | Path) -> Provenance:
+    """How the weights of that name or file were made.
 
     Raises:
         InputError: if there is no such name or file, or it holds something else.
     """
-    return _read(name)[1]
+    return _read(source)[1]
 
 
-def _read(name: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and recipe."""
-    path = Path(name) if str(name).endswith(".safetensors") else PRETRAINED / f"{name}.safetensors"
+def _read(source: str | Path) -> tuple[dict[str, Tensor], Provenance]:
+    path = Path(source) if str(source).endswith(".safetensors") else PRETRAINED / f"{source}.safetensors"
     if path.parent == PRETRAINED and not path.exists():
-        raise InputError(f"no weights are shipped as {name}; choose among {', '.join(pretrained_encoders())}")
-    weights, metadata = read_tensors(path, "encoder", "make one with: orbitrec train mra -o DIR")
-    return weights, json.loads(metadata["recipe"])
+        names = ", ".join(file.stem for file in sorted(PRETRAINED.glob("*.safetensors")))
+        raise InputError(f"there are no pretrained weights {source}; choose among {names}")
+    weights, metadata = read_tensors(path, "encoder", "give a file of trained weights")
+    try:
+        return weights, from_plain(Provenance, json.loads(metadata["provenance"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} was written by another version of this library; train the network anew") from error

@@ -1,4 +1,4 @@
-"""The supervised phase of any encoder: problems drawn as training goes, Adam, checkpoints.
+"""The supervised phase of any network: problems drawn as training goes, Adam, checkpoints.
 
 Everything that decides how training goes on is in the checkpoint: what is resumed ends in the same weights.
 """
@@ -6,17 +6,20 @@ Everything that decides how training goes on is in the checkpoint: what is resum
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from orbitrec.errors import InputError
+from orbitrec.io.plain import from_plain
 from orbitrec.io.tensors import read_tensors, write_tensors
+from orbitrec.networks.base import StoredNetwork
 from orbitrec.optim.adam import Schedule, ScheduledAdam, warm_up_cosine
 
 STREAM = 1_000_000
@@ -24,70 +27,83 @@ STREAM = 1_000_000
 
 
 @runtime_checkable
-class TrainingTask(Protocol):
-    """What is trained on what, as a frozen dataclass of plain values (and dataclasses of them)."""
+class Movable(Protocol):
+    """A batch of problems, which may be moved to another device."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def encoder(self) -> str:
-        """The architecture's name."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """New problems in each."""
-        ...
-
-    @property
-    def learning_rate(self) -> float:
-        """The largest."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Decides the weights to begin with and the problems."""
-        ...
-
-    def network(self, generator: torch.Generator) -> nn.Module:
-        """The untrained network, its weights drawn from the generator."""
-        ...
-
-    def loss(self, network: nn.Module, generator: torch.Generator, device: torch.device) -> Float[Tensor, ""]:
-        """Mean loss of ``batch`` new problems, which are drawn on the CPU."""
-        ...
-
-    def held_out(self, size: int) -> Any:  # noqa: ANN401 — of each task its own kind
-        """So many problems that training never sees, with a method ``to(device)``."""
-        ...
-
-    def validation(self, network: nn.Module, problems: Any) -> dict[str, float]:  # noqa: ANN401
-        """Mean errors on problems, by name."""
-        ...
-
-    def command(self, *, half: bool) -> str:
-        """The command that makes the same weights."""
+    def to(self, device: torch.device) -> "Movable":
+        """The same on another device."""
         ...
 
 
-Task = TypeVar("Task", bound=TrainingTask)
+N = TypeVar("N", bound=StoredNetwork)
+P = TypeVar("P", bound=Movable)
 
 
-def check_training(task: TrainingTask) -> None:
-    """What every training needs.
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask(ABC, Generic[N, P]):
+    """What is trained on what, as a record of numbers: a network of class N on problems of class P.
+
+    Attributes:
+        steps: of the optimiser (Adam), each on ``batch`` new problems.
+        batch: problems of a step.
+        learning_rate: the largest.
+        seed: decides the weights to begin with and the problems.
 
     Raises:
-        InputError: if steps, batch or rate are not positive or the seed is out of range.
+        InputError: if a number is not positive or the seed is out of range.
     """
-    if min(task.steps, task.batch) <= 0 or not 0 < task.learning_rate < math.inf:
-        raise InputError("steps, batch and learning rate must be positive")
-    if not 0 <= task.seed < STREAM:
-        raise InputError(f"a seed of {task.seed} is not between 0 and {STREAM - 1}; choose one that is")
+
+    steps: int
+    batch: int
+    learning_rate: float = 1e-3
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) <= 0 or not 0 < self.learning_rate < math.inf:
+            raise InputError("steps, batch and learning rate must be positive")
+        if not 0 <= self.seed < STREAM:
+            raise InputError(f"a seed of {self.seed} is not between 0 and {STREAM - 1}; choose one that is")
+
+    @property
+    @abstractmethod
+    def architecture(self) -> type[N]:
+        """The network's class."""
+
+    @abstractmethod
+    def network(self, generator: torch.Generator) -> N:
+        """The untrained network, its weights drawn from the generator."""
+
+    @abstractmethod
+    def loss(self, network: N, generator: torch.Generator, device: torch.device) -> Float[Tensor, ""]:
+        """Mean loss of ``batch`` new problems, which are drawn on the CPU.
+
+        Args:
+            network: on ``device``.
+            generator: source of the problems, on the CPU.
+            device: where to compute.
+
+        Returns:
+            A number that can be differentiated in the network's weights.
+        """
+
+    @abstractmethod
+    def problems(self, size: int, generator: torch.Generator) -> P:
+        """New problems, in float32."""
+
+    @abstractmethod
+    def validation(self, network: N, problems: P) -> dict[str, float]:
+        """Mean errors on problems, by name."""
+
+    def held_out(self, size: int, stream: int = 0) -> P:
+        """Problems that training never sees; other streams hold others."""
+        return self.problems(size, torch.Generator().manual_seed(self.seed + STREAM * (1 + stream)))
+
+    def untrained(self) -> N:
+        """The network that training begins with."""
+        return self.network(torch.Generator().manual_seed(self.seed))
+
+
+T = TypeVar("T", bound=TrainingTask[Any, Any])
 
 
 def learning_rate(task: TrainingTask) -> Schedule:
@@ -95,13 +111,8 @@ def learning_rate(task: TrainingTask) -> Schedule:
     return warm_up_cosine(task.learning_rate, task.steps, max(1, task.steps // 50))
 
 
-def options_text(options: list[object]) -> str:
-    """A command's options as a user types them."""
-    return " ".join(format(option, "g") if isinstance(option, float) else str(option) for option in options)
-
-
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """What is known after ``step`` steps: mean errors of held-out problems by name, and seconds of training.
 
     Seconds are the processor's, or the clock's on an accelerator.
@@ -116,83 +127,104 @@ class Progress:
         return {"step": self.step, **self.errors, "seconds": self.seconds}
 
 
-class Trainer(Generic[Task]):
-    """One training run: encoder, Adam, and the stream of problems.
+class Trainer(Generic[T]):
+    """One training run: network, Adam, and the stream of problems.
 
     Args:
-        training: what to train.
+        task: what to train.
         device: where the network is; problems are drawn on the CPU, so that the device does not change them.
     """
 
-    def __init__(self, training: Task, device: str | torch.device = "cpu") -> None:
-        self.training, self.device = training, torch.device(device)
-        self.generator = torch.Generator().manual_seed(training.seed)
-        self.encoder = training.network(self.generator).to(self.device)
-        self.adam = ScheduledAdam(self.encoder.parameters(), learning_rate(training), largest_norm=1.0)
+    def __init__(self, task: T, device: str | torch.device = "cpu") -> None:
+        self.task, self.device = task, torch.device(device)
+        self.generator = torch.Generator().manual_seed(task.seed)
+        self.network: StoredNetwork = task.network(self.generator).to(self.device)
+        self.adam = ScheduledAdam(self.network.parameters(), learning_rate(task), largest_norm=1.0)
         self.step, self.seconds = 0, 0.0
-        self.history: list[Progress] = []
+        self.history: list[TrainingProgress] = []
 
     def advance(self) -> None:
         """One optimiser step on new problems."""
         clock = time.process_time if self.device.type == "cpu" else time.perf_counter
         start = clock()
-        self.adam.step(self.training.loss(self.encoder, self.generator, self.device))
+        self.adam.step(self.task.loss(self.network, self.generator, self.device))
         self.step += 1
         self.seconds += clock() - start
 
-    def run(self, checkpoint: Path, every: int, callback: Callable[[Progress], None], held_out: int = 512) -> nn.Module:
-        """Train to the end; every so many steps and at the end validate, write the checkpoint and tell ``callback``.
+    def run(
+        self, checkpoint: Path, every: int, callback: Callable[[TrainingProgress], None], held_out: int = 512
+    ) -> StoredNetwork:
+        """Train to the end.
+
+        Args:
+            checkpoint: the file that keeps the run, written every ``every`` steps and at the end.
+            every: steps between two validations.
+            callback: called after each validation.
+            held_out: problems of a validation.
+
+        Returns:
+            The network.
 
         Raises:
             InputError: if the weights are no longer numbers.
         """
-        problems = self.training.held_out(held_out).to(self.device)
-        while self.step < self.training.steps:
+        problems = self.task.held_out(held_out).to(self.device)
+        while self.step < self.task.steps:
             self.advance()
-            if self.step % every == 0 or self.step == self.training.steps:
-                progress = Progress(self.step, self.seconds, self.training.validation(self.encoder, problems))
+            if self.step % every == 0 or self.step == self.task.steps:
+                progress = TrainingProgress(self.step, self.seconds, self.task.validation(self.network, problems))
                 if not math.isfinite(sum(progress.errors.values())):
                     raise InputError(
                         f"training diverged within {self.step} steps; choose a smaller rate than "
-                        f"{self.training.learning_rate:g}"
+                        f"{self.task.learning_rate:g}"
                     )
                 self.history.append(progress)
                 self.save(checkpoint)
                 callback(progress)
-        return self.encoder
+        return self.network
 
     def save(self, path: Path) -> None:
         """Write weights, the optimiser's and the generator's state, and the history, in one atomic file."""
-        tensors = {f"weights.{name}": value for name, value in self.encoder.state_dict().items()}
-        names = [name for name, _ in self.encoder.named_parameters()]
+        tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
+        names = [name for name, _ in self.network.named_parameters()]
         for index, state in self.adam.state().items():
             tensors |= {f"adam.{key}.{names[index]}": value for key, value in state.items()}
         tensors["generator"] = self.generator.get_state()
         facts = {"step": self.step, "seconds": self.seconds, "history": [asdict(row) for row in self.history]}
-        metadata = {"training": json.dumps(asdict(self.training)), "facts": json.dumps(facts)}
+        metadata = {
+            "encoder": self.task.architecture.name,
+            "training": json.dumps(asdict(self.task)),
+            "facts": json.dumps(facts),
+        }
         write_tensors(path, "training checkpoint", tensors, metadata)
 
     @classmethod
-    def resumed(
-        cls, path: Path, from_dict: Callable[[dict], Task], device: str | torch.device = "cpu"
-    ) -> "Trainer[Task]":
-        """The run that wrote the checkpoint, as it was then; ``from_dict`` makes its kind of training.
+    def resumed(cls, path: Path, kind: type[T], device: str | torch.device = "cpu") -> "Trainer[T]":
+        """The run that wrote the checkpoint, as it was then.
+
+        Args:
+            path: the checkpoint.
+            kind: of task that is resumed.
+            device: where the network is.
+
+        Returns:
+            The run.
 
         Raises:
             InputError: if the file is missing, broken, or no checkpoint of that kind.
         """
-        tensors, metadata = read_tensors(path, "training checkpoint", "leave out --resume to begin a training run")
+        tensors, metadata = read_tensors(path, "training checkpoint", "begin a training run first")
         try:
-            training = from_dict(json.loads(metadata["training"]))
+            task = from_plain(kind, json.loads(metadata["training"]))
         except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is the checkpoint of another kind of training; resume it by its own command"
-            ) from error
-        trainer = cls(training, device)
-        trainer.encoder.load_state_dict(
+            raise _another_kind(path) from error
+        if metadata.get("encoder") != task.architecture.name:
+            raise _another_kind(path)
+        trainer = cls(task, device)
+        trainer.network.load_state_dict(
             {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
         )
-        names = [name for name, _ in trainer.encoder.named_parameters()]
+        names = [name for name, _ in trainer.network.named_parameters()]
         state = {
             index: {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             for index, name in enumerate(names)
@@ -202,16 +234,20 @@ class Trainer(Generic[Task]):
         facts = json.loads(metadata["facts"])
         trainer.adam.restore(state, facts["step"])
         trainer.step, trainer.seconds = facts["step"], facts["seconds"]
-        trainer.history = [Progress(**row) for row in facts["history"]]
+        trainer.history = [TrainingProgress(**row) for row in facts["history"]]
         return trainer
 
 
-def initialise(encoder: nn.Module, generator: torch.Generator) -> None:
+def _another_kind(path: Path) -> InputError:
+    return InputError(f"{path} is the checkpoint of another kind of training; resume it by its own command")
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights that layers start from again, from ``generator``: uniform with variance 1/(3 fan-in), as torch.
 
     A layer made with zero weights keeps all it has.
     """
-    for module in encoder.modules():
+    for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and bool(module.weight.any()):
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters():

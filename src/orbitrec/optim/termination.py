@@ -88,6 +88,8 @@ class Termination:
         reported: cost-weighted epochs as the thesis counts them.
         measured: data passes.
         seconds: of the processor, in the solver's own work.
+        least_epochs: steps that are made whatever they cost. The first of a solver that judges its steps afterwards
+            only finds a candidate, so that a run of one epoch ends where it began.
     """
 
     moved: float = 1e-14
@@ -96,6 +98,7 @@ class Termination:
     reported: float = float("inf")
     measured: float = float("inf")
     seconds: float = float("inf")
+    least_epochs: int = 0
 
     def outcome(self, info: StepInfo) -> Outcome | None:
         """How the run ends with this epoch; None if it goes on."""
@@ -105,6 +108,8 @@ class Termination:
             return Outcome.CONVERGED
         if info.value <= self.value:
             return Outcome.REACHED
+        if info.cost.epochs < self.least_epochs:
+            return None
         if info.cost.epochs >= self.epochs or info.cost.reported >= self.reported:
             return Outcome.OUT_OF_EPOCHS
         if spent >= self.measured:

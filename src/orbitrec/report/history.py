@@ -76,7 +76,7 @@ def read_history(path: Path) -> list[HistoryRow]:
 class _Band:
     """Steps of one stage and resolution: the log-likelihoods of every alternative."""
 
-    stage: Stage
+    stage: str
     resolution_A: float
     curves: dict[str, list[float]] = field(default_factory=dict)
 
@@ -87,7 +87,7 @@ class _Band:
 
 def _bands(history: Sequence[HistoryRow]) -> list[_Band]:
     """In order of first appearance."""
-    bands: dict[tuple[Stage, float], _Band] = {}
+    bands: dict[tuple[str, float], _Band] = {}
     for row in history:
         key = (row.stage, row.resolution_A)
         bands.setdefault(key, _Band(*key)).curves.setdefault(row.alternative, []).append(row.log_likelihood)

@@ -76,7 +76,7 @@ class HistoryRow:
     """One step of a run: at which resolution it worked and how well the model explained the particles that it saw.
 
     Attributes:
-        stage: a :class:`Stage`, or what a file of another version calls it.
+        stage: of the run.
         alternative: which of the attempts that a stage makes side by side: the number of a start, or a half-set; empty
             where there is only one.
         step: of this stage, alternative and resolution, from 1.
@@ -85,7 +85,7 @@ class HistoryRow:
         seconds: since the beginning of the run.
     """
 
-    stage: str
+    stage: Stage
     alternative: str
     step: int
     resolution_A: float

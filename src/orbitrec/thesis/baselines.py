@@ -17,19 +17,29 @@ from orbitrec.optim.solvers import ROUNDING, SnapshotSolver
 from orbitrec.optim.termination import Cost, Outcome, Result, StepInfo, Termination
 
 
-def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, memory: int = 30) -> Result:
-    """scipy's L-BFGS-B without bounds; every evaluation is one pass, every iteration one entry of the trace."""
+def lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], termination: Termination, memory: int = 30) -> Result:
+    """scipy's L-BFGS-B without bounds; every evaluation is one pass, every iteration one entry of the trace.
+
+    Args:
+        problem: what is minimised.
+        w: where to begin, (d,).
+        termination: when to end.
+        memory: pairs of steps and changes of the gradient that are kept.
+
+    Returns:
+        The last point, the trace, and how the run ended.
+    """
     counted, trace, started = Counted(problem), [], time.process_time()
 
     def record(at: Evaluation) -> bool:
         moved = abs(at.value - trace[-1].value) if trace else math.inf
         cost = Cost(len(trace) + 1, counted.passes, counted.passes, time.process_time() - started)
         trace.append(StepInfo(at.value, float(at.gradient.norm()), moved, True, cost))
-        return stop.outcome(trace[-1]) is not None
+        return termination.outcome(trace[-1]) is not None
 
     rules = Rules(10**6, pairs=memory, value_tolerance=0.0, gradient_tolerance=0.0)
     found = minimise_function(counted.gradient, w, rules, stop=record)
-    outcome = stop.outcome(trace[-1]) if trace else None
+    outcome = termination.outcome(trace[-1]) if trace else None
     return Result(found.x, trace, outcome or Outcome.LINE_SEARCH_FAILED)
 
 
@@ -59,7 +69,16 @@ class Anderson:
     memory: int = 10
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> EMState:
-        """The state at w."""
+        """The state at w.
+
+        Args:
+            problem: what is minimised.
+            w: where to begin, (d,).
+            seed: of the solver's random numbers.
+
+        Returns:
+            The state.
+        """
         empty = torch.zeros(0, len(w), dtype=torch.float64)
         w = w.detach().double()
         return EMState(w, Snapshot(w, math.inf, torch.zeros_like(w)), empty, empty, Cost())
@@ -95,7 +114,16 @@ class Squarem:
     """
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> EMState:
-        """The state at w."""
+        """The state at w.
+
+        Args:
+            problem: what is minimised.
+            w: where to begin, (d,).
+            seed: of the solver's random numbers.
+
+        Returns:
+            The state.
+        """
         return Anderson().init(problem, w, seed)
 
     def step(self, problem: FiniteSum, state: EMState) -> tuple[EMState, StepInfo]:
@@ -138,7 +166,16 @@ class Adam:
     rate: float = 0.05
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> AdamState:
-        """The state at w."""
+        """The state at w.
+
+        Args:
+            problem: what is minimised.
+            w: where to begin, (d,).
+            seed: of the solver's random numbers.
+
+        Returns:
+            The state.
+        """
         w = w.detach().double()
         zero, generator = torch.zeros_like(w), torch.Generator().manual_seed(seed).get_state()
         return AdamState(w, Snapshot(w, math.inf, zero), zero, zero, 0, generator, Cost())

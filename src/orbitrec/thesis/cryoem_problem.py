@@ -63,7 +63,7 @@ class CryoEMProblem:
         )
 
     def cartesian(self, half_plane: bool = False) -> OrbitLikelihood:
-        """The likelihood on the Cartesian grid, as printed or on the half plane that says it all."""
+        """The likelihood on the Cartesian grid as the thesis has it, or on the half plane that says the same."""
         rotations = design_circle_rule(DESIGN, ANGLES).flatten(0, 1)
         projector = CartesianProjector(basis(), BOX, rotations, half_plane)
         modes = projector.from_images(self.images)

@@ -2,7 +2,7 @@
 
 Problems are mixtures of two Gaussians; their moments are of drawn observations (2.11), (2.12). Minimised is (2.15)
 
-* over θ of both encoders, trained (the shipped weights) and untrained, as the thesis does;
+* over θ of both encoders, trained (the pretrained weights) and untrained, as the thesis does;
 * over signal and density themselves, from the spectral method and from what the trained structured encoder finds.
 """
 
@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
-from rich.table import Table
 
-from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.files import write_csv
 from orbitrec.io.runs import RunFolder
 from orbitrec.moments.analytic import Moments
 from orbitrec.moments.estimator import SignalMomentAccumulator
@@ -21,15 +20,14 @@ from orbitrec.mra.families import LENGTH, default_law
 from orbitrec.mra.matching import Pair, Representation, by_encoder, directly, match
 from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.mra.problem import MRAProblem, model_moments
-from orbitrec.mra.sampling import Problems
+from orbitrec.mra.sampling import SignalProblems
 from orbitrec.mra.spectral import recover_spectral
-from orbitrec.mra.training import Training
-from orbitrec.networks.encoders import ENCODERS
-from orbitrec.networks.pretrained import encoder_name, load_encoder, load_recipe
 from orbitrec.thesis.plots.curves import Curve, draw_matching
+from orbitrec.thesis.records import ExperimentResult, TextTable
+from orbitrec.thesis.table_2_1 import KINDS, STRUCTURED
 
 Recorder = Callable[[int, float, Pair], None]
-"""Hears an iteration's number, the seconds so far, densities and signals."""
+"""Called with an iteration's number, the seconds so far, densities and signals."""
 
 GAUSSIANS = 2
 REFERENCE = "thesis θ, untrained"
@@ -46,7 +44,7 @@ STARTS = (
 
 
 @dataclass(frozen=True)
-class Scale:
+class CurveSize:
     """How much to do; the defaults are the thesis's."""
 
     instances: int = 20
@@ -56,11 +54,11 @@ class Scale:
     seed: int = 1
 
 
-QUICK = Scale(instances=6, observations=100_000, iterations=300)
+QUICK = CurveSize(instances=6, observations=100_000, iterations=300)
 
 
 @dataclass(frozen=True)
-class Row:
+class CurvePoint:
     """Means over problems before an iteration of one start; seconds are of the processor, for one problem.
 
     ``moment_error``: sum of (2.10) for both moments; ``density_error``, ``signal_error``: (2.9).
@@ -75,44 +73,76 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Summary:
+class StartSummary:
     """One start: where it begins and ends, and what it needs to reach the final moment error of :data:`REFERENCE`."""
 
     start: str
-    first: Row
-    last: Row
-    reached: Row | None
+    first: CurvePoint
+    last: CurvePoint
+    reached: CurvePoint | None
 
 
-def problems(scale: Scale) -> Problems:
-    """Signals and densities by the default law, and moments of as many drawn observations as the scale says."""
-    generator = torch.Generator().manual_seed(scale.seed)
-    signals, densities = default_law(GAUSSIANS).pairs(scale.instances, LENGTH, generator, torch.float32)
-    model, size, found = PeriodicMRA(LENGTH), scale.instances, []
+@dataclass(frozen=True)
+class StartTable(ExperimentResult):
+    """Figure 2.4 in numbers.
+
+    Attributes:
+        size: how much was done.
+        starts: each in a line.
+    """
+
+    size: CurveSize
+    starts: tuple[StartSummary, ...]
+
+    def tables(self) -> list[TextTable]:
+        """One line for each start."""
+        title = f"Figure 2.4; goal: the final moment error of “{REFERENCE}”"
+        headings = ("start", "moment error", "ρ (2.9)", "v (2.9)", "seconds", "iterations to goal", "seconds to goal")
+        return [TextTable.of(title, headings, [_cells(start) for start in self.starts])]
+
+
+def _cells(start: StartSummary) -> tuple[str, ...]:
+    first, last = start.first, start.last
+    pairs = (
+        (first.moment_error, last.moment_error),
+        (first.density_error, last.density_error),
+        (first.signal_error, last.signal_error),
+    )
+    errors = [f"{before:.4f} → {after:.4f}" for before, after in pairs]
+    goal = ("not", "") if start.reached is None else (str(start.reached.iteration), f"{start.reached.seconds:.2f}")
+    return (start.start, *errors, f"{last.seconds:.2f}", *goal)
+
+
+def problems(size: CurveSize) -> SignalProblems:
+    """Signals and densities by the default law, and moments of as many drawn observations as the size says."""
+    generator = torch.Generator().manual_seed(size.seed)
+    signals, densities = default_law(GAUSSIANS).pairs(size.instances, LENGTH, generator, torch.float32)
+    model, found = PeriodicMRA(LENGTH), []
     for v, rho in zip(signals, densities, strict=True):
-        batches = draw_observations(model, v, rho, scale.sigma, scale.observations, generator)
-        found.append(SignalMomentAccumulator.of(batches).estimate(scale.sigma))
+        batches = draw_observations(model, v, rho, size.sigma, size.observations, generator)
+        found.append(SignalMomentAccumulator.of(batches).estimate(size.sigma))
     moments = Moments(
         torch.stack([m.first for m in found]).to(torch.complex64),
         torch.stack([m.second for m in found]).to(torch.complex64),
         found[0].weights.float(),
     )
-    sigma, count = torch.full((size,), scale.sigma), torch.full((size,), float(scale.observations))
-    return Problems(signals, densities, moments, sigma, count)
+    each = (size.instances,)
+    sigma, count = torch.full(each, size.sigma), torch.full(each, float(size.observations))
+    return SignalProblems(signals, densities, moments, sigma, count)
 
 
-def starts(problem: Problems) -> Iterator[Representation]:
+def starts(problem: SignalProblems) -> Iterator[Representation]:
     """The representation of each of :data:`STARTS`."""
-    trained = {name: load_encoder(encoder_name(name, GAUSSIANS), LENGTH) for name in ENCODERS}
-    for name, encoder in trained.items():
-        yield by_encoder(encoder, problem)
-        training = Training.from_dict(load_recipe(encoder_name(name, GAUSSIANS))["training"])
-        yield by_encoder(training.network(torch.Generator().manual_seed(training.seed)), problem)
-    yield directly(*by_encoder(trained["structured"], problem).start())
+    for kind in KINDS:
+        source = kind.pretrained(GAUSSIANS)
+        yield by_encoder(kind.encoder(source), problem)
+        yield by_encoder(kind.task(source).untrained(), problem)
+    structured = STRUCTURED.encoder(STRUCTURED.pretrained(GAUSSIANS))
+    yield directly(*by_encoder(structured, problem).start())
     yield directly(*_spectral(problem))
 
 
-def _spectral(problem: Problems) -> Pair:
+def _spectral(problem: SignalProblems) -> Pair:
     estimates = []
     for i in range(len(problem.signal)):
         m = problem.moments
@@ -122,26 +152,26 @@ def _spectral(problem: Problems) -> Pair:
     return torch.stack([e.density for e in estimates]).float(), torch.stack([e.signal for e in estimates]).float()
 
 
-def curves(scale: Scale, callback: Callable[[], None] = lambda: None) -> list[Row]:
-    """All starts, one after the other; ``callback`` hears of every iteration.
+def curves(size: CurveSize, callback: Callable[[], None] = lambda: None) -> list[CurvePoint]:
+    """All starts, one after the other; ``callback`` is called after every iteration.
 
     Raises:
         InputError: if weights are missing.
     """
-    problem, rows = problems(scale), []
+    problem, rows = problems(size), []
     for name, start in zip(STARTS, starts(problem), strict=True):
-        record = _recorder(name, problem, scale.iterations, rows)
+        record = _recorder(name, problem, size.iterations, rows)
 
-        def hear(iteration: int, seconds: float, pair: Pair, record: Recorder = record) -> None:
+        def record_and_report(iteration: int, seconds: float, pair: Pair, record: Recorder = record) -> None:
             record(iteration, seconds, pair)
             if iteration:
                 callback()
 
-        match(start, problem.moments, scale.iterations, hear)
+        match(start, problem.moments, size.iterations, record_and_report)
     return rows
 
 
-def _recorder(name: str, problem: Problems, iterations: int, rows: list[Row]) -> Recorder:
+def _recorder(name: str, problem: SignalProblems, iterations: int, rows: list[CurvePoint]) -> Recorder:
     """Appends the errors of every tenth iteration, and of the first twenty and the last."""
 
     def record(iteration: int, seconds: float, pair: Pair) -> None:
@@ -153,31 +183,37 @@ def _recorder(name: str, problem: Problems, iterations: int, rows: list[Row]) ->
             moment_error = sum(float(part.mean()) for part in relative_errors(problem.moments, model))
             errors = orbit_error(density, problem.density), orbit_error(signal, problem.signal)
         per_problem = seconds / len(problem.signal)
-        rows.append(Row(name, iteration, per_problem, moment_error, *(float(e.mean()) for e in errors)))
+        rows.append(CurvePoint(name, iteration, per_problem, moment_error, *(float(e.mean()) for e in errors)))
 
     return record
 
 
-def summaries(rows: list[Row]) -> list[Summary]:
+def summary(rows: list[CurvePoint], size: CurveSize) -> StartTable:
     """Each start in a line."""
     by_start = {name: [row for row in rows if row.start == name] for name in dict.fromkeys(row.start for row in rows)}
     goal = by_start[REFERENCE][-1].moment_error
-    return [
-        Summary(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
+    starts = (
+        StartSummary(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
         for name, of in by_start.items()
-    ]
+    )
+    return StartTable("figure-2.4", size, tuple(starts))
 
 
-def write_results(run: RunFolder, rows: list[Row], scale: Scale) -> None:
-    """figure.png, curves.csv and summary.json."""
+def draw(run: RunFolder, rows: list[CurvePoint], size: CurveSize) -> None:
+    """figure.png and curves.csv.
+
+    Args:
+        run: the folder.
+        rows: the points of the curves.
+        size: how much was done.
+    """
     write_csv(run.file("curves.csv"), [asdict(row) for row in rows])
-    write_json(run.file("summary.json"), as_json(rows, scale))
     shown = [_curve(name, [row for row in rows if row.start == name]) for name in STARTS]
-    title = f"Matching moments of {scale.observations:,} observations, σ = {scale.sigma:g}: {scale.instances} problems"
+    title = f"Matching moments of {size.observations:,} observations, σ = {size.sigma:g}: {size.instances} problems"
     draw_matching(run.file("figure.png"), shown, title)
 
 
-def _curve(name: str, rows: list[Row]) -> Curve:
+def _curve(name: str, rows: list[CurvePoint]) -> Curve:
     errors = {
         "moment error (2.10)": [row.moment_error for row in rows],
         "signal error (2.9)": [row.signal_error for row in rows],
@@ -185,23 +221,3 @@ def _curve(name: str, rows: list[Row]) -> Curve:
     }
     times = [row.iteration for row in rows], [row.seconds for row in rows]
     return Curve(name, *times, errors, dashed=name.endswith("untrained"))
-
-
-def as_json(rows: list[Row], scale: Scale) -> dict[str, object]:
-    """Scale and summaries."""
-    return {"figure": "2.4", "scale": asdict(scale), "starts": [asdict(s) for s in summaries(rows)]}
-
-
-def as_text(rows: list[Row]) -> Table:
-    """The summaries as a table."""
-    table = Table(title=f"Figure 2.4; goal: the final moment error of “{REFERENCE}”")
-    for heading in ("start", "moment error", "ρ (2.9)", "v (2.9)", "seconds", "iterations to goal", "seconds to goal"):
-        table.add_column(heading, justify="left" if heading == "start" else "right")
-    for s in summaries(rows):
-        errors = (
-            f"{getattr(s.first, name):.4f} → {getattr(s.last, name):.4f}"
-            for name in ("moment_error", "density_error", "signal_error")
-        )
-        goal = ("not", "") if s.reached is None else (str(s.reached.iteration), f"{s.reached.seconds:.2f}")
-        table.add_row(s.start, *errors, f"{s.last.seconds:.2f}", *goal)
-    return table

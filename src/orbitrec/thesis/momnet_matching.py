@@ -20,7 +20,7 @@ from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss, relative_errors
-from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.networks.momnet import MomNet, MomNetEstimate
 from orbitrec.optim.adam import ScheduledAdam, constant, cosine
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet
@@ -32,7 +32,7 @@ _PRIOR = 1e-7  # keeps a density that moments do not determine from running away
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstruction:
+class MomNetMatching:
     """What is matched and with what: everything is in pixels of the images that the moments are of.
 
     Attributes:
@@ -54,27 +54,27 @@ class Reconstruction:
 
     @cached_property
     def harmonics(self) -> Float[Tensor, "d h"]:
-        """Of the directions, as in :meth:`Setting.harmonics`."""
+        """Of the directions, as in :meth:`MomNetSetting.harmonics`."""
         return nonconstant_harmonics(self.projector.directions, self.density_degree).to(self.projector.dtype)
 
-    def loss(self, estimate: Estimate) -> Float[Tensor, ""]:
+    def loss(self, estimate: MomNetEstimate) -> Float[Tensor, ""]:
         """The Kam loss."""
         return kam_loss(self.target, self.explained(estimate)).sum()
 
-    def explained(self, estimate: Estimate) -> Moments:
+    def explained(self, estimate: MomNetEstimate) -> Moments:
         """Moments of an estimate."""
         return self.moments(estimate.coefficients, estimate.density(self.harmonics), estimate.shift_px)
 
-    def matched(self, start: Estimate, iterations: int) -> Estimate:
+    def matched(self, start: MomNetEstimate, iterations: int) -> MomNetEstimate:
         """L-BFGS from an estimate, a batch of one, over all it consists of."""
         unit = start.coefficients.square().mean().sqrt()
         share = (start.shift_px / max(self.largest_shift_px, 1e-12)).clamp(0.02, 0.98)
         free = torch.logit(share) if self.largest_shift_px else torch.full_like(share, _NO_SHIFT)
         sizes = [start.coefficients.shape[1], start.log_density.shape[1], 1]
 
-        def unpack(x: Float[Tensor, "x"]) -> Estimate:
+        def unpack(x: Float[Tensor, "x"]) -> MomNetEstimate:
             w, density, shift = x[None].split(sizes, dim=1)
-            return Estimate(w * unit, density, bounded_spread(shift[:, 0], self.largest_shift_px))
+            return MomNetEstimate(w * unit, density, bounded_spread(shift[:, 0], self.largest_shift_px))
 
         def squares(x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
             errors = relative_errors(self.target, self.explained(unpack(x)))
@@ -85,8 +85,17 @@ class Reconstruction:
 
     def encoded(
         self, net: MomNet, iterations: int, callback: Callable[[int, float, float], None] = lambda *step: None
-    ) -> Estimate:
-        """Adam over the weights θ of a copy of the encoder; ``callback`` hears iteration, Kam loss and seconds."""
+    ) -> MomNetEstimate:
+        """Adam over the weights θ of a copy of the encoder.
+
+        Args:
+            net: the encoder.
+            iterations: of Adam.
+            callback: called with each iteration's number, Kam loss and seconds.
+
+        Returns:
+            The answer of least loss.
+        """
         net = copy.deepcopy(net).train()
         adam = ScheduledAdam(net.parameters(), cosine(_RATE, iterations))
         begun, best, least = time.process_time(), net(self.target), float("inf")
@@ -97,12 +106,21 @@ class Reconstruction:
                 best, least = estimate, float(loss.detach())
             callback(iteration, float(loss.detach()), time.process_time() - begun)
             adam.step(loss)
-        return Estimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
+        return MomNetEstimate(best.coefficients.detach(), best.log_density.detach(), best.shift_px.detach())
 
-    def refined(self, estimate: Estimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
-        """Train ``net``, which starts at zero, beside the estimate's volume (3.11); returns the least Kam loss.
+    def refined(self, estimate: MomNetEstimate, net: FourierNet, iterations: int, rate: float = 1e-4) -> float:
+        """Train ``net``, which starts at zero, beside the estimate's volume (3.11).
 
         Views and shifts stay. Half of the directions are enough: the others are their mirror images.
+
+        Args:
+            estimate: views and shifts stay as they are.
+            net: what is added to the volume.
+            iterations: of Adam.
+            rate: its learning rate.
+
+        Returns:
+            The least Kam loss.
         """
         grid, half = self.projector.grid, self.projector.directions[: len(self.projector.directions) // 2]
         basis = self.projector.basis

@@ -8,17 +8,16 @@ With the shifts known, the mean of the aligned observations would be left with t
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import replacing, write_csv, write_json
+from orbitrec.io.files import replacing
 from orbitrec.io.runs import RunFolder
 from orbitrec.moments.losses import orbit_error
 from orbitrec.mra.families import LENGTH, default_law
@@ -26,13 +25,14 @@ from orbitrec.mra.methods import Method, Recovery
 from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.mra.problem import MRAProblem
 from orbitrec.report.style import GREY, PALETTE, SMALL, TEXT, label_axes
+from orbitrec.thesis.records import ExperimentResult, TextTable
 
 _SEED = 20_241_000  # of the problems: no training's streams
 METHODS: Mapping[str, Recovery] = {method.label: method for method in Method}
 
 
 @dataclass(frozen=True)
-class Settings:
+class AccuracySettings:
     """Numbers of observations, noise levels, and problems for each pair of them."""
 
     counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)
@@ -41,11 +41,11 @@ class Settings:
     gaussians: int = 2
 
 
-QUICK = Settings(counts=(10_000,), problems=2)
+QUICK = AccuracySettings(counts=(10_000,), problems=2)
 
 
 @dataclass(frozen=True)
-class Row:
+class AccuracyRow:
     """Medians of one method: errors (2.9), CPU seconds and passes over the observations, those for moments apart."""
 
     count: int
@@ -58,22 +58,56 @@ class Row:
     moment_cpu_seconds: float
 
 
+@dataclass(frozen=True)
+class AccuracyTable(ExperimentResult):
+    """All methods at every number of observations and noise level.
+
+    Attributes:
+        settings: how much was done.
+        rows: medians.
+    """
+
+    settings: AccuracySettings
+    rows: tuple[AccuracyRow, ...]
+
+    def tables(self) -> list[TextTable]:
+        """For every N and σ the methods beside each other: error of the signal, of the density, and CPU seconds."""
+        methods = list(dict.fromkeys(row.method for row in self.rows))
+        cells = {(row.count, row.sigma, row.method): row for row in self.rows}
+        lines = []
+        for count, sigma in dict.fromkeys((row.count, row.sigma) for row in self.rows):
+            found = [cells[count, sigma, method] for method in methods]
+            texts = [f"{row.signal_error:.4f} / {row.density_error:.3f}, {row.cpu_seconds:.1f} s" for row in found]
+            lines.append((f"{count:,}", f"{sigma:g}", f"{sigma / count**0.5:.4f}", *texts))
+        title = "MRA, two Gaussians, n = 41: median error (2.9) of v / of ρ, CPU seconds after the moments"
+        return [TextTable.of(title, ("N", "σ", "shifts known", *methods), lines, text_columns=0)]
+
+
 def table(
-    settings: Settings,
+    settings: AccuracySettings,
     methods: Mapping[str, Recovery] = METHODS,
-    callback: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
-    """All rows; ``callback`` hears of each as it is done."""
+    callback: Callable[[AccuracyRow], None] = lambda row: None,
+) -> AccuracyTable:
+    """Run every method on every problem.
+
+    Args:
+        settings: how much to do.
+        methods: by their names.
+        callback: called with each row.
+
+    Returns:
+        The table.
+    """
     rows = []
     for count in settings.counts:
         for sigma in settings.sigmas:
             for row in _rows(settings, count, sigma, methods):
                 rows.append(row)
                 callback(row)
-    return rows
+    return AccuracyTable("mra-accuracy", settings, tuple(rows))
 
 
-def _rows(settings: Settings, count: int, sigma: float, methods: Mapping[str, Recovery]) -> list[Row]:
+def _rows(settings: AccuracySettings, count: int, sigma: float, methods: Mapping[str, Recovery]) -> list[AccuracyRow]:
     """One row for each method."""
     model = PeriodicMRA(LENGTH)
     results: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
@@ -93,12 +127,12 @@ def _rows(settings: Settings, count: int, sigma: float, methods: Mapping[str, Re
             errors = orbit_error(found.signal, signal.double()), orbit_error(found.density, density.double())
             results[name].append((*map(float, errors), seconds, found.passes, moment_seconds))
     return [
-        Row(count, sigma, name, *(float(median(column)) for column in zip(*values, strict=True)))
+        AccuracyRow(count, sigma, name, *(float(median(column)) for column in zip(*values, strict=True)))
         for name, values in results.items()
     ]
 
 
-def row_count(settings: Settings, methods: Mapping[str, Recovery] = METHODS) -> int:
+def row_count(settings: AccuracySettings, methods: Mapping[str, Recovery] = METHODS) -> int:
     """Rows that :func:`table` makes."""
     return len(settings.counts) * len(settings.sigmas) * len(methods)
 
@@ -111,42 +145,17 @@ def chosen(names: Sequence[str] | None) -> Mapping[str, Recovery]:
     """
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
-        raise InputError(f"--method {unknown[0]}: no such method; choose from {', '.join(METHODS)}")
+        raise InputError(f"there is no `method` {unknown[0]}; choose from {', '.join(METHODS)}")
     return METHODS if names is None else {name: METHODS[name] for name in names}
 
 
-def write_results(run: RunFolder, settings: Settings, rows: Sequence[Row]) -> None:
-    """table.json, table.csv and accuracy.png."""
-    write_json(run.file("table.json"), as_json(settings, rows))
-    write_csv(run.file("table.csv"), [asdict(row) for row in rows])
-    draw(run.file("accuracy.png"), rows)
+def draw(run: RunFolder, rows: Sequence[AccuracyRow]) -> None:
+    """accuracy.png."""
+    _draw(run.file("accuracy.png"), rows)
 
 
-def as_json(settings: Settings, rows: Sequence[Row]) -> dict[str, object]:
-    """Settings and rows."""
-    return {"table": "mra-accuracy", "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
-
-
-def as_text(rows: Sequence[Row]) -> Table:
-    """For every N and σ the methods side by side: error of the signal, of the density, and CPU seconds."""
-    methods = list(dict.fromkeys(row.method for row in rows))
-    shown = Table(title="MRA, two Gaussians, n = 41: median error (2.9) of v / of ρ, CPU seconds after the moments")
-    for heading in ("N", "σ", "shifts known", *methods):
-        shown.add_column(heading, justify="right")
-    cells = {(row.count, row.sigma, row.method): row for row in rows}
-    for count, sigma in dict.fromkeys((row.count, row.sigma) for row in rows):
-        found = [cells[count, sigma, method] for method in methods]
-        texts = [f"{row.signal_error:.4f} / {row.density_error:.3f}, {row.cpu_seconds:.1f} s" for row in found]
-        shown.add_row(f"{count:,}", f"{sigma:g}", f"{sigma / count**0.5:.4f}", *texts)
-    return shown
-
-
-def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Errors of signal (above) and density (below) against σ, a column for each N, a line for each method.
-
-    Raises:
-        InputError: if ``path`` cannot be written.
-    """
+def _draw(path: Path, rows: Sequence[AccuracyRow]) -> None:
+    """Errors of signal (above) and density (below) against σ, a column for each N, a line for each method."""
     counts = list(dict.fromkeys(row.count for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     figure = Figure(figsize=(3.8 * len(counts) + 1, 7), dpi=120, layout="constrained", facecolor="white")

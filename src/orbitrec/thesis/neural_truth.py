@@ -11,11 +11,11 @@ from torch import Tensor
 
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.grids import frequency_vectors
-from orbitrec.thesis.two_moments import Truth
+from orbitrec.thesis.two_moments import TrueVolume
 from orbitrec.volumes.fourier_net import FourierNet
 
-PRINTED_ERRORS = {"EMD-0409": 0.043, "EMD-25892": 0.076, "4 Gaussians": 0.004}
-"""(2.16) between map and network."""
+REPORTED_ERRORS = {"EMD-0409": 0.043, "EMD-25892": 0.076, "4 Gaussians": 0.004}
+"""The thesis's errors (2.16) between map and network."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Fit:
     width: int = 128
 
 
-def neural_truth(truth: Truth, fit: Fit = Fit()) -> tuple[Truth, float]:
+def neural_truth(truth: TrueVolume, fit: Fit = Fit()) -> tuple[TrueVolume, float]:
     """The truth as a network has it, and the network's distance from what is projected of the map (2.16)."""
     n = len(truth.compact)
     points, spectrum = frequency_vectors(n, 3).reshape(-1, 3), centred_fft(truth.compact, 3).reshape(-1) * n**1.5
-    net = fitted(truth.reach, points.float(), spectrum.to(torch.complex64), fit, torch.Generator().manual_seed(0))
+    net = fitted(truth.max_radius, points.float(), spectrum.to(torch.complex64), fit, torch.Generator().manual_seed(0))
     with torch.no_grad():
         grid = net.to_grid(n).double()
     error = float((grid - truth.compact).norm() / truth.compact.norm())
@@ -43,7 +43,18 @@ def neural_truth(truth: Truth, fit: Fit = Fit()) -> tuple[Truth, float]:
 def fitted(
     radius: float, points: Float[Tensor, "p 3"], spectrum: Complex[Tensor, "p"], fit: Fit, generator: torch.Generator
 ) -> FourierNet:
-    """A network of least squares. Half of the frequencies are drawn by their power, half evenly, and weighed for it."""
+    """A network of least squares. Half of the frequencies are drawn by their power, half evenly, and weighted for it.
+
+    Args:
+        radius: of the ball that holds the object, pixels.
+        points: frequencies, radians per pixel.
+        spectrum: the object's transform there.
+        fit: how it is fitted.
+        generator: source of the weights and of the draws.
+
+    Returns:
+        The network.
+    """
     power = spectrum.abs().square()
     drawn = 0.5 * power / power.sum() + 0.5 / len(power)
     scale = 10 * float(power.mean().sqrt())  # within an object's bandwidth power is far above its mean

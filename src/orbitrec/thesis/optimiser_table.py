@@ -1,46 +1,58 @@
-"""What Tables 4.1, 4.2 and 4.3 share: run every method on the same instances, tell the costs and who arrived.
+"""What Tables 4.1, 4.2 and 4.3 share: every method on the same instances, what it costs, and whether it arrives.
 
 A method has arrived when the objective moves by less than 1e-14 between two epochs, the thesis's criterion. A slow one
-meets it early, so the gap to the lowest objective that any method found on the instance is told beside it.
+meets it early, so the gap to the lowest objective that any method found on the instance stands beside it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite
 from statistics import median
 from typing import Any
 
 from jaxtyping import Float
-from rich.table import Table
 from torch import Tensor
 
-from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.files import write_csv
 from orbitrec.io.runs import RunFolder
 from orbitrec.optim.driver import run
 from orbitrec.optim.problem import FiniteSum
 from orbitrec.optim.solvers import Solver
 from orbitrec.optim.termination import Outcome, Result, StepInfo, Termination
-from orbitrec.runtime.checkpoints import Checkpoints, Record
+from orbitrec.runtime.checkpoints import Record
 from orbitrec.thesis.baselines import lbfgs
 from orbitrec.thesis.plots.convergence import Descent, draw_convergence
+from orbitrec.thesis.records import ExperimentResult, TextTable
+from orbitrec.thesis.steps import NOT_KEPT, Steps
 
 SAME_MINIMUM = 1e-10
 """The gap up to which two ends are one minimum."""
 COARSE = 1e-4
-"""A gap that every method should reach: slow ones are told apart by it."""
+"""A gap that every method should reach, by which slow ones can be compared."""
 
 Method = Callable[[FiniteSum, Float[Tensor, "d"], Termination, int], Result]
+"""Runs from a start until it ends, given a seed."""
 
 
 def stepping(solver: Solver) -> Method:
     """A method of ``init`` and ``step``, run by the driver."""
-    return lambda problem, w, stop, seed: run(solver, problem, w, stop, seed=seed)
+    return lambda problem, w, termination, seed: run(solver, problem, w, termination, seed=seed)
 
 
-def scipy_lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], stop: Termination, seed: int) -> Result:
-    """L-BFGS, which has no randomness."""
-    return lbfgs(problem, w, stop)
+def scipy_lbfgs(problem: FiniteSum, w: Float[Tensor, "d"], termination: Termination, seed: int) -> Result:
+    """L-BFGS, which has no randomness.
+
+    Args:
+        problem: what is minimised.
+        w: where to begin, (d,).
+        termination: when to end.
+        seed: not used.
+
+    Returns:
+        Where it ended.
+    """
+    return lbfgs(problem, w, termination)
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Contestant:
     Attributes:
         name: as the thesis has it, where it does.
         method: how to run it.
-        thesis_epochs: the thesis's cost-weighted epochs, as printed; empty where it has none.
+        thesis_epochs: the thesis's cost-weighted epochs, as it has them; empty where it has none.
         thesis_seconds: its seconds.
         most_epochs: a cap of its own, for methods that cannot arrive.
     """
@@ -72,16 +84,17 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Medians over the instances: cost-weighted epochs as printed, measured passes, processor seconds.
+class MethodRow:
+    """Medians over the instances: epochs as the thesis counts them, measured passes, processor seconds.
 
-    ``coarse_epochs`` are those to within :data:`COARSE` of the minimum that the run ends in. ``arrived`` met the
-    criterion, ``at_minimum`` ended within :data:`SAME_MINIMUM` of the lowest end; ``gap`` is the largest to it.
+    ``coarse_epochs`` are those to within :data:`COARSE` of the minimum that the run ends in, None if it stays farther.
+    ``arrived`` met the criterion, ``at_minimum`` ended within :data:`SAME_MINIMUM` of the lowest end; ``gap`` is the
+    largest to it.
     """
 
     setting: str
     method: str
-    coarse_epochs: float
+    coarse_epochs: float | None
     epochs: float
     passes: float
     seconds: float
@@ -94,7 +107,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class SolverComparison:
     """All results of one setting: for each contestant one per instance."""
 
     setting: str
@@ -106,11 +119,11 @@ class Comparison:
         """The lowest end on each instance."""
         return [min(r.trace[-1].value for r in ends) for ends in zip(*self.results.values(), strict=True)]
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MethodRow]:
         """One for each contestant."""
         return [self._row(contestant) for contestant in self.contestants]
 
-    def _row(self, contestant: Contestant) -> Row:
+    def _row(self, contestant: Contestant) -> MethodRow:
         results = self.results[contestant.name]
         ends = [result.trace[-1] for result in results]
         gaps = [end.value - least for end, least in zip(ends, self.minima, strict=True)]
@@ -118,10 +131,11 @@ class Comparison:
         passes, epochs, seconds = (
             median(costs) for costs in zip(*((s.measured, s.reported, s.seconds) for s in cost), strict=True)
         )
-        return Row(
+        coarse = median(map(_coarse_epochs, results, self._own_minima(contestant.name)))
+        return MethodRow(
             setting=self.setting,
             method=contestant.name,
-            coarse_epochs=median(map(_coarse_epochs, results, self._own_minima(contestant.name))),
+            coarse_epochs=coarse if isfinite(coarse) else None,
             epochs=epochs,
             passes=passes,
             seconds=seconds,
@@ -171,39 +185,33 @@ def _coarse_epochs(result: Result, minimum: float) -> float:
     return next(reached, inf)
 
 
-@dataclass(frozen=True, eq=False)
-class Watch:
-    """Of a long comparison: ``callback`` is called after each run, and each is kept in ``checkpoints``."""
-
-    callback: Callable[[], None] = lambda: None
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-
-    def result(self, name: str, compute: Callable[[], Result]) -> Result:
-        """What was kept under ``name``, else what ``compute`` returns."""
-        record = self.checkpoints.load(name) or self.checkpoints.save(name, _as_record(compute()))
-        self.callback()
-        return _as_result(record)
-
-
-ALONE = Watch()
-"""Nobody listens, and nothing is kept."""
-
-
 def compare(
     setting: str,
     instances: Sequence[Instance],
     contestants: Sequence[Contestant],
-    stop: Termination,
-    watch: Watch = ALONE,
-) -> Comparison:
-    """Run every contestant on every instance."""
+    termination: Termination,
+    steps: Steps = NOT_KEPT,
+) -> SolverComparison:
+    """Run every contestant on every instance.
+
+    Args:
+        setting: its name.
+        instances: problems with their starts.
+        contestants: methods.
+        termination: when a run ends, unless a contestant has a cap of its own.
+        steps: keep each run.
+
+    Returns:
+        All results.
+    """
     results: dict[str, list[Result]] = {contestant.name: [] for contestant in contestants}
     for instance in instances:
         for contestant in contestants:
-            own = replace(stop, reported=min(stop.reported, contestant.most_epochs))
+            own = replace(termination, reported=min(termination.reported, contestant.most_epochs))
             call = partial(contestant.method, instance.problem, instance.start, own, instance.seed)
-            results[contestant.name].append(watch.result(f"{setting} {contestant.name} {instance.seed}", call))
-    return Comparison(setting, contestants, results)
+            record = steps.record(f"{setting} {contestant.name} {instance.seed}", lambda call=call: _as_record(call()))
+            results[contestant.name].append(_as_result(record))
+    return SolverComparison(setting, contestants, results)
 
 
 def _as_record(result: Result) -> Record:
@@ -215,61 +223,116 @@ def _as_result(record: dict[str, Any]) -> Result:
     return Result(record["w"], trace, Outcome[record["outcome"]])
 
 
-def as_json(comparisons: Sequence[Comparison]) -> dict[str, object]:
-    """Rows, and what counts as one minimum."""
-    return {"same_minimum": SAME_MINIMUM, "rows": [asdict(row) for c in comparisons for row in c.rows()]}
+@dataclass(frozen=True)
+class SolverTable(ExperimentResult):
+    """Tables 4.1, 4.2 and 4.3.
 
+    Attributes:
+        title: of the table.
+        same_minimum: the gap up to which two ends count as one minimum.
+        rows: one for each setting and method.
+    """
 
-def as_text(title: str, comparisons: Sequence[Comparison]) -> list[Table]:
-    """A table for each setting; + after a cost says that most runs had not arrived by then, as in the thesis."""
-    return [_table(f"{title}, {c.setting}", c.rows()) for c in comparisons]
+    title: str
+    same_minimum: float
+    rows: tuple[MethodRow, ...]
 
-
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title)
-    table.add_column("method")
-    columns = (
-        f"to {COARSE:.0e}",
-        "epochs",
-        "thesis",
-        "passes",
-        "seconds",
-        "thesis",
-        "largest gap",
-        "arrived",
-        "at the minimum",
-    )
-    for name in columns:
-        table.add_column(name, justify="right")
-    for row in rows:
-        more = "+" if row.arrived <= row.instances / 2 else ""
-        arrived, at_minimum = f"{row.arrived}/{row.instances}", f"{row.at_minimum}/{row.instances}"
-        costs = f"{row.epochs:.0f}{more}", f"{row.passes:.0f}{more}", f"{row.seconds:.2f}{more}"
-        ends = f"{row.gap:.0e}", arrived, at_minimum
-        table.add_row(
-            row.method,
-            f"{row.coarse_epochs:.0f}" if isfinite(row.coarse_epochs) else "–",
-            costs[0],
-            row.thesis_epochs,
-            *costs[1:],
-            row.thesis_seconds,
-            *ends,
+    def tables(self) -> list[TextTable]:
+        """One for each setting; + after a cost means that most runs had not arrived by then, as in the thesis."""
+        headings = (
+            "method",
+            f"to {COARSE:.0e}",
+            "epochs",
+            "thesis",
+            "passes",
+            "seconds",
+            "thesis",
+            "largest gap",
+            "arrived",
+            "at the minimum",
         )
-    return table
+        by_setting = {setting: [row for row in self.rows if row.setting == setting] for setting in self.settings}
+        return [
+            TextTable.of(f"{self.title}, {setting}", headings, map(_cells, rows))
+            for setting, rows in by_setting.items()
+        ]
+
+    @property
+    def settings(self) -> list[str]:
+        """Their names."""
+        return list(dict.fromkeys(row.setting for row in self.rows))
 
 
-def write_results(folder: RunFolder, title: str, comparisons: Sequence[Comparison]) -> None:
-    """table.json, table.csv, and for each setting its traces (CSV) and a picture."""
-    write_json(folder.file("table.json"), as_json(comparisons))
-    write_csv(folder.file("table.csv"), [asdict(row) for c in comparisons for row in c.rows()])
-    for comparison in comparisons:
-        name = comparison.setting.replace(" ", "-")
-        write_csv(folder.file(f"traces-{name}.csv"), list(_trace_rows(comparison)))
-        picture = folder.file(f"convergence-{name}.png")
-        draw_convergence(picture, comparison.descents(), f"{title}, {comparison.setting}")
+def _cells(row: MethodRow) -> tuple[str, ...]:
+    more = "+" if row.arrived <= row.instances / 2 else ""
+    costs = f"{row.epochs:.0f}{more}", f"{row.passes:.0f}{more}", f"{row.seconds:.2f}{more}"
+    return (
+        row.method,
+        "–" if row.coarse_epochs is None else f"{row.coarse_epochs:.0f}",
+        costs[0],
+        row.thesis_epochs,
+        *costs[1:],
+        row.thesis_seconds,
+        f"{row.gap:.0e}",
+        f"{row.arrived}/{row.instances}",
+        f"{row.at_minimum}/{row.instances}",
+    )
 
 
-def _trace_rows(comparison: Comparison) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class SolverExperiment:
+    """One of the three tables.
+
+    Attributes:
+        name: by which the command knows it.
+        title: of the table.
+        settings: by its name each setting's instance of a seed.
+        contestants: the methods, for so many unknowns.
+    """
+
+    name: str
+    title: str
+    settings: Mapping[str, Callable[[int], Instance]]
+    contestants: Callable[[int], Sequence[Contestant]]
+
+    @property
+    def runs(self) -> int:
+        """Runs of one seed."""
+        return len(self.settings) * len(self.contestants(1))
+
+    def run(self, seeds: int, most_epochs: float, steps: Steps = NOT_KEPT) -> list[SolverComparison]:
+        """Every setting.
+
+        Args:
+            seeds: instances of each setting.
+            most_epochs: of a run, as the thesis counts them.
+            steps: keep each run.
+
+        Returns:
+            A comparison for each setting.
+        """
+        comparisons = []
+        for name, instance in self.settings.items():
+            instances = [instance(seed) for seed in range(seeds)]
+            contestants = self.contestants(instances[0].problem.dimension)
+            comparisons.append(compare(name, instances, contestants, Termination(reported=most_epochs), steps))
+        return comparisons
+
+    def table(self, comparisons: Sequence[SolverComparison]) -> SolverTable:
+        """The table of what :meth:`run` returned."""
+        rows = tuple(row for comparison in comparisons for row in comparison.rows())
+        return SolverTable(self.name, self.title, SAME_MINIMUM, rows)
+
+    def draw(self, run: RunFolder, comparisons: Sequence[SolverComparison]) -> None:
+        """For each setting its traces (CSV) and a picture."""
+        for comparison in comparisons:
+            name = comparison.setting.replace(" ", "-")
+            write_csv(run.file(f"traces-{name}.csv"), list(_trace_rows(comparison)))
+            picture = run.file(f"convergence-{name}.png")
+            draw_convergence(picture, comparison.descents(), f"{self.title}, {comparison.setting}")
+
+
+def _trace_rows(comparison: SolverComparison) -> list[dict[str, object]]:
     """At most about 300 epochs of each run, evenly."""
     rows: list[dict[str, object]] = []
     for name, results in comparison.results.items():

@@ -4,7 +4,7 @@ Columns are means of (2.9) over different problems. "train": the training's own 
 so each was seen once. "test": fresh ones of the same law. Both have exact moments, as in the thesis. "noisy": fresh
 ones, moments of 10⁶ observations at σ = 1. "harder": fresh ones of a wider law, exact moments.
 
-Two rows tell what that is worth. "fixed": the one density and signal with the least mean error, which looks at no
+Two rows show what that is worth. "fixed": the one density and signal with the least mean error, which looks at no
 moments. "untrained": the structured encoder before its training, the closed-form inversion alone.
 """
 
@@ -14,28 +14,30 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Complex, Float
-from rich.console import Group
-from rich.table import Table
 from torch import Tensor
 
-from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.plain import from_plain
 from orbitrec.io.runs import RunFolder, new_run
 from orbitrec.moments.losses import orbit_error
 from orbitrec.mra.families import MixtureLaw, default_law, harder_law
-from orbitrec.mra.sampling import EXACT, NoiseLaw, Problems
-from orbitrec.mra.training import Training, errors
-from orbitrec.networks.encoders import ENCODERS, Encoder
-from orbitrec.networks.pretrained import encoder_name, load_encoder, load_recipe
-from orbitrec.networks.provenance import write_training
-from orbitrec.networks.training import Progress, Trainer
+from orbitrec.mra.sampling import EXACT, NoiseLaw, SignalProblems
+from orbitrec.mra.training import MRATraining, errors
+from orbitrec.networks.encoders import Encoder
+from orbitrec.networks.pretrained import encoder_name, load_encoder, load_provenance
+from orbitrec.networks.provenance import Origin
+from orbitrec.networks.training import Trainer, TrainingProgress
+from orbitrec.networks.training_run import write_training
+from orbitrec.thesis.encoder_training import ThesisEncoderTraining
+from orbitrec.thesis.encoders import thesis_weights
 from orbitrec.thesis.plots.predictions import Prediction, draw_predictions
+from orbitrec.thesis.records import ExperimentResult, TextTable
 
-PRINTED = {
+REPORTED = {
     1: {"density_train": 0.042, "density_test": 0.048, "signal_train": 0.048, "signal_test": 0.052},
     2: {"density_train": 0.121, "density_test": 0.141, "signal_train": 0.156, "signal_test": 0.170},
     3: {"density_train": 0.177, "density_test": 0.195, "signal_train": 0.180, "signal_test": 0.206},
 }
-"""The thesis's figures."""
+"""The thesis's errors, by the number of Gaussians."""
 
 SAMPLES = 10_000
 """Problems in each mean."""
@@ -44,32 +46,72 @@ _NOISE = NoiseLaw(sigma=(1.0, 1.0), count=(1e6, 1e6), exact=0.0)
 _TEST_SEED = 20_240_000  # fresh problems: no training's streams
 _CHUNK = 500
 
-Weights = Mapping[str, str | Path]
-"""For the name of each shipped encoder the weights to use."""
+Source = str | Path
+"""Pretrained weights by their name, or a file."""
+
+Weights = Mapping[tuple[str, int], Source]
+"""For an encoder's name in the table and a number of Gaussians, the weights to use."""
 
 
-def shipped_weights() -> Weights:
+@dataclass(frozen=True)
+class EncoderKind:
+    """One of the encoders that are compared.
+
+    Attributes:
+        name: in the table.
+        training: how it is trained.
+        pretrained: its pretrained weights for so many Gaussians.
+    """
+
+    name: str
+    training: type[MRATraining]
+    pretrained: Callable[[int], Source]
+
+    def task(self, source: Source) -> MRATraining:
+        """The training that made these weights."""
+        return from_plain(self.training, load_provenance(source).training)
+
+    def encoder(self, source: Source) -> Encoder:
+        """The encoder with these weights."""
+        return load_encoder(self.task(source).architecture, source)
+
+
+STRUCTURED = EncoderKind("structured", MRATraining, encoder_name)
+KINDS = (EncoderKind("thesis", ThesisEncoderTraining, thesis_weights), STRUCTURED)
+
+
+def pretrained_weights() -> Weights:
     """Those that come with the library."""
-    return {encoder_name(encoder, k): encoder_name(encoder, k) for k in PRINTED for encoder in ENCODERS}
+    return {(kind.name, gaussians): kind.pretrained(gaussians) for gaussians in REPORTED for kind in KINDS}
 
 
-def retrained_weights(folder: Path, callback: Callable[[float], None]) -> Weights:
-    """Train all shipped encoders from nothing by their recipes, each in its own folder; ``callback`` hears how many."""
-    weights: dict[str, str | Path] = {}
-    for name in shipped_weights():
-        training, done = Training.from_dict(load_recipe(name)["training"]), len(weights)
+def retrained_weights(folder: Path, origin: Origin, callback: Callable[[float], None]) -> Weights:
+    """Train all pretrained encoders again, from nothing and as their provenance says.
 
-        def hear(now: Progress, steps: int = training.steps, done: int = done) -> None:
-            callback(done + now.step / steps)
+    Args:
+        folder: of the runs, each in its own folder.
+        origin: for the provenance of the new weights.
+        callback: called with the number of encoders that are done, the present one as a fraction.
 
-        with new_run(folder / name) as run:
-            write_training(run, Trainer(training), hear, half=True)
-        weights[name] = run.path / "encoder.safetensors"
+    Returns:
+        Files of the new weights.
+    """
+    weights: dict[tuple[str, int], Source] = {}
+    for gaussians in REPORTED:
+        for kind in KINDS:
+            task, done = kind.task(kind.pretrained(gaussians)), len(weights)
+
+            def report(now: TrainingProgress, steps: int = task.steps, done: int = done) -> None:
+                callback(done + now.step / steps)
+
+            with new_run(folder / f"mra-{kind.name}-{gaussians}") as run:
+                write_training(run, Trainer(task), origin, report, half=True)
+            weights[kind.name, gaussians] = run.path / "encoder.safetensors"
     return weights
 
 
 @dataclass(frozen=True)
-class Row:
+class EncoderRow:
     """Mean errors (2.9) of one encoder on mixtures of so many Gaussians; ``seconds`` are those of its training."""
 
     gaussians: int
@@ -85,38 +127,81 @@ class Row:
     seconds: float
 
 
-def table(weights: Weights, samples: int = SAMPLES, callback: Callable[[Row], None] = lambda row: None) -> list[Row]:
-    """All rows: for each number of Gaussians the fixed answer, the encoders, and the structured one untrained.
+@dataclass(frozen=True)
+class EncoderTable(ExperimentResult):
+    """Table 2.1.
+
+    Attributes:
+        samples: problems in each mean.
+        rows: ours.
+        reported: the thesis's errors, by the number of Gaussians and the column.
+    """
+
+    samples: int
+    rows: tuple[EncoderRow, ...]
+    reported: Mapping[int, Mapping[str, float]]
+
+    def tables(self) -> list[TextTable]:
+        """What the thesis shows, and beyond."""
+        reported = ("density_train", "density_test", "signal_train", "signal_test")
+        beyond = ("density_noisy", "signal_noisy", "density_harder", "signal_harder")
+        return [
+            self._table("Table 2.1: mean error (2.9), exact moments", reported),
+            self._table("Noise: 10⁶ observations, σ = 1. Harder: wider law, exact moments", beyond),
+        ]
+
+    def _table(self, title: str, columns: Sequence[str]) -> TextTable:
+        names = {"density": "ρ", "signal": "v"}
+        headings = [f"{names[quantity]} {kind}" for quantity, kind in (column.split("_") for column in columns)]
+        groups = []
+        for gaussians, reported in self.reported.items():
+            rows = []
+            if columns[0] in reported:
+                rows.append((str(gaussians), "reported", "", *(f"{reported[c]:.3f}" for c in columns)))
+            for row in (row for row in self.rows if row.gaussians == gaussians):
+                values = asdict(row)
+                seconds = f"{row.seconds:.0f} s" if row.seconds else ""
+                rows.append((str(gaussians), row.encoder, seconds, *(f"{values[c]:.4f}" for c in columns)))
+            groups.append(tuple(rows))
+        return TextTable(title, ("K", "encoder", "training", *headings), tuple(groups), text_columns=3)
+
+
+def table(
+    weights: Weights, samples: int = SAMPLES, callback: Callable[[EncoderRow], None] = lambda row: None
+) -> EncoderTable:
+    """For each number of Gaussians the fixed answer, the structured encoder untrained, and the trained ones.
+
+    Args:
+        weights: of the encoders.
+        samples: problems in each mean.
+        callback: called with each row.
+
+    Returns:
+        The table.
 
     Raises:
         InputError: if weights are missing.
     """
     rows = []
-    for gaussians in PRINTED:
+    for gaussians in REPORTED:
         for name, encoder, training, seconds in _contestants(gaussians, weights):
             rows.append(_row(gaussians, name, encoder, training, samples, seconds))
             callback(rows[-1])
-    return rows
+    return EncoderTable("table-2.1", samples, tuple(rows), REPORTED)
 
 
-ROWS = len(PRINTED) * (len(ENCODERS) + 2)
-"""Rows of the table, the printed ones not counted."""
+ROWS = len(REPORTED) * (len(KINDS) + 2)
+"""Rows of the table, the thesis's not counted."""
 
 
-def _contestants(gaussians: int, weights: Weights) -> Iterator[tuple[str, Encoder, Training, float]]:
+def _contestants(gaussians: int, weights: Weights) -> Iterator[tuple[str, Encoder, MRATraining, float]]:
     """Name, encoder, its training, and the seconds that took."""
-    files = {name: weights[encoder_name(name, gaussians)] for name in ENCODERS}
-    recipes = {name: load_recipe(file) for name, file in files.items()}
-    trainings = {name: Training.from_dict(recipe["training"]) for name, recipe in recipes.items()}
-    yield "fixed", _FixedAnswer.best(trainings["structured"]), trainings["structured"], 0.0
-    yield (
-        "untrained",
-        trainings["structured"].network(torch.Generator().manual_seed(trainings["structured"].seed)),
-        trainings["structured"],
-        0.0,
-    )
-    for name, file in files.items():
-        yield name, load_encoder(file), trainings[name], recipes[name]["seconds"]
+    structured = STRUCTURED.task(weights[STRUCTURED.name, gaussians])
+    yield "fixed", _FixedAnswer.best(structured), structured, 0.0
+    yield "untrained", structured.untrained(), structured, 0.0
+    for kind in KINDS:
+        source = weights[kind.name, gaussians]
+        yield kind.name, kind.encoder(source), kind.task(source), load_provenance(source).seconds
 
 
 class _FixedAnswer(Encoder):
@@ -127,7 +212,7 @@ class _FixedAnswer(Encoder):
         self.density, self.signal = torch.nn.Parameter(density), torch.nn.Parameter(signal)
 
     @classmethod
-    def best(cls, training: Training, steps: int = 100, batch: int = 250) -> "_FixedAnswer":
+    def best(cls, training: MRATraining, steps: int = 100, batch: int = 250) -> "_FixedAnswer":
         """Of least mean error, found by Adam from one member of the family."""
         generator = torch.Generator().manual_seed(training.seed)
         signal, density = training.law.pairs(1, training.n, generator, torch.float32)
@@ -154,7 +239,9 @@ class _FixedAnswer(Encoder):
         return self.density.expand(len(first), -1), self.signal.expand(len(first), -1)
 
 
-def _row(gaussians: int, name: str, encoder: Encoder, training: Training, samples: int, seconds: float) -> Row:
+def _row(
+    gaussians: int, name: str, encoder: Encoder, training: MRATraining, samples: int, seconds: float
+) -> EncoderRow:
     n, easy = training.n, default_law(gaussians)
     columns = {
         "train": _mean_errors(encoder, _seen(training, samples)),
@@ -164,23 +251,23 @@ def _row(gaussians: int, name: str, encoder: Encoder, training: Training, sample
     }
     means = {f"density_{column}": pair[0] for column, pair in columns.items()}
     means |= {f"signal_{column}": pair[1] for column, pair in columns.items()}
-    return Row(gaussians, name, **means, seconds=seconds)
+    return EncoderRow(gaussians, name, **means, seconds=seconds)
 
 
-def _mean_errors(encoder: Encoder, batches: Iterator[Problems]) -> tuple[float, float]:
+def _mean_errors(encoder: Encoder, batches: Iterator[SignalProblems]) -> tuple[float, float]:
     """Means of density and signal over all problems."""
     found = [errors(encoder, batch) for batch in batches]
     density, signal = (torch.cat(column).mean() for column in zip(*found, strict=True))
     return float(density), float(signal)
 
 
-def _fresh(law: MixtureLaw, n: int, noise: NoiseLaw, samples: int) -> Iterator[Problems]:
+def _fresh(law: MixtureLaw, n: int, noise: NoiseLaw, samples: int) -> Iterator[SignalProblems]:
     generator = torch.Generator().manual_seed(_TEST_SEED + law.components)
     for start in range(0, samples, _CHUNK):
-        yield Problems.draw(law, n, noise, min(_CHUNK, samples - start), generator, torch.float32)
+        yield SignalProblems.draw(law, n, noise, min(_CHUNK, samples - start), generator, torch.float32)
 
 
-def _seen(training: Training, samples: int) -> Iterator[Problems]:
+def _seen(training: MRATraining, samples: int) -> Iterator[SignalProblems]:
     """The first problems of the training, with exact moments."""
     generator = Trainer(training).generator  # where it stands when the first step begins
     for start in range(0, samples, training.batch):
@@ -189,8 +276,17 @@ def _seen(training: Training, samples: int) -> Iterator[Problems]:
 
 
 def predictions(weights: Weights, gaussians: int = 2, count: int = 3) -> list[Prediction]:
-    """The first fresh problems and what both encoders find (figure 2.3)."""
-    encoders = {name: load_encoder(weights[encoder_name(name, gaussians)]) for name in ENCODERS}
+    """The first fresh problems and what both encoders find (figure 2.3).
+
+    Args:
+        weights: of the encoders.
+        gaussians: in a signal and in a density.
+        count: how many problems.
+
+    Returns:
+        One for each problem.
+    """
+    encoders = {kind.name: kind.encoder(weights[kind.name, gaussians]) for kind in KINDS}
     n = next(iter(encoders.values())).n
     problems = next(_fresh(default_law(gaussians), n, EXACT, count))
     with torch.no_grad():
@@ -203,42 +299,7 @@ def predictions(weights: Weights, gaussians: int = 2, count: int = 3) -> list[Pr
     ]
 
 
-def write_results(run: RunFolder, rows: list[Row], weights: Weights) -> None:
-    """table.json, table.csv and predictions.png."""
-    write_json(run.file("table.json"), as_json(rows))
-    write_csv(run.file("table.csv"), [asdict(row) for row in rows])
+def draw(run: RunFolder, weights: Weights) -> None:
+    """predictions.png."""
     title = "Mixtures of two Gaussians: what encoders find from exact moments"
     draw_predictions(run.file("predictions.png"), predictions(weights), title)
-
-
-def as_json(rows: list[Row]) -> dict[str, object]:
-    """The rows and the printed figures."""
-    return {"table": "2.1", "rows": [asdict(row) for row in rows], "thesis": PRINTED}
-
-
-def as_text(rows: list[Row]) -> Group:
-    """The rows, the printed ones among them, as two tables: what the thesis shows, and beyond."""
-    printed = ("density_train", "density_test", "signal_train", "signal_test")
-    beyond = ("density_noisy", "signal_noisy", "density_harder", "signal_harder")
-    return Group(
-        _shown("Table 2.1: mean error (2.9), exact moments", printed, rows),
-        _shown("Noise: 10⁶ observations, σ = 1. Harder: wider law, exact moments", beyond, rows),
-    )
-
-
-def _shown(title: str, columns: Sequence[str], rows: list[Row]) -> Table:
-    shown = Table(title=title)
-    for heading in ("K", "encoder", "training"):
-        shown.add_column(heading)
-    for column in columns:
-        which, kind = column.split("_")
-        shown.add_column(f"{'ρ' if which == 'density' else 'v'} {kind}", justify="right")
-    for gaussians, printed in PRINTED.items():
-        if columns[0] in printed:
-            shown.add_row(str(gaussians), "as printed", "", *(f"{printed[c]:.3f}" for c in columns))
-        for row in (row for row in rows if row.gaussians == gaussians):
-            values = asdict(row)
-            seconds = f"{row.seconds:.0f} s" if row.seconds else ""
-            shown.add_row(str(gaussians), row.encoder, seconds, *(f"{values[c]:.4f}" for c in columns))
-        shown.add_section()
-    return shown

@@ -3,16 +3,14 @@
 The problem is that of :mod:`orbitrec.thesis.two_moments`. Methods: "coefficients" matches spherical-Bessel
 coefficients under a Gaussian prior from a random start, the classical method of moments; "FourierNets" matches networks
 as the thesis does, on shells, takes their mean, and refines that by another network on top
-(:mod:`orbitrec.thesis.volume_matching.neural_ensemble`); "beads" has the best solution of
-:mod:`orbitrec.thesis.volume_matching.pseudo_atom_search`, the mean of those that were kept, and that mean with the least
-change that gives it the moments (:mod:`orbitrec.thesis.volume_matching.correction`).
+(:mod:`orbitrec.thesis.volume_matching.neural_ensemble`); "pseudo-atoms" has the best solution of
+:mod:`orbitrec.thesis.volume_matching.pseudo_atom_search`, the mean of those that were kept, and that mean with the
+least change that gives it the moments (:mod:`orbitrec.thesis.volume_matching.correction`).
 """
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -24,14 +22,14 @@ from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget, match_moments
-from orbitrec.runtime.checkpoints import Checkpoints
-from orbitrec.thesis.two_moments import Matching, Truth
-from orbitrec.thesis.volume_matching.consensus import Consensus, Estimate
+from orbitrec.thesis.steps import NOT_KEPT, Steps, TimedSteps
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.consensus import Consensus, VoxelEstimate
 from orbitrec.thesis.volume_matching.correction import corrected
 from orbitrec.thesis.volume_matching.neural_ensemble import Member, NeuralEnsemble, NeuralSettings
-from orbitrec.thesis.volume_matching.pseudo_atom_search import match_beads
-from orbitrec.thesis.volume_matching.pseudo_atom_search import steps as search_steps
-from orbitrec.thesis.volume_matching.pseudo_atoms import BeadMatching, Molecule, Settings, Solution
+from orbitrec.thesis.volume_matching.pseudo_atom_search import match_pseudo_atoms
+from orbitrec.thesis.volume_matching.pseudo_atom_search import step_count as search_step_count
+from orbitrec.thesis.volume_matching.pseudo_atoms import Molecule, PseudoAtomMatching, PseudoAtomSettings, Solution
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
@@ -42,49 +40,61 @@ class Plan:
     """How a volume is looked for.
 
     Attributes:
-        band_A: the beads' moments are matched to here, Å.
-        beads: how they are matched; of Gaussians the number is told.
+        band_A: pseudo-atoms' moments are matched to here, Å.
+        pseudo_atoms: how they are matched; of the Gaussians the number is given.
         smooth_band_A: the other methods' moments are matched to here. Their unknowns grow with the band's cube.
         networks: how they are matched.
     """
 
     band_A: float
-    beads: Settings
+    pseudo_atoms: PseudoAtomSettings
     smooth_band_A: float
     networks: NeuralSettings
 
 
 @dataclass(frozen=True)
-class Size:
+class VolumeTableSize:
     """Plans by the volumes' names, and the most iterations of the classical method."""
 
     plans: dict[str, Plan]
     iterations: int
 
 
-QUICK = Size(
+QUICK = VolumeTableSize(
     {
-        "EMD-0409": Plan(20.0, Settings(beads=35, starts=24, tries=4), 20.0, NeuralSettings(members=4)),
-        "EMD-25892": Plan(45.0, Settings(beads=36, starts=24, finalists=4, tries=2), 60.0, NeuralSettings(members=2)),
-        "4 Gaussians": Plan(3.0, Settings(beads=4, starts=12, finalists=4, tries=1), 3.0, NeuralSettings(members=2)),
+        "EMD-0409": Plan(
+            20.0, PseudoAtomSettings(pseudo_atoms=35, starts=24, tries=4), 20.0, NeuralSettings(members=4)
+        ),
+        "EMD-25892": Plan(
+            45.0, PseudoAtomSettings(pseudo_atoms=36, starts=24, finalists=4, tries=2), 60.0, NeuralSettings(members=2)
+        ),
+        "4 Gaussians": Plan(
+            3.0, PseudoAtomSettings(pseudo_atoms=4, starts=12, finalists=4, tries=1), 3.0, NeuralSettings(members=2)
+        ),
     },
     200,
 )
-FULL = Size(
+FULL = VolumeTableSize(
     {
-        "EMD-0409": Plan(20.0, Settings(beads=35, tries=8), 15.0, NeuralSettings(members=8)),
+        "EMD-0409": Plan(20.0, PseudoAtomSettings(pseudo_atoms=35, tries=8), 15.0, NeuralSettings(members=8)),
         "EMD-25892": Plan(
-            20.0, Settings(beads=200, kept=6, tries=2, last_rounds=5, late_trust=1e5), 60.0, NeuralSettings(members=4)
+            20.0,
+            PseudoAtomSettings(pseudo_atoms=200, kept=6, tries=2, last_rounds=5, late_trust=1e5),
+            60.0,
+            NeuralSettings(members=4),
         ),
-        "4 Gaussians": Plan(2.5, Settings(beads=4, tries=4), 2.5, NeuralSettings(members=4)),
+        "4 Gaussians": Plan(2.5, PseudoAtomSettings(pseudo_atoms=4, tries=4), 2.5, NeuralSettings(members=4)),
     },
     600,
 )
 
 
 @dataclass(frozen=True)
-class Row:
-    """One volume and method; ``correlation`` is of the aligned maps, ``views`` of their log densities of views."""
+class VolumeRow:
+    """One volume and method; ``correlation`` is of the aligned maps, ``views`` of their log densities of views.
+
+    ``views`` is NaN in results that are older than that column.
+    """
 
     volume: str
     method: str
@@ -121,47 +131,6 @@ class Picture:
 Pictures = dict[str, dict[str, Picture]]
 """By the truth's name and the method's."""
 
-Answer = TypeVar("Answer", Solution, Member)
-
-
-class Stopwatch:
-    """Seconds since it was made, those before an interruption with them."""
-
-    def __init__(self) -> None:
-        self._begin = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Until now."""
-        return time.perf_counter() - self._begin
-
-    def passed(self, seconds: float) -> None:
-        """It has been so many at least."""
-        self._begin = min(self._begin, time.perf_counter() - seconds)
-
-
-@dataclass(frozen=True, eq=False)
-class Watch:
-    """Of a long run: ``callback`` is called after each step, each is kept in ``checkpoints``, with a method's seconds."""
-
-    callback: Callable[[], None] = lambda: None
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    clock: Stopwatch = field(default_factory=Stopwatch)
-
-    def step(self, kind: type[Answer], name: str, compute: Callable[[], Answer]) -> Answer:
-        """What was kept under ``name``, else what ``compute`` returns."""
-        record = self.checkpoints.load(name)
-        if record is None:
-            answer = vars(compute())
-            record = self.checkpoints.save(name, {**answer, "seconds": self.clock.seconds})
-        self.clock.passed(cast("float", record.pop("seconds", 0.0)))
-        self.callback()
-        return kind(**record)  # pyright: ignore[reportArgumentType], the record of one of that kind
-
-
-ALONE = Watch()
-"""Nobody listens, and nothing is kept."""
-
 
 def single(target: MomentTarget) -> MomentTarget:
     """The same in single precision."""
@@ -170,44 +139,72 @@ def single(target: MomentTarget) -> MomentTarget:
     return replace(target, moments=moments, variance=target.variance.float())
 
 
-def bead_problem(matching: Matching, settings: Settings) -> BeadMatching:
-    """The moments, to be matched by beads."""
-    return BeadMatching(single(matching.target), matching.truth.reach, matching.truth.radius, settings)
+def pseudo_atom_problem(matching: Matching, settings: PseudoAtomSettings) -> PseudoAtomMatching:
+    """The moments, to be matched by pseudo-atoms."""
+    return PseudoAtomMatching(single(matching.target), matching.truth.max_radius, matching.truth.radius, settings)
 
 
-def steps(truths: Sequence[Truth], size: Size) -> int:
+def step_count(truths: Sequence[TrueVolume], size: VolumeTableSize) -> int:
     """How many steps the table has."""
     plans = [(truth, size.plans[truth.name]) for truth in truths]
-    searches = [search_steps(bead_problem(Matching(truth, plan.band_A), plan.beads)) for truth, plan in plans]
+    searches = [
+        search_step_count(pseudo_atom_problem(Matching(truth, plan.band_A), plan.pseudo_atoms)) for truth, plan in plans
+    ]
     return sum(searches) + sum(1 + plan.networks.members for _, plan in plans)
 
 
-def bead_solutions(matching: Matching, settings: Settings, watch: Watch) -> dict[str, Found]:
-    """What beads find: the best, the mean, and the mean with a change on top that gives it the moments."""
-    problem, truth = bead_problem(matching, settings), matching.truth
+def pseudo_atom_solutions(matching: Matching, settings: PseudoAtomSettings, steps: TimedSteps) -> dict[str, Found]:
+    """The best solution, the mean, and the mean with a change on top that gives it the moments.
+
+    Args:
+        matching: the moments.
+        settings: of the search.
+        steps: keep the search's steps.
+
+    Returns:
+        Answers by their method's name.
+    """
+    problem, truth = pseudo_atom_problem(matching, settings), matching.truth
     generator = torch.Generator().manual_seed(matching.seed)
-    best = match_beads(problem, generator, lambda step, compute: watch.step(Solution, f"{truth.name} {step}", compute))
+
+    def step(name: str, compute: Callable[[], Solution]) -> Solution:
+        return Solution(**steps.record(f"{truth.name} {name}", lambda: vars(compute())))
+
+    best = match_pseudo_atoms(problem, generator, step)
     molecules = [Molecule.of(problem, one) for one in best]
     mean = Consensus.of(molecules)
     trusted = replace(problem.target, count=settings.late_trust)
     change = corrected(mean, trusted, truth.radius, matching.directions)
-    unknowns = 4 * settings.beads + 2 + settings.ripples + len(problem.background)
+    unknowns = 4 * settings.pseudo_atoms + 2 + settings.form_factor_terms + len(problem.background)
     answers = {"best": (molecules[0], unknowns), "mean": (mean, unknowns), "corrected": (change, change.unknowns)}
-    return {f"beads, {name}": _found(matching, *answer) for name, answer in answers.items()}
+    return {f"pseudo-atoms, {name}": _found(matching, *answer) for name, answer in answers.items()}
 
 
-def neural_solutions(matching: Matching, settings: NeuralSettings, watch: Watch) -> dict[str, Found]:
-    """What networks find in the mean, and another on top of that."""
+def neural_solutions(matching: Matching, settings: NeuralSettings, steps: TimedSteps) -> dict[str, Found]:
+    """What networks find in the mean, and another on top of that.
+
+    Args:
+        matching: the moments.
+        settings: of the networks.
+        steps: keep each network.
+
+    Returns:
+        Answers by their method's name.
+    """
     projector, name = PolarProjector(matching.basis, matching.grid, matching.directions), matching.truth.name
-    problem = NeuralEnsemble(single(matching.target), projector, matching.truth.reach, settings)
+    problem = NeuralEnsemble(single(matching.target), projector, matching.truth.max_radius, settings)
     generator = torch.Generator().manual_seed(matching.seed)
-    members = problem.members(generator, lambda step, compute: watch.step(Member, f"{name} {step}", compute))
+
+    def step(member: str, compute: Callable[[], Member]) -> Member:
+        return Member(**steps.record(f"{name} {member}", lambda: vars(compute())))
+
+    members = problem.members(generator, step)
     mean = Consensus.of(members)
     answers = {"FourierNets, mean": mean, "FourierNets, refined": problem.refined(mean, generator)}
     return {method: _found(matching, answer, problem.unknowns) for method, answer in answers.items()}
 
 
-def _found(matching: Matching, answer: Estimate, unknowns: int) -> Found:
+def _found(matching: Matching, answer: VoxelEstimate, unknowns: int) -> Found:
     volume, views = VoxelVolume(answer.voxels), answer.view_density(matching.directions)
     moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
     return Found(volume, unknowns, views, moments)
@@ -225,8 +222,19 @@ def classical_solutions(matching: Matching, iterations: int) -> dict[str, Found]
     return {"coefficients": Found(volume, len(matching.basis), views, moments)}
 
 
-def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[list[Row], Pictures]:
-    """Every method on every truth, and the means that were found."""
+def table(
+    truths: Sequence[TrueVolume], size: VolumeTableSize, steps: Steps = NOT_KEPT
+) -> tuple[list[VolumeRow], Pictures]:
+    """Every method on every truth, and the means that were found.
+
+    Args:
+        truths: the volumes.
+        size: how they are looked for.
+        steps: keep what is done, as long as it takes.
+
+    Returns:
+        Rows and pictures.
+    """
     rows, pictures = [], {}
     for truth in truths:
         plan, shown = size.plans[truth.name], {}
@@ -234,23 +242,23 @@ def table(truths: Sequence[Truth], size: Size, watch: Watch = ALONE) -> tuple[li
         methods = (
             (1, smooth, lambda _, at=smooth: classical_solutions(at, size.iterations)),
             (plan.networks.members, smooth, partial(neural_solutions, smooth, plan.networks)),
-            (plan.beads.starts, sparse, partial(bead_solutions, sparse, plan.beads)),
+            (plan.pseudo_atoms.starts, sparse, partial(pseudo_atom_solutions, sparse, plan.pseudo_atoms)),
         )
         for starts, matching, solve in methods:
-            timed = replace(watch, clock=Stopwatch())
+            timed = TimedSteps(steps)
             found = solve(timed)
-            seconds = timed.clock.seconds
+            seconds = timed.seconds
             for method, one in found.items():
                 row, picture = judged(matching, one)
                 rows.append(replace(row, method=method, starts=starts, seconds=seconds))
                 if method.endswith("mean"):
                     shown[method] = picture
-        watch.callback()
+        steps.callback()
         pictures[truth.name] = shown
     return rows, pictures
 
 
-def judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
+def judged(matching: Matching, found: Found) -> tuple[VolumeRow, Picture]:
     """An answer beside the truth, its volume aligned and its views rotated with it; some of the row is left empty."""
     truth = matching.truth
     first, second = (float(error) for error in relative_errors(matching.target.moments, found.moments))
@@ -258,6 +266,6 @@ def judged(matching: Matching, found: Found) -> tuple[Row, Picture]:
     alignment = align(volume, truth.voxels)
     aligned = alignment.apply(volume)
     resolution = fourier_shell_correlation(aligned, truth.voxels).cutoff_A(0.5, truth.voxel_size_A)
-    like = alignment.correlation, matching.view_correlation(alignment, found.views)
-    row = Row(truth.name, "", matching.band_A, found.unknowns, 0, first, second, resolution, *like, 0.0)
+    agreement = alignment.correlation, matching.view_correlation(alignment, found.views)
+    row = VolumeRow(truth.name, "", matching.band_A, found.unknowns, 0, first, second, resolution, *agreement, 0.0)
     return row, Picture(aligned, alignment.rotated(matching.directions), found.views)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.table import Table
 from torch import Tensor
 
 from orbitrec.cryoem.momnet_start import smooth_views
@@ -25,25 +24,35 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
-from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.runs import RunFolder
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.losses import kam_loss
 from orbitrec.moments.noise import sampled_moments
-from orbitrec.networks.momnet import Estimate, MomNet
+from orbitrec.networks.momnet import MomNet, MomNetEstimate
 from orbitrec.networks.pretrained import load_momnet
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.runtime.checkpoints import Checkpoints, Record
-from orbitrec.thesis.momnet_matching import Reconstruction
+from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.thesis.plots.volumes import draw_volumes
+from orbitrec.thesis.records import ExperimentResult, TextTable
 from orbitrec.thesis.table_3_1 import RADIUS_SHARE, compact_map
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
-PRINTED = {0.0: (0.012, 0.013), 2.0: (0.008, 0.014), 4.0: (0.007, 0.017)}
-"""Shift in pixels → the thesis's Kam losses of MoM-net and of chapter 2's framework."""
+
+@dataclass(frozen=True)
+class ReportedLosses:
+    """The thesis's Kam losses for one spread of shifts, with MoM-net and with the framework of chapter 2."""
+
+    momnet: float
+    chapter_2: float
+
+
+REPORTED = {0.0: ReportedLosses(0.012, 0.013), 2.0: ReportedLosses(0.008, 0.014), 4.0: ReportedLosses(0.007, 0.017)}
+"""By the spread of shifts in pixels."""
+MOMNET_METHOD, CHAPTER_2_METHOD = "MoM-net", "chapter 2"
 
 BOX = 45
 LARGEST_SHIFT_PX = 6.0
@@ -54,8 +63,8 @@ _ROUNDS = 3  # of L-BFGS
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much to do; what is not said is as in the thesis.
+class ShiftTableSize:
+    """How much to do; all else is as in the thesis.
 
     Attributes:
         bandwidth: radius · k_max of the moments; π · radius = 44 is Nyquist.
@@ -78,12 +87,14 @@ class Size:
     as_seen: bool = False
 
 
-QUICK = Size(bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10, as_seen=True)
+QUICK = ShiftTableSize(
+    bandwidth=math.pi * RADIUS_SHARE * 15, view_degree=17, iterations=1500, refining=10, as_seen=True
+)
 """The frequencies that 15 × 15 images have, and MoM-net's encoder sees."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ShiftRow:
     """One spread of shifts and one method: Kam losses after L-BFGS and after FourierNet.
 
     ``noise_loss`` is the Kam loss of the exact moments against the noisy ones: what noise alone makes.
@@ -100,13 +111,57 @@ class Row:
     seconds: float
 
 
+@dataclass(frozen=True)
+class ShiftTable(ExperimentResult):
+    """Table 3.2.
+
+    Attributes:
+        size: how much was done.
+        rows: ours.
+        reported: the thesis's Kam losses, by the spread of shifts in pixels.
+    """
+
+    size: ShiftTableSize
+    rows: tuple[ShiftRow, ...]
+    reported: dict[float, ReportedLosses]
+
+    @classmethod
+    def of(cls, found: "ShiftComparison", size: ShiftTableSize) -> "ShiftTable":
+        """The table of these cases."""
+        return cls("table-3.2", size, tuple(case.row for case in found.cases), REPORTED)
+
+    def tables(self) -> list[TextTable]:
+        """The reported Kam losses beside ours."""
+        title = f"Table 3.2: Kam loss after reconstruction, moments to bandwidth {self.size.bandwidth:.1f} of 44"
+        headings = (
+            "method",
+            "η px",
+            "reported",
+            "start",
+            "matched",
+            "and FourierNet",
+            "noise alone",
+            "η̂ px",
+            "FSC 0.5 Å",
+            "s",
+        )
+        return [TextTable.of(title, headings, [self._cells(row) for row in self.rows])]
+
+    def _cells(self, row: ShiftRow) -> tuple[str, ...]:
+        losses = self.reported[row.shift_px]
+        reported = losses.momnet if row.method == MOMNET_METHOD else losses.chapter_2
+        values = (reported, row.start_kam_loss, row.kam_loss, row.refined_kam_loss, row.noise_loss)
+        ends = f"{row.shift_estimate_px:.2f}", f"{row.fsc05_A:.1f}", f"{row.seconds:.0f}"
+        return (row.method, f"{row.shift_px:g}", *(f"{value:.4f}" for value in values), *ends)
+
+
 @dataclass(frozen=True, eq=False)
 class _Particles:
     """The truth, unit norm on 45³ voxels, and what its particles' moments are on any grid."""
 
     truth: Float[Tensor, "n n n"]
     voxel_A: float
-    size: Size
+    size: ShiftTableSize
 
     @cached_property
     def views(self) -> VonMisesFisherMixture:
@@ -132,10 +187,10 @@ class _Particles:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class ShiftCase:
     """A row with what its pictures show: the aligned volume, and its views in the truth's frame."""
 
-    row: Row
+    row: ShiftRow
     volume: Float[Tensor, "n n n"]
     directions: Float[Tensor, "d 3"]
     density: Float[Tensor, "d"]
@@ -146,19 +201,19 @@ class Case:
         return {"row": asdict(self.row), **kept}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Case":
+    def from_record(cls, record: Mapping[str, Any]) -> "ShiftCase":
         """What :meth:`as_record` made of one."""
-        return cls(Row(**record["row"]), record["volume"], record["directions"], record["density"])
+        return cls(ShiftRow(**record["row"]), record["volume"], record["directions"], record["density"])
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class ShiftComparison:
     """All cases, and the truth with its views."""
 
     truth: Float[Tensor, "n n n"]
     directions: Float[Tensor, "d 3"]
     density: Float[Tensor, "d"]
-    cases: list[Case]
+    cases: list[ShiftCase]
 
 
 def _batch(moments: Moments) -> Moments:
@@ -166,9 +221,21 @@ def _batch(moments: Moments) -> Moments:
 
 
 def table(
-    path: Path, size: Size, callback: Callable[[Row], None] = lambda row: None, checkpoints: Checkpoints | None = None
-) -> Comparison:
-    """All cases for the map; each that is done is kept in ``checkpoints``.
+    path: Path,
+    size: ShiftTableSize,
+    callback: Callable[[ShiftRow], None] = lambda row: None,
+    checkpoints: Checkpoints | None = None,
+) -> ShiftComparison:
+    """All cases for the map.
+
+    Args:
+        path: the true map.
+        size: how much to do.
+        callback: called with each row.
+        checkpoints: keep each case that is done.
+
+    Returns:
+        All cases.
 
     Raises:
         InputError: if the map cannot be read, or a checkpoint is broken.
@@ -177,18 +244,18 @@ def table(
     truth = VoxelVolume(full).resampled(BOX).grid
     particles = _Particles(truth / truth.norm(), full_voxel_A * len(full) / BOX, size)
     net, cases, kept = load_momnet(), [], checkpoints or Checkpoints()
-    for shift in PRINTED:
-        for method, largest in (("MoM-net", LARGEST_SHIFT_PX), ("chapter 2", 0.0)):
+    for shift in REPORTED:
+        for method, largest in ((MOMNET_METHOD, LARGEST_SHIFT_PX), (CHAPTER_2_METHOD, 0.0)):
             name = f"{method} {shift:g}"
             record = kept.load(name)
             if record is None:
                 case = _case(net, particles, shift, largest)
                 case = replace(case, row=replace(case.row, method=method))
                 record = kept.save(name, case.as_record())
-            cases.append(Case.from_record(record))
+            cases.append(ShiftCase.from_record(record))
             callback(cases[-1].row)
     directions = spherical_design(size.view_degree)
-    return Comparison(particles.truth, directions, particles.views.density(directions), cases)
+    return ShiftComparison(particles.truth, directions, particles.views.density(directions), cases)
 
 
 def _grid(bandwidth: float) -> PolarGrid:
@@ -200,14 +267,14 @@ def _grid(bandwidth: float) -> PolarGrid:
     )
 
 
-def _carried(net: MomNet, found: Estimate, basis: SphericalBesselBasis) -> Estimate:
+def _in_own_pixels(net: MomNet, found: MomNetEstimate, basis: SphericalBesselBasis) -> MomNetEstimate:
     """The encoder's estimate in a basis of the images' own pixels."""
     small = net.setting.volume(found.coefficients[0], basis.radius)
     w = small.basis.embed(small.coefficients, basis)[None]
-    return Estimate(w, found.log_density, found.shift_px * (basis.radius / net.setting.radius))
+    return MomNetEstimate(w, found.log_density, found.shift_px * (basis.radius / net.setting.radius))
 
 
-def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float) -> Case:
+def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float) -> ShiftCase:
     size, radius = particles.size, RADIUS_SHARE * BOX
     basis = SphericalBesselBasis(radius, max(size.bandwidth + 1, net.setting.bandwidth) / radius)
     seen = net.setting.grid_for(BOX, radius)
@@ -216,23 +283,25 @@ def _case(net: MomNet, particles: _Particles, shift_px: float, largest_px: float
     exact, noisy = particles.moments(grid, shift_px)
     with torch.no_grad():
         found = net(particles.moments(seen, shift_px)[1]).double()
-    start = _carried(net, smooth_views(found, net.setting, projector.directions), basis)
+    start = _in_own_pixels(net, smooth_views(found, net.setting, projector.directions), basis)
     if not largest_px:
         start = replace(start, shift_px=torch.zeros_like(start.shift_px))
-    matching = Reconstruction(noisy, projector, net.setting.density_degree, largest_px)
+    matching = MomNetMatching(noisy, projector, net.setting.density_degree, largest_px)
     begun, first, found = time.process_time(), float(matching.loss(start).detach()), start
     for _ in range(_ROUNDS):  # each begins with a new metric and a new unit of the loss
         found = matching.matched(found, size.iterations // _ROUNDS)
     volume = SphericalBesselVolume(basis, found.coefficients[0].detach())
     refined = _refined(matching, found, volume, size)
-    row = Row(
+    row = ShiftRow(
         shift_px, "", first, float(matching.loss(found).detach()), refined, float(kam_loss(noisy, exact)),
         float(found.shift_px.detach()), 0.0, time.process_time() - begun,
     )  # fmt: skip
     return _beside_truth(row, volume.to_grid(BOX), found.density(matching.harmonics)[0].detach(), particles)
 
 
-def _refined(matching: Reconstruction, found: Estimate, volume: SphericalBesselVolume, size: Size) -> float:
+def _refined(
+    matching: MomNetMatching, found: MomNetEstimate, volume: SphericalBesselVolume, size: ShiftTableSize
+) -> float:
     """Least Kam loss with a FourierNet beside the volume."""
     k_max = float(matching.projector.grid.k_max)
     scale = 0.3 * float(volume.fourier(torch.tensor([[0.0, 0.0, k_max / 3]], dtype=torch.float64)).abs().max())
@@ -241,19 +310,19 @@ def _refined(matching: Reconstruction, found: Estimate, volume: SphericalBesselV
     return matching.refined(found, net, size.refining)
 
 
-def _beside_truth(row: Row, grid: Float[Tensor, "n n n"], density: Float[Tensor, "d"], particles: _Particles) -> Case:
+def _beside_truth(
+    row: ShiftRow, grid: Float[Tensor, "n n n"], density: Float[Tensor, "d"], particles: _Particles
+) -> ShiftCase:
     alignment = align(grid, particles.truth)
     moved = alignment.apply(grid)
     resolution_A = fourier_shell_correlation(moved, particles.truth).cutoff_A(0.5, particles.voxel_A)
     directions = alignment.rotated(spherical_design(particles.size.view_degree))
-    return Case(replace(row, fsc05_A=resolution_A), moved, directions, density)
+    return ShiftCase(replace(row, fsc05_A=resolution_A), moved, directions, density)
 
 
-def write_results(run: RunFolder, found: Comparison, size: Size) -> None:
-    """table.json, table.csv, and for every spread of shifts volumes (Figures 3.5, 3.6) and views."""
-    write_json(run.file("table.json"), as_json(found, size))
-    write_csv(run.file("table.csv"), [asdict(case.row) for case in found.cases])
-    for shift in PRINTED:
+def draw(run: RunFolder, found: ShiftComparison) -> None:
+    """For every spread of shifts volumes (Figures 3.5, 3.6) and views."""
+    for shift in REPORTED:
         cases = [case for case in found.cases if case.row.shift_px == shift]
         volumes = {f"{case.row.method}, {case.row.fsc05_A:.0f} Å": case.volume for case in cases}
         views = {case.row.method: (case.directions, case.density) for case in cases}
@@ -261,36 +330,3 @@ def write_results(run: RunFolder, found: Comparison, size: Size) -> None:
         draw_volumes(run.file(f"volumes-{shift:g}-px.png"), {"truth": found.truth, **volumes}, title)
         true_views = {"truth": (found.directions, found.density)}
         draw_sphere(run.file(f"views-{shift:g}-px.png"), true_views | views, f"{title}: density of views")
-
-
-def as_json(found: Comparison, size: Size) -> dict[str, object]:
-    """The rows, the size and the printed figures."""
-    printed = {f"{shift:g}": losses for shift, losses in PRINTED.items()}
-    rows = [asdict(case.row) for case in found.cases]
-    return {"table": "3.2", "size": asdict(size), "rows": rows, "thesis": printed}
-
-
-def as_text(found: Comparison, size: Size) -> Table:
-    """The rows, the printed Kam losses beside them."""
-    shown = Table(title=f"Table 3.2: Kam loss after reconstruction, moments to bandwidth {size.bandwidth:.1f} of 44")
-    columns = (
-        "η px",
-        "method",
-        "printed",
-        "start",
-        "matched",
-        "and FourierNet",
-        "noise alone",
-        "η̂ px",
-        "FSC 0.5 Å",
-        "s",
-    )
-    for heading in columns:
-        shown.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in (case.row for case in found.cases):
-        printed = PRINTED[row.shift_px][row.method != "MoM-net"]
-        losses = (printed, row.start_kam_loss, row.kam_loss, row.refined_kam_loss, row.noise_loss)
-        cells = [f"{loss:.4f}" for loss in losses]
-        cells += [f"{row.shift_estimate_px:.2f}", f"{row.fsc05_A:.1f}", f"{row.seconds:.0f}"]
-        shown.add_row(f"{row.shift_px:g}", row.method, *cells)
-    return shown

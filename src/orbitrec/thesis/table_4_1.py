@@ -1,12 +1,9 @@
 """Table 4.1 and Figure 4.2: gradient methods on windowed MRA, beside the thesis's figures and strong baselines."""
 
 from orbitrec.optim import solvers
-from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Adam, newton
-from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, scipy_lbfgs, stepping
-from orbitrec.thesis.windowed_mra import SETTINGS, instance
-
-TITLE: str = "Table 4.1: gradient methods on windowed MRA"
+from orbitrec.thesis.optimiser_table import Contestant, SolverExperiment, scipy_lbfgs, stepping
+from orbitrec.thesis.windowed_mra import SETTINGS
 
 
 def contestants(dimension: int) -> list[Contestant]:
@@ -24,11 +21,4 @@ def contestants(dimension: int) -> list[Contestant]:
     ]
 
 
-def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
-    """Both settings; as many instances as ``seeds``."""
-    stop = Termination(reported=most_epochs)
-    settings = {name: [instance(seed, known) for seed in range(seeds)] for name, known in SETTINGS.items()}
-    return [
-        compare(name, instances, contestants(instances[0].problem.dimension), stop, watch)
-        for name, instances in settings.items()
-    ]
+EXPERIMENT = SolverExperiment("table-4.1", "Table 4.1: gradient methods on windowed MRA", SETTINGS, contestants)

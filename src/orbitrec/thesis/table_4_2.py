@@ -2,23 +2,20 @@
 
 from orbitrec.optim import solvers
 from orbitrec.optim.metrics import BFGS
-from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Anderson, Squarem
-from orbitrec.thesis.optimiser_table import ALONE, Comparison, Contestant, Watch, compare, stepping
-from orbitrec.thesis.windowed_mra import SETTINGS, instance
-
-TITLE: str = "Table 4.2: EM methods on windowed MRA"
+from orbitrec.thesis.optimiser_table import Contestant, SolverExperiment, stepping
+from orbitrec.thesis.windowed_mra import SETTINGS
 
 
-def contestants() -> list[Contestant]:
-    """The thesis's three, sEM, the other secants of sEM-vr+QN, and what it left out."""
-    printed, residual = BFGS(scaled=False, of_map=True), BFGS(scaled=False)
+def contestants(dimension: int) -> list[Contestant]:
+    """The thesis's three, sEM, the other secants of sEM-vr+QN, and what it left out, for any number of unknowns."""
+    reported, residual = BFGS(scaled=False, of_map=True), BFGS(scaled=False)
     return [
         Contestant("EM", stepping(solvers.em()), "3078", "85"),
         Contestant("sEM-vr", stepping(solvers.sem_vr()), "392", "53"),
         Contestant("sEM-vr+QN", stepping(solvers.sem_vr_bfgs()), "188", "34"),
         Contestant("sEM-vr+QN, residual secant", stepping(solvers.sem_vr_bfgs(metric=residual))),
-        Contestant("sEM-vr+QN, printed secant", stepping(solvers.sem_vr_bfgs(metric=printed))),
+        Contestant("sEM-vr+QN, reported secant", stepping(solvers.sem_vr_bfgs(metric=reported))),
         Contestant("sEM", stepping(solvers.stochastic_em()), most_epochs=1000.0),
         Contestant("SQUAREM", stepping(Squarem())),
         Contestant("Anderson", stepping(Anderson())),
@@ -27,10 +24,4 @@ def contestants() -> list[Contestant]:
     ]
 
 
-def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
-    """Both settings; as many instances as ``seeds``."""
-    stop = Termination(reported=most_epochs)
-    return [
-        compare(name, [instance(seed, known) for seed in range(seeds)], contestants(), stop, watch)
-        for name, known in SETTINGS.items()
-    ]
+EXPERIMENT = SolverExperiment("table-4.2", "Table 4.2: EM methods on windowed MRA", SETTINGS, contestants)

@@ -4,26 +4,14 @@ The thesis has the first three of the gradient methods only; EM methods are new 
 """
 
 from orbitrec.optim import solvers
-from orbitrec.optim.termination import Termination
 from orbitrec.thesis.baselines import Adam, Anderson, Squarem, newton
-from orbitrec.thesis.cryoem_problem import CryoEMProblem, basis
-from orbitrec.thesis.optimiser_table import (
-    ALONE,
-    Comparison,
-    Contestant,
-    Instance,
-    Watch,
-    compare,
-    scipy_lbfgs,
-    stepping,
-)
+from orbitrec.thesis.cryoem_problem import CryoEMProblem
+from orbitrec.thesis.optimiser_table import Contestant, Instance, SolverExperiment, scipy_lbfgs, stepping
 from orbitrec.thesis.variable_metric import VariableMetric
 
-TITLE: str = "Table 4.3: optimisers on cryo-EM"
 
-
-def contestants() -> list[Contestant]:
-    """The thesis's three, the EM methods it lacks, and what it left out."""
+def contestants(dimension: int) -> list[Contestant]:
+    """The thesis's three, the EM methods it lacks, and what it left out, for so many unknowns."""
     return [
         Contestant("GD", stepping(solvers.gradient_descent()), "2000+", "1500+"),
         Contestant("SVRG", stepping(solvers.svrg()), "1139", "942"),
@@ -32,7 +20,7 @@ def contestants() -> list[Contestant]:
         Contestant("sEM-vr", stepping(solvers.sem_vr())),
         Contestant("sEM-vr+QN", stepping(solvers.sem_vr_bfgs())),
         Contestant("L-BFGS", scipy_lbfgs),
-        Contestant("Newton", stepping(newton(len(basis())))),
+        Contestant("Newton", stepping(newton(dimension))),
         Contestant("SQUAREM", stepping(Squarem())),
         Contestant("Anderson", stepping(Anderson())),
         Contestant("Adam", stepping(Adam()), most_epochs=300.0),
@@ -48,7 +36,4 @@ def instance(seed: int, count: int = 3600) -> Instance:
     return Instance(problem.polar(), problem.random_start(seed), seed)
 
 
-def table(seeds: int, most_epochs: float, watch: Watch = ALONE) -> list[Comparison]:
-    """As many instances as ``seeds``."""
-    stop = Termination(reported=most_epochs)
-    return [compare("known density", [instance(seed) for seed in range(seeds)], contestants(), stop, watch)]
+EXPERIMENT = SolverExperiment("table-4.3", "Table 4.3: optimisers on cryo-EM", {"known density": instance}, contestants)

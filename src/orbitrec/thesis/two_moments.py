@@ -2,8 +2,8 @@
 
 Truth: the deposited maps at 63³ and four Gaussians at 25³, of norm 1, projected at continuous rotations and not the
 network's own representation that the thesis uses. Maps are cut by a soft sphere first, without which a basis of compact
-support has a fifth of EMD-0409's moments wrong; resolutions are against the maps as they are. Views are eight von
-Mises–Fisher caps; concentrations are not printed, ours are log-uniform in [2, 12] (:meth:`random`). Moments are the
+support has a fifth of EMD-0409's moments wrong; resolutions are against the deposited maps. Views are eight von
+Mises–Fisher caps, whose concentrations the thesis does not give; ours are log-uniform in [2, 12]. Moments are the
 exact ones plus noise of the exact covariance for σ = 0.5 (:mod:`orbitrec.moments.noise`); they are matched up
 to a frequency, and errors are those up to there.
 """
@@ -38,20 +38,20 @@ from orbitrec.volumes.voxel import VoxelVolume
 NAMES = ("EMD-0409", "EMD-25892", "4 Gaussians")
 
 SIGMA, PARTICLES = 0.5, 5_000_000
-_TRUE_DESIGN = 63  # directions of the true moments, the largest shipped
+_TRUE_DESIGN = 63  # directions of the true moments, the largest there is
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class TrueVolume:
     """A volume of norm 1.
 
     Attributes:
         name: as in the table.
-        voxels: (z, y, x), as it is.
+        voxels: (z, y, x).
         compact: what is projected: the same in a soft sphere.
         voxel_size_A: Å.
         radius: of the ball that holds the compact map, pixels.
-        reach: of the ball that holds its density, pixels.
+        max_radius: of the ball that holds its density, pixels.
     """
 
     name: str
@@ -59,14 +59,14 @@ class Truth:
     compact: Float[Tensor, "n n n"]
     voxel_size_A: float
     radius: float
-    reach: float
+    max_radius: float
 
     @classmethod
-    def of_map(cls, path: Path) -> "Truth":
+    def of_map(cls, path: Path) -> "TrueVolume":
         """A deposited map at 63³.
 
         Raises:
-            InputError: if the map cannot be read, or its name tells neither 0409 nor 25892.
+            InputError: if the map cannot be read, or neither 0409 nor 25892 is in its name.
         """
         grid, voxel_size_A = read_map(path)
         names = [name for name in NAMES if name.removeprefix("EMD-") in path.stem]
@@ -80,7 +80,7 @@ class Truth:
         return cls(names[0], voxels / voxels.norm(), compact / compact.norm(), size, 0.36 * n, 0.27 * n)
 
     @classmethod
-    def gaussians(cls) -> "Truth":
+    def gaussians(cls) -> "TrueVolume":
         """Four Gaussians not on a plane, 1 Å wide, within 6 Å of the origin, in 25³ voxels of 1 Å."""
         centers = torch.tensor([[4.0, 1.0, -2.0], [-3.0, 3.5, 1.0], [0.5, -4.5, 2.0], [-1.0, 0.0, -4.5]]).double()
         weights = torch.tensor([1.0, 1.3, 0.8, 1.1], dtype=torch.float64)
@@ -93,7 +93,7 @@ class Truth:
 class Matching:
     """The moments of a truth up to a frequency, and what they are matched by."""
 
-    truth: Truth
+    truth: TrueVolume
     band_A: float
     seed: int = 0
 

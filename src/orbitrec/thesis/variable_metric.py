@@ -47,7 +47,16 @@ class VariableMetric:
     epochs: int = 40
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> MomentumState:
-        """The state at w."""
+        """The state at w.
+
+        Args:
+            problem: what is minimised.
+            w: where to begin, (d,).
+            seed: of the solver's random numbers.
+
+        Returns:
+            The state.
+        """
         w = w.detach().double()
         zero, generator = torch.zeros_like(w), torch.Generator().manual_seed(seed).get_state()
         return MomentumState(w, Snapshot(w, math.inf, zero), torch.zeros(2, len(w)).double(), 0, generator, Cost())

@@ -5,6 +5,8 @@ interval and the two Gaussians are at shifts 4.5 and 11, 1.7 wide, with weights 
 to another EM takes several hundred to several thousand passes; the thesis's 3,078 lies within.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,8 +17,6 @@ from orbitrec.thesis.optimiser_table import Instance
 
 MODEL = WindowedMRA(16, 12)
 SIGMA, COUNT = 0.2, 3000
-SETTINGS = {"density estimated": False, "density known": True}
-"""Whether ρ is known, by the setting's name."""
 
 
 def pulse() -> Float[Tensor, "16"]:
@@ -42,8 +42,21 @@ def instance(seed: int, known: bool) -> Instance:
     return Instance(problem, random_start(problem, generator), seed)
 
 
+SETTINGS = {"density estimated": partial(instance, known=False), "density known": partial(instance, known=True)}
+"""Instances of a seed, by the setting's name."""
+
+
 def windowed_problem(generator: torch.Generator, known: bool, count: int = COUNT) -> MRALikelihood:
-    """Fresh data; ``known`` tells the density."""
+    """Fresh data.
+
+    Args:
+        generator: source of the data.
+        known: whether the density is given.
+        count: observations.
+
+    Returns:
+        The likelihood.
+    """
     observations = torch.cat(list(draw_observations(MODEL, pulse(), shift_density(), SIGMA, count, generator)))
     return MRALikelihood(MODEL, observations, SIGMA, shift_density() if known else None)
 

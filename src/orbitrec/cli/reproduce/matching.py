@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, resumable_experiment, show
+from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, made, resumable_experiment, show
 
 Maps = Annotated[
     list[Path] | None,
@@ -13,7 +13,9 @@ Maps = Annotated[
 ]
 Scales = Annotated[
     Scale,
-    typer.Option(help="Beads match moments to 20, 40 and 3 Å from few starts, or (full) to 20, 20 and 2.5 Å from 64."),
+    typer.Option(
+        help="Pseudo-atoms match moments to 20, 45 and 3 Å from few starts, or (full) to 20, 20 and 2.5 Å from 64."
+    ),
 ]
 Neural = Annotated[
     bool, typer.Option("--neural-truth", help="Take for the truths FourierNets fitted to them, as the thesis does.")
@@ -56,12 +58,13 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
     from dataclasses import asdict
 
     from orbitrec.thesis import table_2_2 as experiment
-    from orbitrec.thesis import table_2_2_results as results
     from orbitrec.thesis.neural_truth import neural_truth
-    from orbitrec.thesis.two_moments import Truth
+    from orbitrec.thesis.steps import Steps
+    from orbitrec.thesis.table_2_2_results import VolumeTable, draw
+    from orbitrec.thesis.two_moments import TrueVolume
 
     size = experiment.QUICK if scale is Scale.quick else experiment.FULL
-    truths = [*(Truth.of_map(path) for path in maps), Truth.gaussians()]
+    truths = [*(TrueVolume.of_map(path) for path in maps), TrueVolume.gaussians()]
     settings = {"experiment": "table-2.2", "maps": [str(path) for path in maps], "neural": neural, **asdict(size)}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         fits: dict[str, float] = {}
@@ -70,9 +73,10 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
             for i, truth in enumerate(truths):
                 truths[i], fits[truth.name] = neural_truth(truth)
                 bar.advance(fitting)
-        task = bar.add_task("steps", total=experiment.steps(truths, size))
-        watch = experiment.Watch(lambda: bar.advance(task), checkpoints)
-        rows, pictures = experiment.table(truths, size, watch)
+        task = bar.add_task("steps", total=experiment.step_count(truths, size))
+        rows, pictures = experiment.table(truths, size, Steps(lambda: bar.advance(task), checkpoints))
+        result, by = VolumeTable.of(size, rows, fits), made()
         if run is not None:
-            results.write_results(run, size, truths, rows, pictures, fits)
-    show(as_json, results.as_json(rows, size, fits), results.as_text(rows, fits))
+            result.write(run, by, [asdict(row) for row in rows])
+            draw(run, size, truths, pictures)
+    show(as_json, result, by)

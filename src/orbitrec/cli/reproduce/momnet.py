@@ -13,7 +13,9 @@ from orbitrec.cli.reproduce.shared import (
     Scale,
     app,
     experiment_run,
+    made,
     resumable_experiment,
+    running_command,
     show,
 )
 
@@ -29,7 +31,7 @@ def table_3_1(
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """MoM-net's shipped encoder alone: Kam loss on its family, and resolution on real maps outside of it.
+    """MoM-net's pretrained encoder alone: Kam loss on its family, and resolution on real maps outside of it.
 
     Example:  orbitrec reproduce table-3.1 --map emd_0409.mrc --map emd_25892.mrc -o table-3.1
     """
@@ -41,9 +43,11 @@ def table_3_1(
         cases = experiment.maps(maps, problems, iterations, lambda row: bar.advance(task))
         task = bar.add_task("families", total=2 * samples)
         tested = experiment.families(samples, lambda done: bar.advance(task, done))
+        result, by = experiment.TrainedMomNetTable.of(tested, cases), made()
         if run is not None:
-            experiment.write_results(run, tested, cases)
-    show(as_json, experiment.as_json(tested, cases), experiment.as_text(tested, cases))
+            result.write(run, by, [asdict(case.row) for case in cases])
+            experiment.draw(run, cases)
+    show(as_json, result, by)
 
 
 @app.command("table-3.2")
@@ -66,16 +70,18 @@ def table_3_2(
     """
     from orbitrec.thesis import table_3_2 as experiment
 
-    size = experiment.QUICK if scale is Scale.quick else experiment.Size()
+    size = experiment.QUICK if scale is Scale.quick else experiment.ShiftTableSize()
     if refining is not None:
         size = replace(size, refining=refining)
     settings = {"map": str(path), **asdict(size)}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
-        task = bar.add_task("rows", total=2 * len(experiment.PRINTED))
+        task = bar.add_task("rows", total=2 * len(experiment.REPORTED))
         found = experiment.table(path, size, lambda row: bar.advance(task), checkpoints)
+        result, by = experiment.ShiftTable.of(found, size), made()
         if run is not None:
-            experiment.write_results(run, found, size)
-    show(as_json, experiment.as_json(found, size), experiment.as_text(found, size))
+            result.write(run, by, [asdict(case.row) for case in found.cases])
+            experiment.draw(run, found)
+    show(as_json, result, by)
 
 
 @app.command("figure-3.7")
@@ -95,6 +101,39 @@ def figure_3_7(
     with experiment_run(output) as (run, bar):
         task = bar.add_task("runs", total=4)
         found = experiment.runs(path, iterations, lambda: bar.advance(task))
+        by = made()
         if run is not None:
-            experiment.write_results(run, found)
-    show(as_json, experiment.as_json(found), experiment.as_text(found))
+            found.write(run, by)
+            experiment.draw(run, found)
+    show(as_json, found, by)
+
+
+@app.command("momnet-encoder")
+def momnet_encoder(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")],
+    atoms: Annotated[int, typer.Option(help="Gaussian atoms of a protein.")] = 20,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
+    batch: Annotated[int, typer.Option(help="New problems in each step.")] = 128,
+    rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUTPUT, by its own options.")] = False,
+) -> None:
+    """Train MoM-net's encoder as the thesis has it, two-dimensional convolutions on the Cartesian moments.
+
+    The families, the loss and the files are those of train momnet; a step takes three times as long.
+
+    Example:  orbitrec reproduce momnet-encoder -o encoder
+    """
+    from orbitrec.cli.train import train_to_the_end
+    from orbitrec.io.runs import RunFolder, new_run
+    from orbitrec.networks.molecules import ProteinLaw
+    from orbitrec.networks.training import Trainer
+    from orbitrec.thesis.encoder_training import ReferenceMomNetTraining
+
+    if resume:
+        trainer = Trainer.resumed(output / "checkpoint.safetensors", ReferenceMomNetTraining)
+        train_to_the_end(RunFolder(output), trainer, running_command())
+        return
+    task = ReferenceMomNetTraining(proteins=ProteinLaw(atoms), steps=steps, batch=batch, learning_rate=rate, seed=seed)
+    with new_run(output) as run:
+        train_to_the_end(run, Trainer(task), running_command())

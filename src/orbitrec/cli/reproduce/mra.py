@@ -1,17 +1,18 @@
 """Chapter 2's experiments on multireference alignment."""
 
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
-from orbitrec.cli.reproduce.shared import AsJson, Output, Scale, app, experiment_run, show
+from orbitrec.cli.reproduce.shared import AsJson, Output, Scale, app, experiment_run, made, running_command, show
 from orbitrec.errors import InputError
 
 
 @app.command("table-2.1")
 def table_2_1(
     scale: Annotated[
-        Scale, typer.Option(help="quick: the shipped weights; full: train them from nothing first.")
+        Scale, typer.Option(help="quick: the pretrained weights; full: train them from nothing first.")
     ] = Scale.quick,
     output: Output = None,
     samples: Annotated[int, typer.Option(min=1, help="Problems in each mean.")] = 10_000,
@@ -21,20 +22,24 @@ def table_2_1(
 
     Example:  orbitrec reproduce table-2.1 -o table-2.1
     """
+    from orbitrec.cli.provenance import commit
+    from orbitrec.networks.provenance import Origin
     from orbitrec.thesis import table_2_1 as experiment
 
     if scale is Scale.full and output is None:
         raise InputError("--scale full makes new weights and needs a folder for them; give -o DIR")
     with experiment_run(output) as (run, bar):
-        weights = experiment.shipped_weights()
+        weights = experiment.pretrained_weights()
         if scale is Scale.full and run is not None:
-            task = bar.add_task("training", total=len(weights))
-            weights = experiment.retrained_weights(run.path, lambda done: bar.update(task, completed=done))
+            task, origin = bar.add_task("training", total=len(weights)), Origin(running_command(), commit())
+            weights = experiment.retrained_weights(run.path, origin, lambda done: bar.update(task, completed=done))
         task = bar.add_task("table", total=experiment.ROWS)
-        rows = experiment.table(weights, samples, lambda row: bar.advance(task))
+        result = experiment.table(weights, samples, lambda row: bar.advance(task))
+        by = made()
         if run is not None:
-            experiment.write_results(run, rows, weights)
-    show(as_json, experiment.as_json(rows), experiment.as_text(rows))
+            result.write(run, by, [asdict(row) for row in result.rows])
+            experiment.draw(run, weights)
+    show(as_json, result, by)
 
 
 @app.command("mra-accuracy")
@@ -55,19 +60,19 @@ def mra_accuracy(
 
     Example:  orbitrec reproduce mra-accuracy -o accuracy
     """
-    from dataclasses import replace
-
     from orbitrec.thesis import mra_accuracy as experiment
 
-    settings = experiment.QUICK if scale is Scale.quick else experiment.Settings()
+    settings = experiment.QUICK if scale is Scale.quick else experiment.AccuracySettings()
     settings = replace(settings, problems=problems or settings.problems)
     methods = experiment.chosen(method)
     with experiment_run(output) as (run, bar):
         task = bar.add_task("table", total=experiment.row_count(settings, methods))
-        rows = experiment.table(settings, methods, callback=lambda row: bar.advance(task))
+        result = experiment.table(settings, methods, callback=lambda row: bar.advance(task))
+        by = made()
         if run is not None:
-            experiment.write_results(run, settings, rows)
-    show(as_json, experiment.as_json(settings, rows), experiment.as_text(rows))
+            result.write(run, by, [asdict(row) for row in result.rows])
+            experiment.draw(run, result.rows)
+    show(as_json, result, by)
 
 
 @app.command("figure-2.4")
@@ -84,10 +89,12 @@ def figure_2_4(
     """
     from orbitrec.thesis import figure_2_4 as experiment
 
-    size = experiment.QUICK if scale is Scale.quick else experiment.Scale()
+    size = experiment.QUICK if scale is Scale.quick else experiment.CurveSize()
     with experiment_run(output) as (run, bar):
         task = bar.add_task("matching", total=size.iterations * len(experiment.STARTS))
-        rows = experiment.curves(size, lambda: bar.advance(task))
+        points = experiment.curves(size, lambda: bar.advance(task))
+        result, by = experiment.summary(points, size), made()
         if run is not None:
-            experiment.write_results(run, rows, size)
-    show(as_json, experiment.as_json(rows, size), experiment.as_text(rows))
+            result.write(run, by)
+            experiment.draw(run, points, size)
+    show(as_json, result, by)

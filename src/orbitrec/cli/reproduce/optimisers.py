@@ -1,14 +1,15 @@
 """Chapter 4's experiments: the optimisers of likelihoods."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, resumable_experiment, show
+from orbitrec.cli.reproduce.shared import AsJson, Output, Resume, Scale, app, made, resumable_experiment, show
 
 if TYPE_CHECKING:
-    from orbitrec.thesis.optimiser_table import Comparison, Watch
+    from orbitrec.thesis.optimiser_table import SolverExperiment
 
 
 @app.command("table-4.1")
@@ -24,10 +25,10 @@ def table_4_1(
 
     Example:  orbitrec reproduce table-4.1 --scale full -o table-4.1
     """
-    from orbitrec.thesis import table_4_1 as experiment
+    from orbitrec.thesis.table_4_1 import EXPERIMENT
 
     size = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
-    _compare(experiment, 2 * len(experiment.contestants(1)), size, output, resume, as_json)
+    _compare(EXPERIMENT, size, output, resume, as_json)
 
 
 @app.command("table-4.2")
@@ -43,10 +44,10 @@ def table_4_2(
 
     Example:  orbitrec reproduce table-4.2 --scale full -o table-4.2
     """
-    from orbitrec.thesis import table_4_2 as experiment
+    from orbitrec.thesis.table_4_2 import EXPERIMENT
 
     size = (3, 1_000.0) if scale is Scale.quick else (5, 14_000.0)
-    _compare(experiment, 2 * len(experiment.contestants()), size, output, resume, as_json)
+    _compare(EXPERIMENT, size, output, resume, as_json)
 
 
 @app.command("table-4.3")
@@ -62,10 +63,10 @@ def table_4_3(
 
     Example:  orbitrec reproduce table-4.3 -o table-4.3
     """
-    from orbitrec.thesis import table_4_3 as experiment
+    from orbitrec.thesis.table_4_3 import EXPERIMENT
 
     size = (1, 500.0) if scale is Scale.quick else (5, 2_000.0)
-    _compare(experiment, len(experiment.contestants()), size, output, resume, as_json)
+    _compare(EXPERIMENT, size, output, resume, as_json)
 
 
 @app.command("optimiser-starts")
@@ -80,39 +81,32 @@ def optimiser_starts(
     Example:  orbitrec reproduce optimiser-starts -o starts
     """
     from orbitrec.thesis import optimiser_starts as experiment
-    from orbitrec.thesis.optimiser_table import Watch
+    from orbitrec.thesis.steps import Steps
 
     epochs = 100.0 if scale is Scale.quick else 1_000.0
     settings = {"experiment": "optimiser-starts", "epochs": epochs}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         task = bar.add_task("runs", total=4 * experiment.STARTS * len(experiment.contestants(1)))
-        rows = experiment.table(experiment.STARTS, epochs, Watch(lambda: bar.advance(task), checkpoints))
+        result = experiment.table(experiment.STARTS, epochs, Steps(lambda: bar.advance(task), checkpoints))
+        by = made()
         if run is not None:
-            experiment.write_results(run, rows)
-    show(as_json, experiment.as_json(rows), experiment.as_text(rows))
-
-
-@runtime_checkable
-class _Experiment(Protocol):
-    """A module that compares optimisers."""
-
-    TITLE: str
-
-    def table(self, seeds: int, most_epochs: float, watch: "Watch") -> "list[Comparison]": ...
+            result.write(run, by, [asdict(row) for row in result.rows])
+    show(as_json, result, by)
 
 
 def _compare(
-    experiment: _Experiment, methods: int, scale: tuple[int, float], output: Path | None, resume: bool, as_json: bool
+    experiment: "SolverExperiment", size: tuple[int, float], output: Path | None, resume: bool, as_json: bool
 ) -> None:
-    """Run so many ``methods`` at a ``scale`` of seeds and epochs, write the results to ``output`` and show them."""
-    from orbitrec.thesis import optimiser_table
+    """Run the experiment at a size of seeds and epochs, write the results to ``output`` and show them."""
+    from orbitrec.thesis.steps import Steps
 
-    seeds, epochs = scale
-    settings = {"experiment": experiment.TITLE, "seeds": seeds, "epochs": epochs}
+    seeds, epochs = size
+    settings = {"experiment": experiment.name, "seeds": seeds, "epochs": epochs}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
-        task = bar.add_task("runs", total=seeds * methods)
-        watch = optimiser_table.Watch(lambda: bar.advance(task), checkpoints)
-        comparisons = experiment.table(seeds, epochs, watch)
+        task = bar.add_task("runs", total=seeds * experiment.runs)
+        comparisons = experiment.run(seeds, epochs, Steps(lambda: bar.advance(task), checkpoints))
+        result, by = experiment.table(comparisons), made()
         if run is not None:
-            optimiser_table.write_results(run, experiment.TITLE, comparisons)
-    show(as_json, optimiser_table.as_json(comparisons), *optimiser_table.as_text(experiment.TITLE, comparisons))
+            result.write(run, by, [asdict(row) for row in result.rows])
+            experiment.draw(run, comparisons)
+    show(as_json, result, by)

@@ -1,5 +1,7 @@
 """What the commands that reproduce a table or a figure share."""
 
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -11,11 +13,11 @@ import typer
 from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from rich.progress import Progress
 
     from orbitrec.io.runs import RunFolder
     from orbitrec.runtime.checkpoints import Checkpoints
+    from orbitrec.thesis.records import ExperimentResult, Made
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,7 +42,7 @@ def reproduce() -> None:
 
 
 def progress_bar() -> "Progress":
-    """A bar on the terminal; none where nobody watches."""
+    """A bar on the terminal; none where there is no terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -76,15 +78,33 @@ def resumable_experiment(
         yield run, checkpoints, bar
 
 
-def show(as_json: bool, data: Mapping[str, object], *tables: "RenderableType") -> None:
-    """Print ``data`` as JSON, or the same as tables."""
+def made() -> "Made":
+    """By what the result of the running command is made."""
+    import platform
+
+    import torch
+
+    from orbitrec.cli.provenance import commit
+    from orbitrec.thesis.records import Made
+
+    threads = torch.get_num_threads()
+    return Made(running_command(), commit(), f"{platform.machine()}, {threads} thread{'s' if threads > 1 else ''}")
+
+
+def running_command() -> str:
+    """The command that is running, as it was typed."""
+    return shlex.join(["orbitrec", *sys.argv[1:]])
+
+
+def show(as_json: bool, result: "ExperimentResult", by: "Made") -> None:
+    """Print the result as JSON, or as tables."""
     from rich.console import Console
 
     from orbitrec.io.files import to_json
 
     if as_json:
-        typer.echo(to_json(data))
+        typer.echo(to_json(result.to_json(by)))
     else:
         console = Console()
-        console.width = max(console.width, 140)  # a table cut short tells nothing; a terminal folds it
-        console.print(*tables, sep="\n")
+        console.width = max(console.width, 140)  # a table cut short says nothing; a terminal folds it
+        console.print(*(table.for_terminal() for table in result.tables()), sep="\n")

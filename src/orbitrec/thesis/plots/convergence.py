@@ -28,6 +28,11 @@ class Descent:
 def draw_convergence(path: Path, descents: Sequence[Descent], title: str) -> None:
     """Gaps on logarithmic axes; measured passes on the left, processor seconds on the right.
 
+    Args:
+        path: the picture, PNG.
+        descents: the methods.
+        title: headline.
+
     Raises:
         InputError: if ``path`` cannot be written.
     """

@@ -25,6 +25,11 @@ class Curve:
 def draw_matching(path: Path, curves: Sequence[Curve], title: str) -> None:
     """Each error in a row; iterations on the left, seconds for one problem on the right.
 
+    Args:
+        path: the picture, PNG.
+        curves: the starts.
+        title: headline.
+
     Raises:
         InputError: if ``path`` cannot be written.
     """

@@ -27,6 +27,11 @@ class Prediction:
 def draw_predictions(path: Path, predictions: Sequence[Prediction], title: str) -> None:
     """A row for each problem, density on the left and signal on the right; what was found is shifted onto the truth.
 
+    Args:
+        path: the picture, PNG.
+        predictions: the problems.
+        title: headline.
+
     Raises:
         InputError: if ``path`` cannot be written.
     """

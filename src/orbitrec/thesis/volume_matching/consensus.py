@@ -1,8 +1,8 @@
 """The mean of several solutions.
 
-Two moments leave much of a volume open (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms` counts), and what they leave
-open a solution has as its start happened to lead it. In the mean over starts that part fades, while what the moments
-tell stays: the mean of an ensemble is nearer to the truth than its members (Hansen and Salamon 1990).
+Two moments leave much of a volume open (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms` counts), and what they
+leave open a solution has as its start happened to lead it. In the mean over starts that part fades, while what the
+moments determine stays: the mean of an ensemble is nearer to the truth than its members (Hansen and Salamon 1990).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from orbitrec.evaluation.alignment import Alignment, align
 
 
 @runtime_checkable
-class Estimate(Protocol):
+class VoxelEstimate(Protocol):
     """A volume on voxels and its density of views."""
 
     @property
@@ -31,7 +31,7 @@ class Estimate(Protocol):
 
 
 @runtime_checkable
-class Matched(Estimate, Protocol):
+class RankedEstimate(VoxelEstimate, Protocol):
     """A solution; the smaller the loss the better."""
 
     @property
@@ -51,11 +51,11 @@ class Consensus:
     """
 
     voxels: Float[Tensor, "n n n"]
-    members: Sequence[Matched]
+    members: Sequence[RankedEstimate]
     alignments: list[Alignment]
 
     @classmethod
-    def of(cls, members: Sequence[Matched]) -> "Consensus":
+    def of(cls, members: Sequence[RankedEstimate]) -> "Consensus":
         """Of at least one member."""
         mean = min(members, key=lambda member: member.loss).voxels
         alignments: list[Alignment] = []

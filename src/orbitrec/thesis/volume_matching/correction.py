@@ -19,7 +19,7 @@ from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, antipodal_moments
 from orbitrec.moments.matching import MomentTarget, prior_scale
 from orbitrec.optim.lbfgs import minimise
-from orbitrec.thesis.volume_matching.consensus import Estimate
+from orbitrec.thesis.volume_matching.consensus import VoxelEstimate
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -39,7 +39,7 @@ class Corrected:
         views: and harmonics of what is added to its views' log density.
     """
 
-    mean: Estimate
+    mean: VoxelEstimate
     change: SphericalBesselVolume
     views: Float[Tensor, "b"]
 
@@ -50,7 +50,7 @@ class Corrected:
 
     @property
     def unknowns(self) -> int:
-        """Numbers that tell the change."""
+        """Numbers of the change."""
         return len(self.change.basis) + len(self.views)
 
     def view_density(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
@@ -59,16 +59,19 @@ class Corrected:
         return probabilities_on_nodes(self.views, harmonics, self.mean.view_density(directions).log())
 
 
-def corrected(mean: Estimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
+def corrected(mean: VoxelEstimate, target: MomentTarget, radius: float, directions: Float[Tensor, "d 3"]) -> Corrected:
     """The mean with the smallest change that gives it the moments, as far as they are trusted.
 
     Moments are matched up to a bandwidth ``radius · k`` of 40; they are largest at low frequencies.
 
     Args:
         mean: of solutions, or any estimate.
-        target: float32 moments; its ``count`` is how many images they are trusted like.
+        target: float32 moments; they are trusted as if they came from ``count`` clean images.
         radius: of the ball that holds the change, pixels.
         directions: of a spherical design, for the views.
+
+    Returns:
+        Mean and change.
     """
     k_max = min(target.grid.k_max, _LARGEST_BANDWIDTH / radius)
     basis = SphericalBesselBasis(radius, k_max + math.pi / radius)
@@ -100,7 +103,7 @@ class _Problem:
     scale: Float[Tensor, "x"]
 
     @classmethod
-    def of(cls, mean: Estimate, target: MomentTarget, projector: PolarProjector) -> "_Problem":
+    def of(cls, mean: VoxelEstimate, target: MomentTarget, projector: PolarProjector) -> "_Problem":
         """The problem of a mean."""
         volume, directions = VoxelVolume(mean.voxels), projector.directions
         templates = polar_templates(volume, target.grid, directions[: len(directions) // 2]).to(torch.complex64)

@@ -3,7 +3,7 @@
 All take a volume known by its transform, so that each costs so many evaluations of it: n² for every rotation of the
 Cartesian quadrature, ``n² · 12 · 100`` in 2.4.2. On the polar grid in-plane angles are phases, a direction and its
 opposite are mirror images, and half a circle of a real image's transform gives the other half. On shells no evaluation
-is for one direction only: a shell's harmonics turn into the circles of all of them.
+is for one direction only: a shell's harmonics give the circles of all of them.
 """
 
 import math
@@ -99,7 +99,7 @@ class ShellMomentGrid:
     points a node do for all directions together; of what a volume has outside the ball only those degrees are seen.
 
     Args:
-        projector: turns harmonics; its basis tells the ball and the largest degree.
+        projector: rotates harmonics; its basis has the ball and the largest degree.
 
     Raises:
         InputError: if there is no spherical design for that degree.

@@ -1,12 +1,12 @@
-"""How much of a volume two moments tell, shell by shell.
+"""How much of a volume two moments determine, shell by shell.
 
-Counting numbers (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms`) says that moments leave much of a volume open, but not
-where. So they are linearised at the truth, where their Fisher information F is the misfit's Hessian, and the volume has
-a Gaussian prior of covariance C. What the moments leave open then has the covariance ``S = (C⁻¹ + F)⁻¹``, and
-``told_s = 1 − tr_s S / tr_s C`` is the share of the variance in shell s that they take away.
+Counting numbers (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms`) says that moments leave much of a volume open,
+but not where. So they are linearised at the truth, where their Fisher information F is the misfit's Hessian, and the
+volume has a Gaussian prior of covariance C. What the moments leave open then has the covariance ``S = (C⁻¹ + F)⁻¹``,
+and ``e_s = 1 − tr_s S / tr_s C`` is the explained fraction of the variance in shell s.
 
-If solutions were draws of that Gaussian, two of them, or one and the truth, would have the FSC ``told_s``, and the mean
-of many and the truth ``sqrt(told_s)``. It is an estimate and no bound: solutions lie on a curved set, of which this is
+If solutions were draws of that Gaussian, two of them, or one and the truth, would have the FSC ``e_s``, and the mean of
+many and the truth ``sqrt(e_s)``. It is an estimate and no bound: solutions lie on a curved set, of which this is
 the tangent, there may be others far from the truth, and a prior may know more than size, outline and spectrum.
 """
 
@@ -33,7 +33,7 @@ class MomentInformation:
 
     Attributes:
         target: how well the moments are known; what they are does not matter.
-        projector: turns shells to directions spread evenly. Its own basis only tells the largest degree.
+        projector: rotates shells to directions spread evenly. Of its own basis only the largest degree matters.
         functions: what the volume is a sum of, on the target's shells.
         coefficients: the true volume.
         density: true probabilities of the directions.
@@ -80,16 +80,19 @@ class MomentInformation:
         return first.real, second.real
 
 
-def told(
+def explained_variance(
     information: Float[Tensor, "x x"], covariance: Float[Tensor, "p p"], basis: SphericalBesselBasis, box: int
 ) -> Float[Tensor, "s"]:
-    """Share of the variance that moments take away on the shells of a ``box``; 0 on those without a coefficient.
+    """Explained fraction of the variance on the shells of a ``box``; 0 on those without a coefficient.
 
     Args:
         information: :meth:`MomentInformation.matrix` of a basis' coefficients and of harmonics of the views.
         covariance: of the coefficients in the prior.
         basis: theirs. A coefficient belongs to the shell of its own frequency.
         box: pixels.
+
+    Returns:
+        A fraction for each shell from 0 to half the box.
     """
     count = len(covariance)
     free = len(information) - count
@@ -110,11 +113,21 @@ def projected(basis: SphericalBesselBasis, voxels: Float[Tensor, "n n n"]) -> Fl
     return sum((part.double() @ basis.values(where) for where, part in pairs), torch.zeros(len(basis)))
 
 
-def like(basis: SphericalBesselBasis, coefficients: Float[Tensor, "p"], box: int) -> Float[Tensor, "p p"]:
-    """Covariance of volumes that look like this one: of its radial profile, and of its power in each shell of a box.
+def empirical_prior_covariance(
+    basis: SphericalBesselBasis, coefficients: Float[Tensor, "p"], box: int
+) -> Float[Tensor, "p p"]:
+    """Covariance of a prior with the radial profile of a volume and its power in each shell of a box.
 
     White noise times the profile's root, ``Σ_m ψψ(r)`` of the volume being its profile, then scaled shell by shell.
     Degrees and orders are independent, since profile and power are those of the mean over rotations.
+
+    Args:
+        basis: of the coefficients.
+        coefficients: of the volume.
+        box: pixels.
+
+    Returns:
+        The covariance of the coefficients.
     """
     radii = (torch.arange(_RADII, dtype=torch.float64) + 0.5) * (basis.radius / _RADII)
     functions = basis.radial_values(radii)

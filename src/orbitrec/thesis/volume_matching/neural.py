@@ -86,7 +86,13 @@ def recon_loss(target: Moments, balance: float = 1.0) -> Loss:
 def match_neural(
     problem: NeuralMatching, rates: Sequence[float], callback: Callable[[int, float], None] = lambda step, loss: None
 ) -> None:
-    """One step of Adam for each learning rate; ``callback`` hears the step and its loss."""
+    """One step of Adam for each learning rate.
+
+    Args:
+        problem: what is matched.
+        rates: a learning rate for each step.
+        callback: called with each step's number and its loss.
+    """
     adam = ScheduledAdam(problem.parameters, rates.__getitem__)
     for step in range(len(rates)):
         adam.zero_grad()

@@ -31,15 +31,15 @@ _VIEW_UNIT = 12.0  # Adam moves all parameters alike; views are to move this muc
 
 @dataclass(frozen=True)
 class NeuralSettings:
-    """How much to do, and what the networks are like.
+    """How much to do, and the networks' sizes.
 
     Attributes:
         members: networks.
         steps: of Adam for each of them, and for the one on top of their mean.
         rate: its learning rate, which falls to a tenth in the second half.
         width: even units of each layer, and odd ones.
-        spread: radius that a network is made for, in reaches of the molecule. It decides how smooth the network is in
-            the frequency: smaller ones gather their density about the centre.
+        spread: radius that a network is made for, in maximal radii of the molecule. It decides how smooth the network
+            is in the frequency: smaller ones gather their density about the centre.
         density_degree: largest degree of the log density of views; 0 keeps them as they begin.
     """
 
@@ -70,14 +70,14 @@ class NeuralEnsemble:
 
     Args:
         target: the moments (float32).
-        projector: turns harmonics to the views' directions; its basis tells how large the images' content may be.
-        reach: of the ball that holds the molecule, pixels.
+        projector: rotates harmonics to the views' directions; its basis bounds the images' content.
+        max_radius: of the ball that holds the molecule, pixels.
         settings: see there.
     """
 
     target: MomentTarget
     projector: PolarProjector
-    reach: float
+    max_radius: float
     settings: NeuralSettings
 
     @cached_property
@@ -134,7 +134,7 @@ class NeuralEnsemble:
         return sum(parameter.numel() for parameter in self._network(torch.Generator()).parameters())
 
     def _network(self, generator: torch.Generator) -> FourierNet:
-        radius, width, grid = self.settings.spread * self.reach, self.settings.width, self.target.grid
+        radius, width, grid = self.settings.spread * self.max_radius, self.settings.width, self.target.grid
         return FourierNet(radius, generator, scale=self._typical_size(), k_max=float(grid.nodes[-1]), width=width)
 
     def _typical_size(self) -> float:

@@ -1,10 +1,11 @@
-"""Moment matching with beads: many starts, marching in frequency and in beads, and iterated local search.
+"""Moment matching with pseudo-atoms: many starts, a growing band and growing numbers, and iterated local search.
 
-Starts are clouds of a few beads, matched at a bandwidth at which a molecule is a lump. At each stage the band grows and
-beads are split, and the half of the starts whose loss is lower stays. A descent ends in one of many minima, wherever it
-begins, the true views included; so what is left is then **changed and matched again**, over and over, and a change is
-kept if the loss is lower (iterated local search: Lourenço, Martin and Stützle 2003). Changes are those that undo what
-goes wrong: views that fit the wrong volume, parts of the other hand, beads where nothing is.
+Starts are clouds of a few pseudo-atoms, matched at a bandwidth at which a molecule is a lump. At each stage the band
+grows and pseudo-atoms are split, and the half of the starts whose loss is lower stays. A descent ends in one of many
+minima, wherever it begins, the true views included; so what is left is then **changed and matched again**, over and
+over, and a change is kept if the loss is lower (iterated local search: Lourenço, Martin and Stützle 2003). Changes are
+those that undo what goes wrong: views that fit the wrong volume, parts of the other handedness, pseudo-atoms where
+nothing is.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from orbitrec.geometry.harmonics import harmonic_count, largest_degree
 from orbitrec.runtime.threads import run_threaded
-from orbitrec.thesis.volume_matching.pseudo_atoms import BeadMatching, BeadStage, Solution, Variables
+from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomMatching, PseudoAtomStage, Solution, Variables
 
 Step = Callable[[str, Callable[[], Solution]], Solution]
 """Called with the name of a step and what computes it; returns the result, or what was kept of it.
@@ -26,24 +27,27 @@ Step = Callable[[str, Callable[[], Solution]], Solution]
 Steps of a stage are called from several threads at once.
 """
 
-Compute = Callable[[BeadStage, Solution, int], Solution]
+Compute = Callable[[PseudoAtomStage, Solution, int], Solution]
 """What is done with a solution at a stage, given a seed."""
 
 Change = Callable[[Variables, torch.Generator], Variables]
 
 
-def match_beads(
-    problem: BeadMatching, generator: torch.Generator, step: Step = lambda name, compute: compute()
+def match_pseudo_atoms(
+    problem: PseudoAtomMatching, generator: torch.Generator, step: Step = lambda name, compute: compute()
 ) -> list[Solution]:
     """The best solutions found, at the full bandwidth, by increasing loss.
 
     Args:
         problem: what to match.
         generator: source of the starts and of the changes.
-        step: told of every start's stage, so that long runs can be watched and gone on with.
+        step: called with the name of every start's stage and what computes it; it may keep the result.
+
+    Returns:
+        As many as are kept, the best first.
     """
     bandwidths = problem.bandwidths()
-    stages = [BeadStage.of(problem, bandwidth) for bandwidth in bandwidths]
+    stages = [PseudoAtomStage.of(problem, bandwidth) for bandwidth in bandwidths]
     found = {name: Solution(start(stages[0], generator), math.inf) for name in range(problem.settings.starts)}
     seeds = torch.randint(2**62, (len(stages), len(found)), generator=generator).tolist()
 
@@ -65,8 +69,8 @@ def match_beads(
     return sorted(found.values(), key=lambda solution: solution.loss)[: problem.settings.kept]
 
 
-def steps(problem: BeadMatching) -> int:
-    """How many steps :func:`match_beads` takes."""
+def step_count(problem: PseudoAtomMatching) -> int:
+    """How many steps :func:`match_pseudo_atoms` takes."""
     total, left = 0, problem.settings.starts
     for bandwidth in problem.bandwidths():
         total, left = total + left, _left(problem, bandwidth, left)
@@ -74,36 +78,36 @@ def steps(problem: BeadMatching) -> int:
     return total + left
 
 
-def _left(problem: BeadMatching, bandwidth: float, count: int) -> int:
+def _left(problem: PseudoAtomMatching, bandwidth: float, count: int) -> int:
     """How many of so many solutions stay after the stage of a bandwidth."""
     settings = problem.settings
     fewest = settings.finalists if bandwidth <= settings.searched[1] else settings.kept
     return min(count, max(fewest, count // 2))
 
 
-def _is_searched(problem: BeadMatching, bandwidth: float) -> bool:
+def _is_searched(problem: PseudoAtomMatching, bandwidth: float) -> bool:
     smallest, largest = problem.settings.searched
     return smallest <= bandwidth <= largest
 
 
-def _matched(stage: BeadStage, solution: Solution, seed: int) -> Solution:
+def _matched(stage: PseudoAtomStage, solution: Solution, seed: int) -> Solution:
     return stage.matched(split(stage, solution.variables, torch.Generator().manual_seed(seed)))
 
 
-def _matched_long(stage: BeadStage, solution: Solution, seed: int) -> Solution:
+def _matched_long(stage: PseudoAtomStage, solution: Solution, seed: int) -> Solution:
     return stage.matched(solution.variables, stage.problem.settings.last_rounds)
 
 
-def start(stage: BeadStage, generator: torch.Generator) -> Float[Tensor, "x"]:
+def start(stage: PseudoAtomStage, generator: torch.Generator) -> Float[Tensor, "x"]:
     """A random cloud under nearly even views, its amplitude that of the data."""
     problem, settings = stage.problem, stage.problem.settings
-    count = problem.beads(stage.bandwidth)
+    count = problem.pseudo_atoms(stage.bandwidth)
     parts = Variables(
         torch.randn(count, 3, generator=generator),
         torch.zeros(count),
         torch.zeros(1),
         torch.zeros(1),
-        torch.zeros(settings.ripples),
+        torch.zeros(settings.form_factor_terms),
         _nearly_even(settings.density_degree, generator),
         torch.zeros(len(problem.background)),
     )
@@ -111,10 +115,19 @@ def start(stage: BeadStage, generator: torch.Generator) -> Float[Tensor, "x"]:
     return replace(parts, amplitude=ratio.log()[None] / 2).joined()
 
 
-def split(stage: BeadStage, variables: Float[Tensor, "x"], generator: torch.Generator) -> Float[Tensor, "y"]:
-    """The same molecule with as many beads as the stage has: the heaviest are split, half to either side."""
+def split(stage: PseudoAtomStage, variables: Float[Tensor, "x"], generator: torch.Generator) -> Float[Tensor, "y"]:
+    """The same molecule with as many pseudo-atoms as the stage has: the heaviest are split, half to either side.
+
+    Args:
+        stage: whose number of pseudo-atoms is wanted.
+        variables: of the molecule.
+        generator: source of the directions in which they are split.
+
+    Returns:
+        The variables of the finer molecule.
+    """
     parts = stage.problem.parts(variables)
-    centers, missing = parts.centers, stage.problem.beads(stage.bandwidth) - len(parts.centers)
+    centers, missing = parts.centers, stage.problem.pseudo_atoms(stage.bandwidth) - len(parts.centers)
     if missing <= 0:
         return variables
     heaviest = parts.weights.argsort(descending=True)[:missing]  # the number never doubles
@@ -134,8 +147,17 @@ def split(stage: BeadStage, variables: Float[Tensor, "x"], generator: torch.Gene
     return more.joined()
 
 
-def searched(stage: BeadStage, solution: Solution, seed: int) -> Solution:
-    """The solution after a round of changes, each matched anew and kept if it is better."""
+def searched(stage: PseudoAtomStage, solution: Solution, seed: int) -> Solution:
+    """The solution after a round of changes, each matched anew and kept if it is better.
+
+    Args:
+        stage: at which it is matched.
+        solution: where to begin.
+        seed: of the changes.
+
+    Returns:
+        The best that was found.
+    """
     generator = torch.Generator().manual_seed(seed + 1)
     for _ in range(stage.problem.settings.tries):
         change = CHANGES[int(torch.randint(len(CHANGES), (), generator=generator))]
@@ -152,7 +174,7 @@ def new_views(parts: Variables, generator: torch.Generator) -> Variables:
 
 
 def shaken(parts: Variables, generator: torch.Generator) -> Variables:
-    """All beads moved at random, by up to a third of the molecule's size."""
+    """All pseudo-atoms moved at random, by up to a third of the molecule's size."""
     size = 0.35 * _size(parts) * torch.rand((), generator=generator)
     return replace(parts, centers=parts.centers + size * torch.randn(parts.centers.shape, generator=generator))
 
@@ -171,7 +193,7 @@ def partly_mirrored(parts: Variables, generator: torch.Generator) -> Variables:
 
 
 def partly_strewn(parts: Variables, generator: torch.Generator) -> Variables:
-    """A part of the beads put anywhere."""
+    """A part of the pseudo-atoms put anywhere."""
     share = 0.1 + 0.4 * torch.rand((), generator=generator)
     taken = torch.rand(len(parts.centers), generator=generator) < share
     anywhere = torch.randn(parts.centers.shape, generator=generator) * (_size(parts) / math.sqrt(3))

@@ -1,9 +1,10 @@
-"""Polar templates of beads: equal particles at free positions, cheap enough to be moved thousands of times.
+"""Polar templates of pseudo-atoms: equal particles at free positions, cheap enough to be moved thousands of times.
 
-Seen from direction d a bead lies at radius r and angle θ of the image. By the Jacobi–Anger expansion its slice has the
-circular modes ``(−i)^m J_m(kr) e^{−imθ}``. Bessel functions of even order are even in r, and those of odd order r times
-an even function; both are sums of Chebyshev polynomials in r², as exact as the numbers are. So templates are two matrix
-products: beads to polynomials, polynomials to nodes.
+Seen from direction d a pseudo-atom lies at radius r and angle θ of the image. By the Jacobi–Anger expansion its slice
+has the circular modes ``(−i)^m J_m(kr) e^{−imθ}``. Bessel functions of even order are even in r, and those of odd order
+r times an even function; both are sums of Chebyshev polynomials in r², as exact as the numbers are. So templates are
+two matrix
+products: pseudo-atoms to polynomials, polynomials to nodes.
 """
 
 import math
@@ -23,23 +24,24 @@ from orbitrec.geometry.rotations import direction_frames
 
 @dataclass(frozen=True, eq=False)
 class PseudoAtomProjector:
-    """Templates of point beads seen from given directions, differentiable in positions and weights.
+    """Templates of point-like pseudo-atoms seen from given directions, differentiable in positions and weights.
 
     Args:
         grid: the images' polar grid.
         directions: viewing directions.
-        reach: no bead is farther from the origin, pixels; one that is shows at this distance from the image's centre.
+        max_radius: no pseudo-atom is farther from the origin, pixels; one that is shows at this distance from the
+            centre.
         dtype: real dtype of the work.
     """
 
     grid: PolarGrid
     directions: Float[Tensor, "d 3"]
-    reach: float
+    max_radius: float
     dtype: torch.dtype = torch.float32
 
     @cached_property
     def _frames(self) -> Float[Tensor, "d 3 2"]:
-        return direction_frames(self.directions.double())[:, :, :2].to(self.dtype) / self.reach
+        return direction_frames(self.directions.double())[:, :, :2].to(self.dtype) / self.max_radius
 
     @cached_property
     def _bessel(self) -> Float[Tensor, "m p k"]:
@@ -47,7 +49,7 @@ class PseudoAtomProjector:
 
         The sign is that of ``(−i)^m``, or of ``i (−i)^m`` where m is odd.
         """
-        argument = self.reach * self.grid.nodes.numpy()
+        argument = self.max_radius * self.grid.nodes.numpy()
         largest = argument[-1]
         # J_m(zr) has polynomials of degree z and a little more; half as many in r².
         count = math.ceil((largest + 5 * largest ** (1 / 3) + 12) / 2)

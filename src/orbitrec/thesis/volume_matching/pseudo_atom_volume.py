@@ -1,4 +1,4 @@
-"""Molecules made of beads: equal particles at free positions, with a form factor that they share."""
+"""Molecules made of pseudo-atoms: equal particles at free positions, with a form factor that they share."""
 
 import math
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ from orbitrec.volumes.gaussians import GaussianMixture
 
 @dataclass(frozen=True, eq=False)
 class FormFactor:
-    """``f(k) = exp(−k²w²/2 + Σ_j a_j cos(πjk/k_max))``: the transform of one bead of weight 1.
+    """``f(k) = exp(−k²w²/2 + Σ_j a_j cos(πjk/k_max))``: the transform of one pseudo-atom of weight 1.
 
-    The cosines tell what sharpening, filtering and masking have done to a map. Their slope is zero at ``k_max``, and
-    beyond it they keep their values there.
+    The cosines stand for what sharpening, filtering and masking have done to a map. Their slope is zero at ``k_max``,
+    and beyond it they keep their values there.
 
     Attributes:
         width: w, pixels.
-        ripples: a_1, a_2, …
+        form_factor_terms: a_1, a_2, …
         k_max: radians per pixel.
     """
 
     width: Float[Tensor, ""]
-    ripples: Float[Tensor, "j"]
+    form_factor_terms: Float[Tensor, "j"]
     k_max: float
 
     def __call__(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """At the frequencies k, radians per pixel."""
-        return torch.exp(-(k * self.width.to(k)).square() / 2) * self.rippling(k)
+        return torch.exp(-(k * self.width.to(k)).square() / 2) * self.beyond_gaussian(k)
 
-    def rippling(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What is not the Gaussian's."""
-        orders = torch.arange(1, len(self.ripples) + 1, dtype=k.dtype)
+    def beyond_gaussian(self, k: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The factor beside the Gaussian."""
+        orders = torch.arange(1, len(self.form_factor_terms) + 1, dtype=k.dtype)
         cosines = torch.cos(math.pi / self.k_max * k.clamp(max=self.k_max)[..., None] * orders)
-        return torch.exp(cosines @ self.ripples.to(k))
+        return torch.exp(cosines @ self.form_factor_terms.to(k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class PseudoAtomVolume:
     def fourier(self, points: Float[Tensor, "... 3"]) -> Complex[Tensor, "..."]:
         """``v̂(k)`` at frequency vectors in radians per pixel, exact; dtype follows ``points``."""
         gaussians = GaussianMixture(self.centers, self.form.width.expand(len(self.weights)), self.weights)
-        return gaussians.fourier(points) * self.form.rippling(points.norm(dim=-1))
+        return gaussians.fourier(points) * self.form.beyond_gaussian(points.norm(dim=-1))
 
     def to_grid(self, n: int) -> Float[Tensor, "n n n"]:
         """Density on an n³ grid in (z, y, x) order, of the frequencies that the grid has."""

@@ -1,12 +1,12 @@
-"""Moments of a molecule made of beads, and how well they match.
+"""Moments of a molecule made of pseudo-atoms, and how well they match.
 
 Two moments do not determine a volume. Where in-plane angles are uniform they hold, at bandwidth B = radius · k_max,
 about 0.025 B³ real numbers, Σ_m n_m² over the n_m radial functions of each circular mode; the volume has
-(2/9π) B³ ≈ 0.071 B³. So what a volume is like has to tell the rest, and here it is a molecule: so many nearly equal
-**beads** at free positions, which leave most of the box empty, and whose number grows with the band. What a map's
-filtering, sharpening and masking have done to it is told by the beads' form factor and a smooth background of low
-degree. Moments are trusted only as if they came from 10⁴ clean images, which is about how well a few dozen beads can
-tell a molecule; some hundred can do with more. How good beads are found is
+(2/9π) B³ ≈ 0.071 B³. So a prior has to decide, and here it is a molecule: so many nearly equal **pseudo-atoms**
+at free positions, which leave most of the box empty, and whose number grows with the band. What filtering, sharpening
+and masking have done to a map is described by the form factor that they share and by a smooth background of low degree.
+Moments are trusted only as if they came from 10⁴ clean images, which is about how well a few dozen pseudo-atoms can
+represent a molecule; some hundred can do with more. They are found by
 :mod:`orbitrec.thesis.volume_matching.pseudo_atom_search`.
 """
 
@@ -31,37 +31,37 @@ from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBes
 from orbitrec.volumes.summed import SummedVolume
 
 _LARGEST_DESIGN = 63
-_FEWEST = 8  # beads of a lump
+_FEWEST = 8  # pseudo-atoms of a lump
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much to do, and what a molecule may be like.
+class PseudoAtomSettings:
+    """How much to do, and the prior of a molecule.
 
     Attributes:
-        beads: their number at the full bandwidth B; a part of the band has (bandwidth / B)^(4/3) of them, between a
-            rod's power 1 and a ball's 3, and at least eight.
+        pseudo_atoms: their number at the full bandwidth B; a part of the band has (bandwidth / B)^(4/3) of them,
+            between a rod's power 1 and a ball's 3, and at least eight.
         starts: random starts; after each stage half of them stay,
         finalists: but so many of them at least until the search is over,
         kept: and so many after it; so many are returned.
         tries: changes that are tried of each solution at each stage that is searched.
         searched: smallest and largest bandwidth of such stages. Below, every descent finds the lump; above, what has
             been found goes on by itself, and a descent takes minutes.
-        first_bandwidth: reach times frequency at the first stage.
+        first_bandwidth: ``max_radius`` times frequency at the first stage.
         growth: of the bandwidth, from a stage to the next.
         iterations: of L-BFGS for each match;
         last_rounds: and so many times as many at the end.
-        trust: number of clean images that moments are trusted like while there is a search,
-        late_trust: and above its bandwidths, where there are many beads.
+        trust: moments are trusted as if they came from so many clean images while there is a search,
+        late_trust: and above its bandwidths, where there are many pseudo-atoms.
         density_degree: largest degree of the log density of views.
         density_scale: standard deviation of each of its harmonics in the prior.
-        weight_scale: that of the logarithms of the beads' weights.
-        ripples: cosines of the form factor;
-        ripple_scale: standard deviation of the first in the prior, of the j-th 1/√j of that.
+        weight_scale: that of the logarithms of the pseudo-atoms' weights.
+        form_factor_terms: cosines of the form factor;
+        form_factor_scale: standard deviation of the first in the prior, of the j-th 1/√j of that.
         background_degree: largest degree of the background.
     """
 
-    beads: int = 60
+    pseudo_atoms: int = 60
     starts: int = 64
     finalists: int = 8
     kept: int = 4
@@ -76,8 +76,8 @@ class Settings:
     density_degree: int = 6
     density_scale: float = 0.3
     weight_scale: float = 0.5
-    ripples: int = 5
-    ripple_scale: float = 0.5
+    form_factor_terms: int = 5
+    form_factor_scale: float = 0.5
     background_degree: int = 1
 
 
@@ -94,11 +94,11 @@ class Variables:
     """The parts of that vector, in its order: views of it, not copies.
 
     Attributes:
-        centers: of the beads, thirds of the reach.
-        weights: logarithms of the beads' weights.
+        centers: of the pseudo-atoms, thirds of ``max_radius``.
+        weights: logarithms of their weights.
         amplitude: logarithm of the mean weight.
-        width: logarithm of the beads' width.
-        ripples: of their form factor.
+        width: logarithm of their width.
+        form_factor_terms: of their form factor.
         views: harmonics of the log density.
         background: coefficients.
     """
@@ -107,31 +107,31 @@ class Variables:
     weights: Float[Tensor, "a"]
     amplitude: Float[Tensor, "1"]
     width: Float[Tensor, "1"]
-    ripples: Float[Tensor, "j"]
+    form_factor_terms: Float[Tensor, "j"]
     views: Float[Tensor, "b"]
     background: Float[Tensor, "p"]
 
     def joined(self) -> Float[Tensor, "x"]:
         """One vector."""
-        parts = [self.weights, self.amplitude, self.width, self.ripples, self.views, self.background]
+        parts = [self.weights, self.amplitude, self.width, self.form_factor_terms, self.views, self.background]
         return torch.cat([self.centers.flatten(), *parts])
 
 
 @dataclass(frozen=True, eq=False)
-class BeadMatching:
+class PseudoAtomMatching:
     """The problem: what to match, and how large the molecule may be.
 
     Args:
         target: moments (float32) and how well they are known.
-        reach: of the ball that holds the molecule, pixels.
+        max_radius: of the ball that holds the molecule, pixels.
         radius: of the ball that holds the background, pixels.
         settings: see there.
     """
 
     target: MomentTarget
-    reach: float
+    max_radius: float
     radius: float
-    settings: Settings
+    settings: PseudoAtomSettings
 
     @cached_property
     def background(self) -> SphericalBesselBasis:
@@ -146,35 +146,35 @@ class BeadMatching:
 
     def bandwidths(self) -> list[float]:
         """Of the stages; the last is the target's."""
-        last, found = self.reach * self.target.grid.k_max, []
+        last, found = self.max_radius * self.target.grid.k_max, []
         bandwidth = self.settings.first_bandwidth
         while bandwidth < last / math.sqrt(self.settings.growth):
             found.append(bandwidth)
             bandwidth *= self.settings.growth
         return [*found, last]
 
-    def beads(self, bandwidth: float) -> int:
+    def pseudo_atoms(self, bandwidth: float) -> int:
         """Their number at a bandwidth."""
-        share = bandwidth / (self.reach * self.target.grid.k_max)
-        most = self.settings.beads
+        share = bandwidth / (self.max_radius * self.target.grid.k_max)
+        most = self.settings.pseudo_atoms
         return max(min(_FEWEST, most), round(most * share ** (4 / 3)))
 
     def parts(self, variables: Float[Tensor, "x"]) -> Variables:
-        """The parts of a vector, whose length tells the number of beads."""
+        """The parts of a vector, whose length gives the number of pseudo-atoms."""
         settings = self.settings
-        rest = [1, 1, settings.ripples, harmonic_count(settings.density_degree) - 1, len(self.background)]
+        rest = [1, 1, settings.form_factor_terms, harmonic_count(settings.density_degree) - 1, len(self.background)]
         count = (len(variables) - sum(rest)) // 4
         centers, *others = variables.split([3 * count, count, *rest])
         return Variables(centers.reshape(-1, 3), *others)
 
     def molecule(self, parts: Variables) -> PseudoAtomVolume:
-        """The beads."""
-        settings, orders = self.settings, torch.arange(1, self.settings.ripples + 1)
-        k_max, unit = self.target.grid.k_max, settings.first_bandwidth / self.reach  # the first stage's frequency
-        ripples = parts.ripples * settings.ripple_scale / orders.sqrt()
+        """The pseudo-atoms."""
+        settings, orders = self.settings, torch.arange(1, self.settings.form_factor_terms + 1)
+        k_max, unit = self.target.grid.k_max, settings.first_bandwidth / self.max_radius  # the first stage's frequency
+        form_factor_terms = parts.form_factor_terms * settings.form_factor_scale / orders.sqrt()
         weights = (settings.weight_scale * parts.weights + parts.amplitude).exp()
-        form = FormFactor(parts.width[0].exp() / unit, ripples, k_max)
-        return PseudoAtomVolume(parts.centers * (self.reach / 3), weights, form)
+        form = FormFactor(parts.width[0].exp() / unit, form_factor_terms, k_max)
+        return PseudoAtomVolume(parts.centers * (self.max_radius / 3), weights, form)
 
     def coefficients(self, parts: Variables) -> Float[Tensor, "p"]:
         """Of the background."""
@@ -195,7 +195,7 @@ class BeadMatching:
 class Molecule:
     """A solution on voxels, to be averaged (:mod:`orbitrec.thesis.volume_matching.consensus`)."""
 
-    problem: BeadMatching
+    problem: PseudoAtomMatching
     solution: Solution
     voxels: Float[Tensor, "n n n"]
 
@@ -205,7 +205,7 @@ class Molecule:
         return self.solution.loss
 
     @classmethod
-    def of(cls, problem: BeadMatching, solution: Solution) -> "Molecule":
+    def of(cls, problem: PseudoAtomMatching, solution: Solution) -> "Molecule":
         """On the voxels of the images' box."""
         return cls(problem, solution, problem.volume(solution).to_grid(problem.target.grid.box))
 
@@ -215,10 +215,10 @@ class Molecule:
 
 
 @dataclass(frozen=True, eq=False)
-class BeadStage:
+class PseudoAtomStage:
     """The problem up to one bandwidth."""
 
-    problem: BeadMatching
+    problem: PseudoAtomMatching
     bandwidth: float
     target: MomentTarget
     projector: PseudoAtomProjector
@@ -227,10 +227,10 @@ class BeadStage:
     harmonics: Float[Tensor, "d b"]
 
     @classmethod
-    def of(cls, problem: BeadMatching, bandwidth: float) -> "BeadStage":
+    def of(cls, problem: PseudoAtomMatching, bandwidth: float) -> "PseudoAtomStage":
         """The stage of a ``bandwidth``."""
         settings = problem.settings
-        k_max = min(problem.target.grid.k_max, bandwidth / problem.reach)
+        k_max = min(problem.target.grid.k_max, bandwidth / problem.max_radius)
         trust = settings.trust if bandwidth <= settings.searched[1] else settings.late_trust
         target = replace(problem.target.truncated(k_max, problem.radius), count=trust)
         directions = spherical_design(min(_LARGEST_DESIGN, 2 * int(bandwidth) + 7))
@@ -240,14 +240,14 @@ class BeadStage:
             problem,
             bandwidth,
             target,
-            PseudoAtomProjector(target.grid, half, 1.5 * problem.reach),
+            PseudoAtomProjector(target.grid, half, 1.5 * problem.max_radius),
             smooth.angular[: len(half), : settings.background_degree + 1].transpose(0, 1),
             smooth.radial,
             nonconstant_harmonics(directions, settings.density_degree).float() * settings.density_scale,
         )
 
     def moments(self, variables: Float[Tensor, "x"]) -> Moments:
-        """Of the beads, their background and views."""
+        """Of the pseudo-atoms, their background and views."""
         parts, grid = self.problem.parts(variables), self.target.grid
         molecule = self.problem.molecule(parts)
         templates = self.projector.templates(molecule.centers, molecule.weights)
@@ -261,7 +261,7 @@ class BeadStage:
     def loss(self, variables: Float[Tensor, "x"]) -> Float[Tensor, ""]:
         """Misfit and prior. Centres and the amplitude are free."""
         parts = self.problem.parts(variables)
-        prior = (parts.weights, parts.width, parts.ripples, parts.views, parts.background)
+        prior = (parts.weights, parts.width, parts.form_factor_terms, parts.views, parts.background)
         return self.target.misfit(self.moments(variables)) + sum(part.square().sum() for part in prior) / 2
 
     def matched(self, variables: Float[Tensor, "x"], rounds: int = 1) -> Solution:

@@ -1,7 +1,7 @@
 """Volumes as shells of given frequencies see them, and Gaussian volumes without a band.
 
 Coefficients w of functions of one harmonic each give a volume's harmonics on shells, ``A_lm(k) = Σ_p F_p(k) w_p``. That
-is all that moments up to some frequency tell of it. A basis that ends near that frequency cannot hold what lies beyond
+is all that moments up to some frequency depend on. A basis that ends near that frequency cannot hold what lies beyond
 and leaks into it, so that no coefficients have a real map's moments to their noise. A Gaussian prior knows better: A is
 Gaussian too, its covariance has few eigenvalues that count, and the volume beyond the shells is its mean given them.
 """
