@@ -83,7 +83,13 @@ class RigidFit:
 
     @staticmethod
     def of(moving: Float[Tensor, "n n n"], reference: Float[Tensor, "n n n"], cycles: int) -> "RigidFit":
-        """Compare two maps on one grid up to ``cycles`` per box, fewer than ``n // 2``; in single precision."""
+        """The comparison of two maps on one grid, in single precision.
+
+        Args:
+            moving: the map to move, (n, n, n).
+            reference: the map that stays, (n, n, n).
+            cycles: the highest frequency that counts, in cycles per box; less than ``n // 2``.
+        """
         n = reference.shape[0]
         axis = torch.arange(-cycles, cycles + 1)
         lattice = torch.cartesian_prod(axis[cycles:], axis, axis)

@@ -25,7 +25,13 @@ def cosine(rate: float, steps: int) -> Schedule:
 
 
 def warm_up_cosine(rate: float, steps: int, warm_up: int) -> Schedule:
-    """The same, risen to linearly over the first ``warm_up`` steps."""
+    """A cosine like :func:`cosine`, times a factor that rises linearly to one.
+
+    Args:
+        rate: of the cosine's beginning.
+        steps: after which it is zero.
+        warm_up: steps over which the factor rises.
+    """
     return lambda step: cosine(rate * min(1.0, (step + 1) / warm_up), steps)(step)
 
 

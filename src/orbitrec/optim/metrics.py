@@ -102,7 +102,13 @@ class Metric(Protocol):
         ...
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
-        """The metric when the full field is known at two points, whether or not F is lower at the new one."""
+        """The metric when the full field is known at two points.
+
+        Args:
+            inverse: the metric so far.
+            new: the later point, whether or not F is lower there.
+            old: the earlier one.
+        """
         ...
 
     def refreshed(
