@@ -7,7 +7,7 @@ import argparse
 
 import torch
 
-from orbitrec.cryoem.pipeline import Options
+from orbitrec.cryoem.config import AbInitioConfig
 from orbitrec.cryoem.reconstruct import alternate_halves, combined, half_map
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map
@@ -27,7 +27,7 @@ def main() -> None:
     noise = estimate_noise(stack.images(range(first, first + 500)) for first in range(0, min(len(stack), 2000), 500))
     halves = alternate_halves(len(stack))
     first, second = (half_map(stack, noise, (halves == half).nonzero().flatten(), *poses) for half in (1, 2))
-    found = combined((first, second), stack.n, Options().radius_px(stack), torch.Generator().manual_seed(0))
+    found = combined((first, second), stack.n, AbInitioConfig().radius_px(stack), torch.Generator().manual_seed(0))
     truth = read_map(arguments.truth, stack.pixel_size_A)[0].double()
     fsc = fourier_shell_correlation(((found.half_maps[0] + found.half_maps[1]) / 2).double(), truth)
     print(f"{len(stack)} particles at their true poses: FSC 0.5 at {fsc.cutoff_A(0.5, stack.pixel_size_A):.2f} Å")

@@ -82,10 +82,10 @@ def main() -> None:
             summary = asked(symmetry, folder, options)
             volume = read_map(folder / symmetry / "initial_model.mrc")[0].double()
             shown = find_axes(VoxelVolume(volume).to_grid(arguments.box), group).score
-            score, doubts = summary["symmetry_score"], [w for w in summary["warnings"] if "symmetry" in w]
+            score, checks = summary["symmetry_score"], [c for c in summary["checks"] if "symmetry" in c]
             table.add_row(
                 symmetry, "" if score is None else f"{score:.2f}", f"{summary['fsc05_A']:.2f} Å", f"{shown:.3f}",
-                f"{summary['half_maps_fsc0143_A']:.2f} Å", f"{summary['seconds']['total']:.0f}", " ".join(doubts),
+                f"{summary['half_maps_fsc0143_A']:.2f} Å", f"{summary['seconds']['total']:.0f}", " ".join(checks),
             )  # fmt: skip
     Console(width=140).print(table)
 

@@ -196,8 +196,7 @@ def test_hooks_before_a_commit_need_no_network():
 
 
 def test_the_version_stands_in_one_place():
-    assigned = re.findall(
-        r'^__version__ = "(.*)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    source = (ROOT / "src" / "orbitrec" / "__init__.py").read_text(encoding="utf-8")
+    assigned = re.findall(r'^__version__ = "(.*)"$', source, re.MULTILINE)  # where hatchling looks for it
     assert assigned == [orbitrec.__version__]
     assert "version" in PROJECT["dynamic"]

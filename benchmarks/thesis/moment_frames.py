@@ -31,6 +31,7 @@ from torch import Tensor
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.losses import relative_errors
@@ -64,8 +65,7 @@ class UnderTrueViews:
 def clouds(truth: TrueVolume, count: int, generator: torch.Generator) -> list[Float[Tensor, "n n n"]]:
     """Pseudo-atoms drawn from the Gaussian that has the second moments of the map's positive density."""
     n = len(truth.voxels)
-    axis = torch.arange(n, dtype=torch.float64) - n // 2
-    points, weights = torch.cartesian_prod(axis, axis, axis).flip(-1), truth.compact.flatten().clamp(min=0)
+    points, weights = pixel_vectors(n, 3).reshape(-1, 3), truth.compact.flatten().clamp(min=0)
     weights = weights / weights.sum()
     centred = points - weights @ points
     root = torch.linalg.cholesky(centred.mT @ (weights[:, None] * centred))

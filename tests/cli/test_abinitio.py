@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from orbitrec import api
 from orbitrec.cli import main
-from orbitrec.cryoem import multiresolution as abinitio
-from orbitrec.cryoem import pipeline
-from orbitrec.cryoem.pipeline import InitialModel
+from orbitrec.cryoem import config, pipeline
+from orbitrec.cryoem.result import PosedMap
 from orbitrec.evaluation.alignment import resampled
 from orbitrec.io.mrc import StackWriter, read_map, write_map
 from orbitrec.io.particles import ParticleStack
@@ -34,9 +34,9 @@ FILES = [
 ]  # fmt: skip
 KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "device", "diameter_A",
-    "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "hand", "start_log_likelihoods",
-    "start_kinds", "chosen_start", "start_agreements", "half_sets", "half_sets_from", "half_maps_unmasked_fsc0143_A",
-    "seconds", "peak_memory_GiB", "dialect", "posed", "warnings", "contrast_of_images", "symmetry", "symmetry_score",
+    "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "handedness", "starts", "half_sets",
+    "half_sets_from", "half_maps_unmasked_fsc0143_A", "seconds", "peak_memory_GiB", "dialect", "posed", "checks",
+    "contrast_of_images", "symmetry", "symmetry_score", "format",
 }  # fmt: skip
 TRUTH_KEYS = {"truth", "fsc05_A", "fsc0143_A", "correlation", "mirrored"}
 
@@ -54,7 +54,7 @@ class Finished:
     data: Path
     folder: Path
     printed: str
-    result: InitialModel
+    result: PosedMap
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +64,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     write_star(folder / "ctf.star", {"particles": pd.DataFrame(defocus)})
     data = ["--phantom", 40, "--box", N, "--pixel-size", PIXEL_A, "--ctf", folder / "ctf.star", "--views", "uniform"]
     assert _run("simulate", "cryoem", *data, "-n", COUNT, "--snr", 2, "--shift-px", 1, "-o", folder / "data") == 0
-    results: list[InitialModel] = []
+    results: list[PosedMap] = []
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         compute = pipeline.initial_model
 
-        def recorded(*arguments: object) -> InitialModel:
+        def recorded(*arguments: object) -> PosedMap:
             results.append(compute(*arguments))
             return results[-1]
 
-        patch.setattr(pipeline, "initial_model", recorded)
-        short = abinitio.Schedule(start_steps=20, settle_steps=3, select_steps=5)
-        patch.setattr(abinitio, "Schedule", lambda: short)
+        patch.setattr(api, "initial_model", recorded)
+        short = config.Schedule(start_steps=20, settle_steps=3, select_steps=5)
+        patch.setattr(config, "Schedule", lambda: short)
         options = ["--matched", 0, "--starts", 2, "--resolution", 20, "--seed", 3]
         options += ["--json", "--truth", folder / "data" / "truth.mrc"]
         assert _run("abinitio", folder / "data" / "particles.star", "-o", folder / "run", *options) == 0
@@ -84,7 +84,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture
 def computed(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """The computation takes no time: it is the one of ``finished``."""
-    monkeypatch.setattr(pipeline, "initial_model", lambda stack, options, callback, checkpoints: finished.result)
+    monkeypatch.setattr(api, "initial_model", lambda stack, config, callback, checkpoints: finished.result)
 
 
 def test_every_file_is_there(finished):
@@ -102,14 +102,16 @@ def test_json_is_all_that_is_printed_and_is_the_summary(finished):
     assert summary["diameter_A"] == pytest.approx(0.625 * N * PIXEL_A)
     assert summary["search_resolution_A"] == pytest.approx(20)
     assert summary["seconds"]["total"] == pytest.approx(sum(finished.result.seconds.values()))
-    assert summary["start_kinds"] == ["random", "random"]
-    assert summary["start_log_likelihoods"] == pytest.approx(finished.result.selected.scores)
+    starts = summary["starts"]
+    assert [start["source"] for start in starts] == ["random", "random"]
+    assert [start["log_likelihood"] for start in starts] == pytest.approx(finished.result.selection.scores)
+    assert [start["chosen"] for start in starts].index(True) == finished.result.selection.chosen
     assert 2 * PIXEL_A <= summary["fsc0143_A"] <= summary["fsc05_A"] < 30
     assert 0.6 < summary["correlation"] <= 1
 
 
 def test_maps_say_their_voxel_size_and_are_valid(finished):
-    maps = (finished.result.reconstruction.volume, *finished.result.reconstruction.half_maps)
+    maps = (finished.result.combined.volume, *finished.result.combined.half_maps)
     for name, volume in zip(("initial_model", "half1", "half2"), maps, strict=True):
         path = finished.folder / f"{name}.mrc"
         report = io.StringIO()
@@ -133,12 +135,13 @@ def test_posed_star_file_gives_the_poses(finished):
 
 def test_tables_hold_the_history_and_both_curves(finished):
     history = pd.read_csv(finished.folder / "history.csv")
-    assert list(history) == ["stage", "step", "resolution_A", "log_likelihood", "seconds"]
+    assert list(history) == ["stage", "alternative", "step", "resolution_A", "log_likelihood", "seconds"]
+    assert list(history["stage"].unique()) == ["stochastic EM", "selection", "frequency marching"]
     assert len(history) == len(finished.result.history)
     assert history["log_likelihood"].tolist() == pytest.approx([s.log_likelihood for s in finished.result.history])
     fsc = pd.read_csv(finished.folder / "fsc.csv")
     assert list(fsc) == ["shell", "resolution_A", "half_maps", "unmasked", "masked", "phases_random", "truth"]
-    assert fsc["half_maps"].tolist() == pytest.approx(finished.result.reconstruction.masked.corrected.value.tolist())
+    assert fsc["half_maps"].tolist() == pytest.approx(finished.result.combined.masked.corrected.value.tolist())
     assert fsc["resolution_A"].tolist()[1:] == pytest.approx([N * PIXEL_A / s for s in range(1, N // 2 + 1)])
     below = fsc.index[(fsc["truth"] < 0.5) & (fsc.index > 0)][0]
     summary = json.loads(finished.printed)

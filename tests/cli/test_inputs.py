@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from orbitrec.cli import main
-from orbitrec.cryoem import multiresolution as abinitio
-from orbitrec.cryoem import pipeline
+from orbitrec.cryoem import config
 from orbitrec.geometry.rotations import geodesic_distance
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
@@ -36,10 +35,9 @@ def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _abinitio(table: Path, folder: Path, *options: object) -> dict:
     """A run of seconds; its summary."""
     short = ["--matched", 0, "--starts", 1, "--resolution", 25, "--diameter", 72, "--json"]
-    schedule = abinitio.Schedule(start_steps=4, settle_steps=1, select_steps=2, sweeps=1)
-    assert pipeline.Options  # imported before the schedule is exchanged
+    schedule = config.Schedule(start_steps=4, settle_steps=1, select_steps=2, passes=1)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.setattr(abinitio, "Schedule", lambda: schedule)
+        patch.setattr(config, "Schedule", lambda: schedule)
         assert _run("abinitio", table, "-o", folder, *short, *options) == 0
     return json.loads(printed.getvalue())
 

@@ -21,13 +21,13 @@ from orbitrec.cli import main
 PROGRAM = """
 import sys
 from orbitrec.cli.main import run
-from orbitrec.cryoem import multiresolution as abinitio
+from orbitrec.cryoem import config
 
-short = abinitio.Schedule(
-    matched=1, starts=1, start_bandwidth=6.0, start_steps=10, settle_steps=2, settle_batch=200, select_bandwidth=8.0,
-    select_steps=4, march=(8.0, 12.0), sweeps=1,
+short = config.Schedule(
+    start_bandwidth=6.0, start_steps=10, settle_steps=2, settle_batch=200, select_bandwidth=8.0,
+    select_steps=4, march=(8.0, 12.0), passes=1,
 )
-abinitio.Schedule = lambda: short
+config.Schedule = lambda: short
 run(sys.argv[1:])
 """
 MAPS = ["half1.mrc", "half2.mrc"]
@@ -111,7 +111,7 @@ def test_stopped_and_killed_runs_resume_to_the_same_maps(data, tmp_path, capsys)
     assert not _hidden(run)
     for extra, sentence in (
         (["--seed", "2", "--resume"], "begun with seed 1, not 2"),
-        ([], "go on with it by --resume"),
+        ([], "go on with it with --resume"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main.run([*arguments, *extra])

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from orbitrec.cli.main import run
-from orbitrec.cli.mra import Method
+from orbitrec.cli.mra import MethodName
 from orbitrec.moments.losses import orbit_error
-from orbitrec.mra.methods import METHODS
+from orbitrec.mra.methods import Method
 
 
 def orbitrec(*arguments: object) -> int:
@@ -71,7 +71,7 @@ def test_every_method_recovers_the_signal(tmp_path, capsys, data, method):
 
 
 def test_the_command_offers_every_method_of_the_library():
-    assert [method.value for method in Method] == list(METHODS)
+    assert [(name.name, name.value) for name in MethodName] == [(method.name, method.label) for method in Method]
 
 
 def test_a_missing_sigma_is_estimated_and_said(tmp_path, capsys, data):

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from orbitrec.cli import main
-from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.rotations import geodesic_distance
@@ -61,7 +62,8 @@ def test_every_file_is_there_and_json_is_the_summary(finished):
     assert sorted(path.name for path in folder.iterdir()) == FILES
     summary = json.loads(printed)
     assert summary == json.loads((folder / "summary.json").read_text())
-    assert (summary["particles"], summary["start_kinds"], summary["chosen_start"]) == (COUNT, ["map"], 1)
+    assert summary["particles"] == COUNT
+    assert [(start["source"], start["chosen"]) for start in summary["starts"]] == [("map", True)]
     assert summary["search_resolution_A"] == pytest.approx(16)
 
 
@@ -80,7 +82,10 @@ def test_the_map_gains_resolution_in_its_own_sign(finished, data):
 def test_the_likelihood_rises_and_poses_are_the_true_ones(finished, data):
     folder, _ = finished
     history = pd.read_csv(folder / "history.csv")
-    for _, steps in history.groupby("stage"):
+    assert set(zip(history["stage"], history["alternative"], strict=True)) == {
+        ("refinement", "half 1"), ("refinement", "half 2")
+    }  # fmt: skip
+    for _, steps in history.groupby(["alternative", "resolution_A"]):
         assert steps["log_likelihood"].is_monotonic_increasing
     found, true = (ParticleStack.open(path).poses() for path in (folder / "particles.star", data / "truth.star"))
     assert found is not None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.cryoem.centring import _mode_zero_after_shift, centre, centre_marching, shift_grid
+from orbitrec.cryoem.centring import _mode_zero_after_shift, centre, centre_from_coarse_to_fine, shift_grid
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.noise import NoiseSpectrum
@@ -60,7 +60,7 @@ def test_a_phantom_is_centred(snr):
     # Its projections are not round, so the errors exceed the posterior's spread; the centre of mass is at the origin.
     truth = 1.5
     data, shifts_px = particles(protein_phantom(20, 9.0, torch.Generator().manual_seed(3)), snr, truth)
-    found = centre_marching(data, [0.6, 0.9, 1.2], prior_px=1.6)
+    found = centre_from_coarse_to_fine(data, [0.6, 0.9, 1.2], prior_px=1.6)
     error = found.centres - shifts_px
     error = error - error.mean(0)
     assert rms(error) < 1.6 * found.residual_px
@@ -89,22 +89,22 @@ def test_centred_particles_stay_centred(snr, k_max):
     assert rms(found.centres) < cell
 
 
-def test_marching_keeps_the_fit_before_it_locks_on_to_a_part():
+def test_centring_keeps_the_fit_before_it_locks_on_to_a_part():
     # Two balls melt into one at 0.6 radians per pixel; at 0.9 a radial template sits on either of them.
     data, shifts_px = particles(blobs((4.0, 0.0, 0.0), (-4.0, 0.0, 0.0), width=1.5), 1.0, 0.7)
     coarse, fine = (centre(data, k_max, prior_px=1.0) for k_max in (0.6, 0.9))
     assert fine.prior_px > 1.5 * coarse.prior_px
     assert fine.residual_px < coarse.residual_px  # it is sure of itself
     assert rms(fine.centres - shifts_px) > 2 * rms(coarse.centres - shifts_px)
-    kept = centre_marching(data, [0.6, 0.9, 1.2], prior_px=1.0)
+    kept = centre_from_coarse_to_fine(data, [0.6, 0.9, 1.2], prior_px=1.0)
     assert torch.equal(kept.centres, coarse.centres)
     assert (kept.prior_px, kept.residual_px) == (coarse.prior_px, coarse.residual_px)
 
 
-def test_marching_goes_on_while_the_fit_sharpens():
+def test_centring_goes_on_while_the_fit_sharpens():
     data, _ = particles(blobs((0.0, 0.0, 0.0), width=2.0), 0.2, 1.2)
     finest = centre(data, 1.2, prior_px=2.0)
-    assert torch.equal(centre_marching(data, [0.6, 0.9, 1.2], prior_px=2.0).centres, finest.centres)
+    assert torch.equal(centre_from_coarse_to_fine(data, [0.6, 0.9, 1.2], prior_px=2.0).centres, finest.centres)
     assert finest.residual_px < centre(data, 0.6, prior_px=2.0).residual_px
 
 

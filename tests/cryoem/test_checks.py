@@ -1,4 +1,4 @@
-"""What a run gives reason to doubt: good data raise no doubt, each fault its own."""
+"""Quality checks: good data pass all of them, each fault fails its own."""
 
 import math
 from dataclasses import replace
@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.cryoem.checks import Evidence, doubts, view_shares
+from orbitrec.cryoem.checks import Evidence, quality_checks, view_shares
 from orbitrec.cryoem.level import ResolutionLevel
-from orbitrec.cryoem.multiresolution import Candidate, Selection
+from orbitrec.cryoem.multi_start import Candidate, Selection
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.reconstruct import Reconstruction
+from orbitrec.cryoem.reconstruct import CombinedMap
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC
 from orbitrec.geometry.grids import radial_frequencies
@@ -30,9 +30,9 @@ def _curve(last: int) -> HalfMapFSC:
     return HalfMapFSC(fsc, fsc, fsc, fsc, last)
 
 
-def _map(density: Tensor, last: int = 8) -> Reconstruction:
+def _map(density: Tensor, last: int = 8) -> CombinedMap:
     curve = _curve(last)
-    return Reconstruction(density, (density, density), curve.corrected, torch.ones(N, N, N), curve)
+    return CombinedMap(density, (density, density), curve.corrected, torch.ones(N, N, N), curve)
 
 
 def _distance() -> Tensor:
@@ -48,14 +48,14 @@ def good() -> Evidence:
     data = ParticleModes(grid, modes, filters, index, NoiseSpectrum.white(N, 1.0), 3.0)
     level = ResolutionLevel.at(grid, RADIUS, 8.0)
     model = level.random_model(torch.Generator().manual_seed(1), torch.ones(grid.node_count))
-    finalists = [Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.95), Candidate(1, 45.0, 0.2)]
-    selected = Selection(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], finalists)
+    candidates = [Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.95), Candidate(1, 45.0, 0.2)]
+    selection = Selection(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], candidates)
     rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
-    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selected, None)
+    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selection, None)
 
 
-def test_good_data_raise_no_doubt(good):
-    assert doubts(good) == []
+def test_good_data_pass_every_check(good):
+    assert quality_checks(good) == []
 
 
 def test_uniform_views_have_their_shares():
@@ -84,9 +84,9 @@ FAULTS = {
     "few": (lambda good: {"rotations": good.rotations[:300]}, "300 particles are few"),
     "collapsed": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "views are within 20° of one axis"),
     "unseen": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "hardly seen from any view"),
-    "Nyquist": (lambda good: {"rebuilt": _map(good.rebuilt.volume, N // 2)}, "at the limit of the pixels, 6.0 Å"),
-    "nothing": (lambda good: {"rebuilt": _map(good.rebuilt.volume, 0)}, "nothing in common"),
-    "shell": (lambda good: {"rebuilt": _map(torch.exp(-((_distance() - RADIUS) ** 2)))}, "an empty shell: the"),
+    "Nyquist": (lambda good: {"combined": _map(good.combined.volume, N // 2)}, "at the limit of the pixels, 6.0 Å"),
+    "nothing": (lambda good: {"combined": _map(good.combined.volume, 0)}, "nothing in common"),
+    "shell": (lambda good: {"combined": _map(torch.exp(-((_distance() - RADIUS) ** 2)))}, "an empty shell: the"),
     "silent": (lambda good: {"data": _silenced(good)}, "No particle's CTF passes"),
     "symmetry": (
         lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.2, 1.0)}, "does not show the symmetry C4"
@@ -95,7 +95,9 @@ FAULTS = {
         lambda good: {"symmetry": SymmetryCheck(PointGroup.named("C4"), 0.6, 0.87)}, "averaged it keeps 87 % of the"
     ),
     "starts": (
-        lambda good: {"selected": replace(good.selected, finalists=[Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.4)])},
+        lambda good: {
+            "selection": replace(good.selection, candidates=[Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.4)])
+        },
         "Start 3 explains the particles as well as the chosen one",
     ),
 }  # fmt: skip
@@ -104,6 +106,6 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named(good, fault):
     change, sentence = FAULTS[fault]
-    found = doubts(replace(good, **change(good)))
+    found = quality_checks(replace(good, **change(good)))
     assert [words for words in found if sentence in words]
     assert len(found) <= 2

@@ -10,29 +10,34 @@ from torch import Tensor
 
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.centring import centre
-from orbitrec.cryoem.config import Options
-from orbitrec.cryoem.level import ResolutionLevel
-from orbitrec.cryoem.multiresolution import Schedule
+from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, Schedule, StartKind
+from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior
+from orbitrec.cryoem.likelihood import FEW_ITERATIONS
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.pose_refinement import refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.reconstruct import half_map
-from orbitrec.cryoem.refine import Refinement, refine
-from orbitrec.cryoem.result import InitialModel
-from orbitrec.cryoem.starts import StartKind, momnet_start
+from orbitrec.cryoem.refine import refined_map
+from orbitrec.cryoem.result import PosedMap
+from orbitrec.cryoem.starts import momnet_start
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
 from orbitrec.inference import likelihood
+from orbitrec.inference.group_density import EstimatedDirections
+from orbitrec.inference.likelihood import Assignment
+from orbitrec.inference.orbit_likelihood import ObservationSet, OrbitLikelihood
 from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.solvers import sem_vr
 from orbitrec.runtime.checkpoints import Checkpoints
+from orbitrec.runtime.progress import Stage, Status
 from orbitrec.volumes.phantoms import protein_phantom
 
 N, PIXEL_A, COUNT, RADIUS = 28, 3.0, 120, 9.0
 SCHEDULE = Schedule(
-    matched=0, starts=2, start_bandwidth=6.0, start_steps=2, settle_steps=1, select_bandwidth=8.0, select_steps=1,
-    march=(8.0, 10.0), sweeps=2, candidates=16,
+    start_bandwidth=6.0, start_steps=2, settle_steps=1, select_bandwidth=8.0, select_steps=1, march=(8.0, 10.0),
+    passes=2, candidates=16,
 )  # fmt: skip
+CONFIG = AbInitioConfig(50.0, schedule=SCHEDULE, matched=0, random=2)
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +104,27 @@ def test_expectation_stays_there_and_maximisation_comes_back(narrowed, elsewhere
     centres, log_shift = torch.zeros(50, 2).double(), torch.full((3,), 1 / 3).log()
     found = []
     for device in ("cpu", elsewhere):
+        seen: list[Assignment] = []
         level = ResolutionLevel.at(data.grid, RADIUS, 8.0, device=device)
         model = level.random_model(torch.Generator().manual_seed(2), data.filters[0], energy=20.0)
         own = torch.arange(len(level.directions)).roll(7)[:12].expand(50, -1) if narrowed else None
         observed = replace(data, device=device).observations(rows, level.grid, centres, shifts.double(), log_shift)
-        sums, assigned = level.expectation(model, observed, own)
-        tensors = [sums.first, sums.second, sums.occupancy, *vars(assigned).values()]
+        views = EstimatedDirections(len(level.directions), level.circle.angles, DENSITY_FLOOR, level.projector.dtype)
+        observations = ObservationSet(
+            lambda index, observed=observed: observed, 50, observed.ctf2_over_noise.mean(0).cpu(), 50, own,
+            lambda index, assigned, seen=seen: seen.append(assigned),
+        )  # fmt: skip
+        problem = OrbitLikelihood(
+            level.projector, level.circle, views, observations, ShellPowerPrior(level), FEW_ITERATIONS
+        )
+        before = level.unknowns(model)
+        sums = problem.statistics(before)
+        tensors = [sums.first, sums.second, sums.occupancy, *vars(seen[0]).values()]
         assert {each.device for each in tensors} == {torch.device(device)}
-        climbed = level.maximisation(model, sums)
-        sums, assigned = sums.to("cpu"), assigned.to("cpu")
+        after = level.model(problem.maximisation(problem.expectation(before)[1], before))
+        sums, assigned = sums.to("cpu"), seen[0].to("cpu")
         found.append([sums.first, sums.second, sums.occupancy, assigned.direction, assigned.shift,
-                      climbed.coefficients, climbed.log_views])  # fmt: skip
-        found[-1].append(torch.tensor(sums.log_likelihood))
+                      after.coefficients, after.log_views, torch.tensor(sums.log_likelihood)])  # fmt: skip
     assert all(close(there, here, 1e-3) for here, there in zip(*found, strict=True))
 
 
@@ -131,8 +145,8 @@ def test_poses_and_half_map_are_the_same(elsewhere, stack, data):
     assert close(there, here, 1e-3)
 
 
-def same(found: InitialModel, expected: InitialModel) -> bool:
-    pairs = [(each.reconstruction.volume, each.rotations, each.shifts_px) for each in (found, expected)]
+def same(found: PosedMap, expected: PosedMap) -> bool:
+    pairs = [(each.combined.volume, each.rotations, each.shifts_px) for each in (found, expected)]
     return all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
 
 
@@ -143,33 +157,32 @@ def cached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected(stack: ParticleStack) -> InitialModel:
-    return initial_model(stack, Options(50.0, schedule=SCHEDULE))
+def expected(stack: ParticleStack) -> PosedMap:
+    return initial_model(stack, CONFIG)
 
 
 def test_the_main_job_elsewhere_is_that_on_the_cpu(pretended, cached, stack, expected):
-    assert same(initial_model(stack, Options(50.0, schedule=SCHEDULE, device=pretended)), expected)
+    assert same(initial_model(stack, replace(CONFIG, device=pretended)), expected)
 
 
 def test_a_run_begun_elsewhere_goes_on_on_the_cpu(pretended, cached, stack, expected, tmp_path):
-    def interrupt(stage: str, share: float) -> None:
-        if stage == "march to bandwidth 10":
+    kept = Checkpoints(tmp_path / "records")
+
+    def interrupt(status: Status) -> None:
+        marched = kept.load("march") if status.stage is Stage.MARCHING else None
+        if marched is not None and marched["done"] == 2:  # in the first pass at the second bandwidth
             raise KeyboardInterrupt
 
-    options, kept = Options(50.0, schedule=SCHEDULE), Checkpoints(tmp_path / "records")
     with pytest.raises(KeyboardInterrupt):
-        initial_model(stack, replace(options, device=pretended), interrupt, kept)
+        initial_model(stack, replace(CONFIG, device=pretended), interrupt, kept)
     assert kept.load("march") is not None
-    assert same(initial_model(stack, options, checkpoints=kept), expected)
+    assert same(initial_model(stack, CONFIG, checkpoints=kept), expected)
 
 
 def test_refinement_with_a_symmetry_elsewhere_is_that_on_the_cpu(pretended, cached, stack, folder):
-    options = Options(50.0, 18.0, group=PointGroup.named("C2"))
+    config = RefineConfig(50.0, 18.0, group=PointGroup.named("C2"), solver=sem_vr(0.5, 1), passes=2.0)
     grid = protein_phantom(40, 0.27 * N, torch.Generator().manual_seed(5)).to_grid(N)
-    found = [
-        refine(stack, grid, replace(options, device=device), Refinement(sem_vr(0.5, 1), passes=2.0))
-        for device in ("cpu", pretended)
-    ]
+    found = [refined_map(stack, grid, replace(config, device=device)) for device in ("cpu", pretended)]
     assert same(*found)
 
 
@@ -180,13 +193,13 @@ def test_momnet_starts_elsewhere_as_on_the_cpu(pretended, stack):
         )
         for device in ("cpu", pretended)
     )
-    assert StartKind(there.kind) is StartKind.momnet
+    assert there.kind is StartKind.momnet
     assert torch.equal(there.model.coefficients, here.model.coefficients)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_gives_the_same_map_twice_and_nearly_that_of_the_cpu(stack, expected):
-    one, two = (initial_model(stack, Options(50.0, schedule=SCHEDULE, device="cuda:0")) for _ in range(2))
+    one, two = (initial_model(stack, replace(CONFIG, device="cuda:0")) for _ in range(2))
     assert same(one, two)
-    volumes = torch.stack([each.reconstruction.volume.flatten() for each in (one, expected)])
+    volumes = torch.stack([each.combined.volume.flatten() for each in (one, expected)])
     assert float(torch.corrcoef(volumes)[0, 1]) > 0.8

@@ -64,7 +64,7 @@ def test_contrast_is_told_from_the_images(tmp_path: Path, with_ctf: bool) -> Non
     assert dark.contrast == pytest.approx(-bright.contrast, rel=1e-3)
     assert (bright.contrast_text(), dark.contrast_text()) == ("dense is bright", "dense is dark")
     assert bright.notes(inverted=False) == dark.notes(inverted=True) == []
-    assert "set --invert or --no-invert" in dark.notes(inverted=False)[0]
+    assert "set `dense_is_dark`" in dark.notes(inverted=False)[0]
     noise = torch.randn(COUNT, N, N, generator=torch.Generator().manual_seed(1))
     assert abs(image_statistics(_on_disk(tmp_path, noise, ctf)).contrast) < 5
 

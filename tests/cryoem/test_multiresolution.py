@@ -1,38 +1,36 @@
 import math
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from orbitrec.cryoem.centring import Centring, centre
+from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.multiresolution import (
-    PosedVolume,
-    Schedule,
-    Selection,
-    climb,
-    held_out_likelihood,
-    march,
-    multi_start,
-    random_batches,
-)
-from orbitrec.cryoem.pose_search import NO_SHIFT, ParticleState, shift_search
+from orbitrec.cryoem.likelihood import centred_likelihood
+from orbitrec.cryoem.multi_start import Selection, held_out_likelihood, multi_start
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, marched
+from orbitrec.cryoem.pipeline import marching_plan
+from orbitrec.cryoem.pose_search import ParticleState, shift_search
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, in_plane, random_rotations
 from orbitrec.inference.likelihood import Statistics
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation, random_poses
-from orbitrec.runtime.progress import RunState
+from orbitrec.optim.driver import continued
+from orbitrec.optim.online import OnlineEM
+from orbitrec.runtime.progress import RunState, Stage
 from orbitrec.volumes.gaussians import GaussianMixture
 
 N, RADIUS, COUNT, SNR, SHIFT_PX = 28, 9.0, 400, 2.0, 1.0
 SCHEDULE = Schedule(
-    starts=2, start_bandwidth=10.0, start_steps=40, start_batch=80, settle_steps=8, settle_batch=200,
-    select_bandwidth=10.0, select_steps=15, select_batch=150, held_out=80, march=(10.0, 12.0), sweeps=2,
-    candidates=16, batch=200,
+    start_bandwidth=10.0, start_steps=40, start_batch=80, settle_steps=8, settle_batch=200, select_bandwidth=10.0,
+    select_steps=15, select_batch=150, held_out=80, march=(10.0, 12.0), passes=2, candidates=16, batch=200,
 )  # fmt: skip
+CONFIG = AbInitioConfig(matched=0, random=2, schedule=SCHEDULE)
 
 
 def hook() -> GaussianMixture:
@@ -48,15 +46,26 @@ def hook() -> GaussianMixture:
     return GaussianMixture(centers, torch.full_like(weights, width), weights)
 
 
+@dataclass
+class Watched(RunState):
+    """The state of a run that writes down how many images each step of a stage has seen."""
+
+    steps: list[tuple[Stage, str, float]] = field(default_factory=list)
+
+    def advance(self, stage: Stage, images: int | float, part: str = "") -> None:
+        self.steps.append((stage, part, round(images, 6)))
+        super().advance(stage, images, part)
+
+
 @dataclass(frozen=True)
 class Run:
     data: ParticleModes
     rotations: Tensor
     shifts_px: Tensor
     centring: Centring
-    selected: Selection
+    selection: Selection
     found: PosedVolume
-    stages: list[tuple[str, int]]
+    state: Watched
 
 
 def simulated(seed: int) -> tuple[ParticleModes, Tensor, Tensor]:
@@ -72,18 +81,13 @@ def simulated(seed: int) -> tuple[ParticleModes, Tensor, Tensor]:
 
 def run(seed: int) -> Run:
     data, rotations, shifts_px = simulated(seed)
-    stages: list[tuple[str, int]] = []
-    generator = torch.Generator().manual_seed(seed)
+    state = Watched(torch.Generator().manual_seed(seed))
     centring = centre(data, 6 / RADIUS, prior_px=1.4)
-
-    def report(stage: str, level: object, model: VolumeAndViews, likelihood: float, images: int) -> None:
-        stages.append((stage, images))
-
-    journal = RunState(generator)
-    selected = multi_start(data, RADIUS, centring.centres, SCHEDULE, journal, report)
-    particles = ParticleState(centring.centres, centring.residual_px)
-    found = march(data, RADIUS, selected.level, selected.model, particles, SCHEDULE, journal, report)
-    return Run(data, rotations, shifts_px, centring, selected, found, stages)
+    selection = multi_start(data, RADIUS, centring.centres, CONFIG, SCHEDULE, state)
+    begun = State(selection.model, ParticleState(centring.centres, centring.residual_px))
+    search = Search(data, SCHEDULE.candidates, state, Stage.MARCHING)
+    found = marched("march", search, selection.level, begun, marching_plan(search, CONFIG, SCHEDULE))
+    return Run(data, rotations, shifts_px, centring, selection, found, state)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +141,13 @@ def test_shifts_are_found(first):
     assert float(correlation[0, 1]) > 0.9
 
 
-def test_the_march_finds_shifts_by_itself(first):
-    # From uncentred particles; the first sweep is without shifts, the second finds them on a lattice whose cell,
+def test_marching_finds_shifts_by_itself(first):
+    # From uncentred particles; the first pass is without shifts, the second finds them on a lattice whose cell,
     # 1.2/k_max wide, is 0.3 px a coordinate.
     particles = ParticleState(torch.zeros(COUNT, 2, dtype=torch.float64), SHIFT_PX)
-    found = march(
-        first.data, RADIUS, first.selected.level, first.selected.model, particles,
-        replace(SCHEDULE, march=(10.0,)), RunState(torch.Generator().manual_seed(3)), lambda *_: None,
-    )  # fmt: skip
+    search = Search(first.data, 16, RunState(torch.Generator().manual_seed(3)), Stage.MARCHING)
+    plan = [(10.0, search.online_pass(200))] * 2
+    found = marched("march", search, first.selection.level, State(first.selection.model, particles), plan)
     assert float(shift_errors(found, first.shifts_px).square().mean().sqrt()) < 0.5 * SHIFT_PX
     # The state says how far: posterior means are no worse, and their spread has shrunk with them.
     means = replace(found, shifts_px=found.particles.centres)
@@ -161,8 +164,8 @@ def test_rotations_are_rotations(first):
 
 def test_the_same_seed_gives_the_same_bits(first):
     again = run(1)
-    assert again.selected.chosen == first.selected.chosen
-    assert again.selected.scores == first.selected.scores
+    assert again.selection.chosen == first.selection.chosen
+    assert again.selection.scores == first.selection.scores
     assert torch.equal(again.found.model.coefficients, first.found.model.coefficients)
     assert torch.equal(again.found.model.log_views, first.found.model.log_views)
     assert torch.equal(again.found.rotations, first.found.rotations)
@@ -170,69 +173,88 @@ def test_the_same_seed_gives_the_same_bits(first):
 
 
 def test_the_plan_is_followed(first):
-    steps: dict[str, list[int]] = {}
-    for stage, images in first.stages:
-        steps.setdefault(stage, []).append(images)
-    start = [80] * 40 + [200] * 8
-    assert steps.pop("start 1") == start
-    assert steps.pop("start 2") == start
+    steps: dict[tuple[Stage, str], list[float]] = {}
+    for stage, part, images in first.state.steps:
+        steps.setdefault((stage, part), []).append(images)
+    start, chosen = [80] * 40 + [200] * 8, first.selection.chosen
+    assert steps.pop((Stage.STARTS, "start 1")) == start
+    assert steps.pop((Stage.STARTS, "start 2")) == start
     # One of the two starts goes on, the better one on particles that no start has seen.
-    assert steps.pop(f"select {first.selected.chosen + 1}") == [150] * 15
-    assert first.selected.scores[first.selected.chosen] == max(first.selected.scores)
-    assert steps == {"march to bandwidth 10": [80] * 10, "march to bandwidth 12": [80] * 10}
+    assert steps.pop((Stage.SELECTION, f"start {chosen + 1}")) == [150] * 15
+    assert first.selection.scores[chosen] == max(first.selection.scores)
+    # Two passes of five batches at each of two bandwidths.
+    assert steps == {(Stage.MARCHING, ""): [80] * 20}
+    rows = [row for row in first.state.history if row.stage is Stage.MARCHING]
+    resolutions = [2 * math.pi * RADIUS / bandwidth for bandwidth in SCHEDULE.march]
+    assert [row.resolution_A for row in rows] == pytest.approx([resolutions[0]] * 10 + [resolutions[1]] * 10, rel=0.1)
+    assert [row.step for row in rows] == [*range(1, 11)] * 2
+    assert Counter(row.alternative for row in first.state.history if row.stage is Stage.STARTS) == {"1": 48, "2": 48}
     assert first.found.level.bandwidth == 12.0
-    assert first.selected.level.bandwidth == 10.0
+    assert first.selection.level.bandwidth == 10.0
 
 
 def test_the_selected_model_explains_particles_better_than_none(first):
-    level, rows = first.selected.level, torch.arange(100)
+    level, rows = first.selection.level, torch.arange(100)
 
     def likelihood(model: VolumeAndViews) -> float:
         return held_out_likelihood(first.data, level, model, first.centring.centres, rows)
 
-    faint = level.random_model(torch.Generator().manual_seed(5), first.data.ctf2_over_noise(rows).mean(0))
-    nothing = VolumeAndViews(torch.zeros_like(faint.coefficients), faint.log_views)
+    weak = level.random_model(torch.Generator().manual_seed(5), first.data.ctf2_over_noise(rows).mean(0))
+    nothing = VolumeAndViews(torch.zeros_like(weak.coefficients), weak.log_views)
     assert likelihood(nothing) == pytest.approx(0, abs=1e-3)
-    assert likelihood(first.selected.model) > likelihood(faint) + 50
+    assert likelihood(first.selection.model) > likelihood(weak) + 50
 
 
-def test_climbing_discounts_what_it_has_seen(first):
-    level, centres, (a, b) = first.selected.level, first.centring.centres, torch.arange(60).split(30)
+def test_starts_discount_what_they_have_seen(first):
+    """Two batches by hand, from sums over particles that know nothing of means and of flat vectors."""
+    level, pool = first.selection.level, torch.arange(60)
+    problem = centred_likelihood(first.data, level, first.centring.centres, pool)
+    begun = level.unknowns(first.selection.model)
+    draws = torch.Generator().manual_seed(4)
+    a, b = (torch.randperm(60, generator=draws)[:30] for _ in range(2))
 
-    def seen(rows: Tensor, model: VolumeAndViews) -> Statistics:
-        observed = first.data.observations(rows, level.grid, centres[rows], NO_SHIFT, torch.zeros(1))
-        return level.expectation(model, observed)[0]
+    def maximised(sums: Statistics, w: Tensor) -> Tensor:
+        parts = [level.projector.adjoint(sums.first), sums.second.flatten(), sums.occupancy.flatten()]
+        return problem.maximisation(torch.cat(parts).double() / sums.count, w, terms=sums.count)
 
-    start = seen(a, first.selected.model)
-    model = level.maximisation(first.selected.model, start)
-    expected = level.maximisation(model, start.scaled(0.7).merge(seen(b, model)))
-    batches = iter([(a, 0.3), (b, 0.7)])  # there is nothing to keep at the first batch
-    climbed = climb(first.data, level, first.selected.model, centres, batches, lambda *_: None)
-    assert torch.equal(climbed.coefficients, expected.coefficients)
-    assert torch.equal(climbed.log_views, expected.log_views)
-
-
-def test_batches_are_drawn_without_replacement():
-    pool = torch.arange(100, 130)
-    drawn = list(random_batches(pool, 12, 5, 0.9, torch.Generator().manual_seed(1)))
-    assert len(drawn) == 5
-    for rows, keep in drawn:
-        assert keep == 0.9
-        assert len(set(rows.tolist())) == 12
-        assert set(rows.tolist()) <= set(pool.tolist())
-    assert len(torch.cat([rows for rows, _ in drawn]).unique()) > 20
-    ((rows, _),) = random_batches(pool, 50, 1, 0.9, torch.Generator().manual_seed(1))
-    assert sorted(rows.tolist()) == pool.tolist()
+    start = problem.statistics(begun, a)
+    w = maximised(start, begun)
+    expected = level.model(maximised(start.scaled(0.7).merge(problem.statistics(w, b)), w))
+    solver, generator = OnlineEM(30, kept=0.7, passes=False), torch.Generator().manual_seed(4)
+    ended = continued(solver, problem, solver.init(problem, begun), generator, 2)
+    found = level.model(ended.w)
+    scale = float(expected.coefficients.abs().max())
+    assert torch.allclose(found.coefficients, expected.coefficients, rtol=0, atol=1e-4 * scale)
+    assert torch.allclose(found.log_views, expected.log_views, atol=1e-4)
+    assert not torch.allclose(found.coefficients, level.model(w).coefficients, rtol=0, atol=1e-2 * scale)
+    assert torch.equal(generator.get_state(), draws.get_state())
 
 
-def test_a_march_without_bandwidths_is_refused(first):
-    schedule = Schedule(march=())
-    particles = ParticleState(first.centring.centres, 1.0)
-    with pytest.raises(ValueError, match="at least one bandwidth"):
-        march(
-            first.data, RADIUS, first.selected.level, first.selected.model, particles, schedule,
-            RunState(torch.Generator().manual_seed(1)), lambda *_: None,
-        )  # fmt: skip
+@pytest.mark.parametrize("bandwidth", [10.5, 12.0])
+def test_a_plan_may_begin_at_a_finer_level_than_its_state(first, bandwidth):
+    """As one does whose finest resolution lies between the last two bandwidths of a schedule."""
+    level, model = first.selection.level, first.selection.model
+    begun = State(model, ParticleState(first.centring.centres, 1.0))
+    seen: list[tuple[float, State]] = []
+
+    def step(at: ResolutionLevel, state: State) -> State:
+        seen.append((at.bandwidth, state))
+        return replace(state, rotations=first.found.rotations, shifts_px=first.found.shifts_px)
+
+    search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
+    found = marched("march", search, level, begun, [(bandwidth, step)])
+    ((at, state),) = seen
+    assert at == found.level.bandwidth == bandwidth
+    assert len(state.model.log_views) == len(found.level.directions)
+    before, after = level.volume(model).to_grid(N), found.level.volume(state.model).to_grid(N)
+    assert float((before - after).abs().max()) < 1e-6 * float(before.abs().max())
+
+
+def test_a_plan_without_steps_is_refused(first):
+    search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
+    begun = State(first.selection.model, ParticleState(first.centring.centres, 1.0))
+    with pytest.raises(ValueError, match="at least one step"):
+        marched("march", search, first.selection.level, begun, [])
 
 
 def test_shifts_are_sought_under_a_gaussian_prior_once_directions_are_known():
@@ -242,7 +264,7 @@ def test_shifts_are_sought_under_a_gaussian_prior_once_directions_are_known():
     none, certain = shift_search(level, particles)
     assert none.tolist() == [[0.0, 0.0]]
     assert certain.tolist() == [0.0]
-    particles.directions = torch.ones(4, len(level.directions))
+    particles = replace(particles, directions=torch.ones(4, len(level.directions)))
     shifts, log_prior = shift_search(level, particles)
     assert len(shifts) > 1
     assert float(log_prior.exp().sum()) == pytest.approx(1, abs=1e-6)

@@ -1,6 +1,7 @@
 """Real particles of three dialects through reading, CTF, whitening and one pass of the likelihood."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from orbitrec.cryoem.centring import shift_grid
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.starts import fitted_coefficients
 from orbitrec.io.mrc import read_map
@@ -43,16 +45,18 @@ def _prepared(path: Path, radius_A: float) -> tuple[ParticleModes, ResolutionLev
 def _likelihood(data: ParticleModes, level: ResolutionLevel, volume: Volume) -> Callable[[float], float]:
     """The log-likelihood of all particles for the volume at a signed scale, 1 for templates of the noise's strength."""
     model = VolumeAndViews(fitted_coefficients(level, volume), level.uniform_views())
-    rows = torch.arange(len(data))
+    rows, nowhere = torch.arange(len(data)), torch.zeros(len(data), 2).double()
     shifts = shift_grid(0.15 * level.basis.radius, 0.05 * level.basis.radius)
     log_shift = torch.full((len(shifts),), 1 / len(shifts)).log()
-    observed = data.observations(rows, level.grid, torch.zeros(len(data), 2).double(), shifts, log_shift)
+    observed = data.observations(rows, level.grid, nowhere, shifts, log_shift)
+    problem = centred_likelihood(data, level, nowhere, rows)
+    problem = replace(problem, data=replace(problem.data, observe=lambda index: observed))
     templates = level.projector.templates(model.coefficients)
     power = (templates.abs().square().sum(1).mean(0) * observed.ctf2_over_noise).sum(1).mean()
 
     def at(scale: float) -> float:
         scaled = VolumeAndViews(scale / float(power) ** 0.5 * model.coefficients, model.log_views)
-        return float(level.expectation(scaled, observed)[0].log_likelihood)
+        return problem.statistics(level.unknowns(scaled)).log_likelihood
 
     return at
 

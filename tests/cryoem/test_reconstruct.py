@@ -13,7 +13,8 @@ from torch import Tensor
 from oracles import reconstruct
 from orbitrec.cryoem import reconstruct as reconstruction
 from orbitrec.cryoem.reconstruct import _NormalEquations, half_map, mirror_image
-from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.grids import frequencies, radial_frequencies
 from orbitrec.geometry.point_groups import PointGroup

@@ -1,4 +1,4 @@
-"""The main job on a particle whose symmetry is known: the map has it and is better for it; a wrong one is doubted."""
+"""The main job on a particle of known symmetry: the map has it and is better for it; a wrong one fails a check."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from orbitrec.cryoem.multiresolution import Schedule
-from orbitrec.cryoem.pipeline import InitialModel, Options, initial_model
+from orbitrec.cryoem.config import AbInitioConfig, Schedule
+from orbitrec.cryoem.pipeline import initial_model
+from orbitrec.cryoem.result import PosedMap
 from orbitrec.evaluation.alignment import Alignment, align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
@@ -22,8 +23,8 @@ from orbitrec.volumes.voxel import VoxelVolume
 N, PIXEL_A, COUNT, SNR = 32, 3.0, 300, 0.4
 C3 = PointGroup.named("C3")
 SCHEDULE = Schedule(
-    matched=0, starts=1, start_bandwidth=8.0, start_steps=25, settle_steps=3, settle_batch=300,
-    select_bandwidth=12.0, select_steps=10, march=(12.0, 16.0), sweeps=1,
+    start_bandwidth=8.0, start_steps=25, settle_steps=3, settle_batch=300,
+    select_bandwidth=12.0, select_steps=10, march=(12.0, 16.0), passes=1,
 )  # fmt: skip
 
 
@@ -43,29 +44,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _found(folder: Path, group: PointGroup, schedule: Schedule = SCHEDULE) -> InitialModel:
+def _found(folder: Path, group: PointGroup, schedule: Schedule = SCHEDULE) -> PosedMap:
     stack = ParticleStack.open(folder / "particles.star", ctf=False)
-    return initial_model(stack, Options(75.0, schedule=schedule, group=group))
+    return initial_model(stack, AbInitioConfig(75.0, schedule=schedule, group=group, matched=0, random=1))
 
 
-def _resolution_A(model: InitialModel, folder: Path) -> float:
-    volume, truth = model.reconstruction.volume.double(), read_map(folder / "truth.mrc")[0].double()
+def _resolution_A(model: PosedMap, folder: Path) -> float:
+    volume, truth = model.combined.volume.double(), read_map(folder / "truth.mrc")[0].double()
     return fourier_shell_correlation(align(volume, truth).apply(volume), truth).cutoff_A(0.5, PIXEL_A)
 
 
 def test_the_true_symmetry_helps_and_the_map_has_it(folder):
     """FSC 0.5 at 10.1 Å with it and 17.5 Å without, where sampling ends at 6 Å."""
     plain, symmetric = _found(folder, NO_SYMMETRY), _found(folder, C3)
-    volume, none = symmetric.reconstruction.volume.double(), torch.zeros(3, dtype=torch.float64)
+    volume, none = symmetric.combined.volume.double(), torch.zeros(3, dtype=torch.float64)
     for turn in C3.matrices()[1:]:
         rotated = Alignment(turn, none, False, 1.0).apply(volume)
         assert float(torch.corrcoef(torch.stack([volume.flatten(), rotated.flatten()]))[0, 1]) > 0.999
     assert _resolution_A(symmetric, folder) <= _resolution_A(plain, folder)
     assert symmetric.symmetry is not None
     assert symmetric.symmetry.score > 0.8
-    assert not any("symmetry" in doubt for doubt in symmetric.doubts)
+    assert not any("symmetry" in sentence for sentence in symmetric.checks)
 
 
-def test_a_wrong_symmetry_is_doubted(folder):
+def test_a_wrong_symmetry_fails_its_check(folder):
     wrong = _found(folder, PointGroup.named("C4"), replace(SCHEDULE, march=(8.0,)))
-    assert any("does not show the symmetry C4 that was asked for" in doubt for doubt in wrong.doubts)
+    assert any("does not show the symmetry C4 that was asked for" in sentence for sentence in wrong.checks)

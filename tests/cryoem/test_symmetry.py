@@ -5,7 +5,7 @@ import torch
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.starts import fitted_coefficients
-from orbitrec.cryoem.symmetry import symmetrised
+from orbitrec.cryoem.symmetry import impose_symmetry
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.polar import PolarGrid
@@ -36,25 +36,25 @@ def _seen(level: ResolutionLevel, model: VolumeAndViews) -> tuple[ParticleModes,
     return data, torch.zeros(count, 2, dtype=torch.float64)
 
 
-def test_a_symmetric_model_is_turned_and_otherwise_kept():
+def test_a_symmetric_model_is_rotated_and_otherwise_kept():
     group = PointGroup.named("C3")
     level = ResolutionLevel.at(PolarGrid.for_radius(N, 1.2, RADIUS), RADIUS, 10.0)
     model = _model(level, group)
-    symmetric, found, check = symmetrised(level, model, group, *_seen(level, model))
+    symmetric, found, check = impose_symmetry(level, model, group, *_seen(level, model))
     assert check is not None
     assert check.score > 0.9
     assert 0.97 < check.kept < 1.01
     assert str(symmetric.basis.group) == "C3"
     assert len(symmetric.basis) < 0.45 * len(level.basis)
-    same = align(symmetric.density(found)[0], level.density(model)[0], hand=False)
+    same = align(symmetric.density(found)[0], level.density(model)[0], handedness=False)
     assert same.correlation > 0.98
 
 
 def test_what_is_not_symmetric_is_averaged_and_the_score_says_so():
     level = ResolutionLevel.at(PolarGrid.for_radius(N, 1.2, RADIUS), RADIUS, 8.0)
     model = _model(level, PointGroup.named("C1"))
-    symmetric, found, check = symmetrised(level, model, PointGroup.named("C4"), *_seen(level, model))
+    symmetric, found, check = impose_symmetry(level, model, PointGroup.named("C4"), *_seen(level, model))
     assert check is not None
     assert check.score < 0.97  # at this resolution five atoms are little more than a blob
     assert len(found.coefficients) == len(symmetric.basis)
-    assert symmetrised(level, model, PointGroup(), *_seen(level, model)) == (level, model, None)
+    assert impose_symmetry(level, model, PointGroup(), *_seen(level, model)) == (level, model, None)

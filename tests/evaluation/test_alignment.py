@@ -100,7 +100,7 @@ def test_a_broken_symmetry_is_told_apart() -> None:
 def test_without_hand_no_mirror_is_tried() -> None:
     centres, weights = _atoms(30, 8.0, _generator(5))
     moving, mirror = _density(32, centres, weights), _density(32, centres @ MIRROR, weights)
-    found = align(moving, mirror, hand=False)
+    found = align(moving, mirror, handedness=False)
     assert not found.mirrored
     assert found.correlation < 0.9
 

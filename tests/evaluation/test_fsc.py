@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from orbitrec.errors import InputError
-from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
 
 
 def _noise(n: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.evaluation.fsc import half_map_fsc, soft_sphere
-from orbitrec.evaluation.masks import soft_mask
+from orbitrec.evaluation.fsc import half_map_fsc
+from orbitrec.evaluation.masks import soft_mask, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.io.mrc import write_map

@@ -5,10 +5,13 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.moments.losses import orbit_error
-from orbitrec.mra.em import iterated, recover_em
+from orbitrec.mra.em import recover_em
 from orbitrec.mra.likelihood import MRALikelihood
 from orbitrec.mra.model import PeriodicMRA, WindowedMRA, draw_observations
 from orbitrec.mra.problem import MRAProblem
+from orbitrec.optim.driver import run
+from orbitrec.optim.solvers import em
+from orbitrec.optim.termination import Termination
 
 COUNT, SIGMA = 12_000, 0.5
 
@@ -37,10 +40,8 @@ def test_no_iteration_lowers_the_likelihood():
     given, signal, _ = problem(WindowedMRA(8, 6))
     likelihood = MRALikelihood(given.model, given.given_observations(), SIGMA)
     w = likelihood.vector(torch.zeros(8).double() + signal.mean(), torch.arange(1, 9).double() / 36)
-    values = []
-    for _ in range(15):
-        w, value, _ = iterated(likelihood, w, 1, 0.0)
-        values.append(value)
+    values = [info.value for info in run(em(), likelihood, w, Termination(moved=0.0, epochs=15)).trace]
+    assert len(values) == 15
     assert all(after <= before + 1e-12 for before, after in pairwise(values))
     assert values[-1] < values[0] - 0.01
 

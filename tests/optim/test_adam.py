@@ -1,4 +1,4 @@
-"""Adam: its first steps are closed forms; schedules; a run that goes on from its state is the run that never stopped."""
+"""Adam: its first steps in closed form; schedules; a run restored from its state is the run that never stopped."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_schedules():
 
 
 def test_long_gradients_are_shortened():
-    """Adam forgets a gradient's scale at once but not how it changes: after 1, a hundred times as much moves further."""
+    """Adam does not see a gradient's scale but sees it change: after a slope of 1, one of 100 moves further."""
     moved = {}
     for largest in (1.0, math.inf):
         x = parameter(0.0)

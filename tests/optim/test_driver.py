@@ -6,6 +6,7 @@ import torch
 from orbitrec.errors import InputError
 from orbitrec.optim import solvers
 from orbitrec.optim.driver import run
+from orbitrec.optim.online import OnlineEM
 from orbitrec.optim.termination import Outcome, Termination
 from orbitrec.thesis.baselines import Adam, Anderson, lbfgs
 
@@ -15,6 +16,7 @@ RESUMABLE = {
     "sEM-vr+QN": solvers.sem_vr_bfgs(inner=4),
     "Fisher+BFGS": solvers.fisher_bfgs(),
     "EM, then Fisher+BFGS": solvers.fisher_bfgs_after_em(9),
+    "online EM": OnlineEM(70),
     "Anderson": Anderson(),
     "Adam": Adam(),
 }
@@ -70,6 +72,18 @@ def test_every_way_to_stop(problem, stop, outcome, starts):
     for result in (run(solvers.em(), problem, w, stop), lbfgs(problem, w, stop)):
         assert result.outcome is outcome
         assert result.converged == (outcome in {Outcome.CONVERGED, Outcome.REACHED})
+
+
+@pytest.mark.parametrize("least", [0, 1, 2, 3])
+def test_no_budget_ends_the_least_number_of_epochs(problem, least, starts):
+    """An epoch of SVRG takes nearly six passes, and its second one judges where the first one led."""
+    w = starts(problem, 1)[0]
+    for budget in ({"measured": 3.0}, {"reported": 1.0}, {"seconds": 1e-9}):
+        result = run(solvers.svrg(), problem, w, Termination(moved=0.0, least_epochs=least, **budget))
+        assert len(result.trace) == max(1, least)
+        assert torch.equal(result.w, w) == (least < 2)
+    # A criterion that is met ends it all the same.
+    assert len(run(solvers.svrg(), problem, w, Termination(value=1e9, least_epochs=least)).trace) == 1
 
 
 def test_lbfgs_counts_evaluations(problem, starts):

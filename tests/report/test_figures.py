@@ -16,7 +16,8 @@ from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.geometry.rotations import direction_frames, random_rotations
 from orbitrec.report.figures import RunPicture, draw_fsc, draw_run, view_density
-from orbitrec.report.fsc import plot_curves
+from orbitrec.report.fsc_curves import plot_curves
+from orbitrec.runtime.progress import HistoryRow, Stage
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.phantoms import protein_phantom
 
@@ -28,26 +29,18 @@ def history(starts=4):
     """Four starts of which 2 and 4 go on and 4 ends highest, then two resolutions."""
     rows = []
 
-    def climb(stage, resolution_A, steps, top):
+    def rise(stage, alternative, resolution_A, steps, top):
         for _ in range(steps):
             step = len(rows)
-            rise = top * (1 - math.exp(-(step + 1) / 5))
-            rows.append(
-                {
-                    "stage": stage,
-                    "step": step,
-                    "resolution_A": resolution_A,
-                    "log_likelihood": rise,
-                    "seconds": step / 10,
-                }
-            )
+            reached = top * (1 - math.exp(-(step + 1) / 5))
+            rows.append(HistoryRow(stage, alternative, step, resolution_A, reached, step / 10))
 
     for start in range(starts):
-        climb(f"start {start + 1}", 24.0, 30, 70.0 + start)
+        rise(Stage.STARTS, str(start + 1), 24.0, 30, 70.0 + start)
     for start in (2, 4):
-        climb(f"select {start}", 18.0, 20, 80.0 + start)
-    climb("march to bandwidth 19", 18.0, 8, 88.0)
-    climb("march to bandwidth 28", 12.0, 8, 95.0)
+        rise(Stage.SELECTION, str(start), 18.0, 20, 80.0 + start)
+    rise(Stage.MARCHING, "", 18.0, 8, 88.0)
+    rise(Stage.MARCHING, "", 12.0, 8, 95.0)
     return rows
 
 
@@ -171,24 +164,38 @@ def test_view_density_is_that_of_the_particles():
 
 def test_history_shows_each_phase_and_who_was_chosen(drawn):
     panels = drawn(draw_run, picture())
-    assert {"start × 4", "select × 2", "march"} <= set(panels)
-    names = [text.get_text() for text in panels["start × 4"].get_legend().get_texts()]
-    assert names == ["highest at the end: 4", "finalist", "dropped"]
-    assert [text.get_text() for text in panels["march"].texts] == ["18 Å", "12 Å"]
-    assert len(panels["start × 4"].get_lines()) == 2 * 4  # each step and the running mean
-    assert panels["march"].get_xlim() == (0.5, 16.5)
+    assert {"stochastic EM × 4", "selection × 2", "frequency marching"} <= set(panels)
+    names = [text.get_text() for text in panels["stochastic EM × 4"].get_legend().get_texts()]
+    assert names == ["highest at the end: 4", "candidate", "not followed"]
+    assert [text.get_text() for text in panels["frequency marching"].texts] == ["18 Å", "12 Å"]
+    assert len(panels["stochastic EM × 4"].get_lines()) == 2 * 4  # each step and the running mean
+    assert panels["frequency marching"].get_xlim() == (0.5, 16.5)
+
+
+def test_half_sets_share_a_panel_and_none_is_chosen(drawn):
+    """Each half runs through all resolutions before the other begins."""
+    rows = [
+        HistoryRow(Stage.REFINEMENT, f"half {half}", step, resolution_A, float(step + half), 0.0)
+        for half in (1, 2)
+        for resolution_A in (20.0, 15.0)
+        for step in range(1, 6)
+    ]
+    axes = drawn(draw_run, picture(rows=rows, chosen="1"))["refinement × 2"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["half 1", "half 2"]
+    assert [text.get_text() for text in axes.texts] == ["20 Å", "15 Å"]
+    assert len({line.get_color() for line in axes.get_lines()}) == 2
 
 
 def test_the_chosen_start_can_be_named(drawn):
-    names = drawn(draw_run, picture(chosen="2"))["start × 4"].get_legend().get_texts()
+    names = drawn(draw_run, picture(chosen="2"))["stochastic EM × 4"].get_legend().get_texts()
     assert names[0].get_text() == "chosen: 2"
 
 
 def test_one_start_needs_no_legend(drawn):
-    rows = [row for row in history() if row["stage"] in ("start 2", "select 2", "march to bandwidth 28")]
+    rows = [row for row in history() if row.alternative in ("", "2")]
     panels = drawn(draw_run, picture(rows=rows, chosen="2"))
-    assert panels["start"].get_legend() is None
-    assert {"start", "select", "march"} <= set(panels)
+    assert panels["stochastic EM"].get_legend() is None
+    assert {"stochastic EM", "selection", "frequency marching"} <= set(panels)
 
 
 def test_fsc_is_drawn_against_frequency_with_its_cutoffs(drawn):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,17 +21,28 @@ from typer.testing import CliRunner
 from orbitrec.cli.main import app
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import fourier_shell_correlation
-from orbitrec.evaluation.view_averages import popular_directions, view_averages
+from orbitrec.evaluation.orientation import popular_directions, view_averages
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
+from orbitrec.report.notebook import notebook_html
 from orbitrec.report.page import write_report
 from orbitrec.report.page_facts import assumed_facts
 from orbitrec.report.run_files import RunFiles, write_views
+from orbitrec.report.summary import (
+    Contrast,
+    HalfMaps,
+    HalfSetKind,
+    HalfSetOrigin,
+    Handedness,
+    StartSource,
+    StartSummary,
+    Summary,
+)
 
-WARNING = 'views <bundle> in "one" cap'
+CHECK = 'views <bundle> in "one" cap, see `diameter_A`'
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +57,18 @@ def simulated(tmp_path_factory):
 
 
 def summary(stack):
-    return {
-        "orbitrec": "0", "input": "some folder/particles.star", "particles": len(stack), "box_px": stack.n,
-        "pixel_size_A": stack.pixel_size_A, "posed": "particles.star", "dialect": "RELION 3.1", "ctf": True, "seed": 1,
-        "threads": 1, "diameter_A": 80.0, "search_resolution_A": 14.0, "half_sets": "of one reference",
-        "half_maps_fsc0143_A": None, "half_maps_unmasked_fsc0143_A": 12.0, "shift_spread_px": 1.0,
-        "contrast": "dense is bright", "contrast_of_images": "not clear from the images", "hand": "undetermined",
-        "symmetry": "C1", "symmetry_score": None, "start_log_likelihoods": [1.0, 2.0],
-        "start_kinds": ["moments", "random"], "chosen_start": 2, "start_agreements": {"2": 1.0},
-        "seconds": {"total": 7000.0}, "peak_memory_GiB": 1.0, "warnings": [WARNING],
-    }  # fmt: skip
+    return Summary(
+        orbitrec="0", input="some folder/particles.star", particles=len(stack), box_px=stack.n,
+        pixel_size_A=stack.pixel_size_A, dialect="RELION 3.1", posed="particles.star", ctf=True, checks=(CHECK,),
+        seed=1, threads=1, device="cpu", diameter_A=80.0, search_resolution_A=14.0,
+        half_maps=HalfMaps(HalfSetKind.ONE_REFERENCE, HalfSetOrigin.EVERY_OTHER, math.inf, 12.0),
+        shift_spread_px=1.0, contrast=Contrast.BRIGHT, contrast_of_images=Contrast.UNCLEAR,
+        handedness=Handedness.AS_FOUND, symmetry="C1", symmetry_score=None,
+        starts=(
+            StartSummary(StartSource.MOMENTS, 1.0, None, False), StartSummary(StartSource.RANDOM, 2.0, 1.0, True)
+        ),
+        truth=None, seconds={"total": 7000.0}, peak_memory_GiB=1.0,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +80,7 @@ def run(simulated, tmp_path_factory):
     write_map(folder / "initial_model.mrc", volume, stack.pixel_size_A)
     stack.write_posed(folder / "particles.star", rotations, shifts_px)
     write_map(folder / "mask.mrc", volume, stack.pixel_size_A)
-    write_json(folder / "summary.json", summary(stack))
+    write_json(folder / "summary.json", summary(stack).to_dict())
     noisy = volume + volume.std() * torch.randn(volume.shape, generator=torch.Generator().manual_seed(1))
     fsc = fourier_shell_correlation(volume, noisy)
     rows = zip(fsc.resolution_A(stack.pixel_size_A).tolist(), fsc.value.tolist(), strict=True)
@@ -76,7 +90,8 @@ def run(simulated, tmp_path_factory):
     )
     history = [
         {
-            "stage": f"start {1 + i // 10}",
+            "stage": "stochastic EM",
+            "alternative": 1 + i // 10,
             "step": 1 + i % 10,
             "resolution_A": 20.0,
             "log_likelihood": i % 10,
@@ -141,7 +156,8 @@ def test_the_page_holds_everything(run):
     assert all(re.match("data:(image/(png|svg\\+xml);base64)?,", address) for address in page.addresses)
     assert not re.search(r"url\(|@import|https?://", (run / "report.html").read_text().split("<script type")[0])
     assert (run / "report.html").stat().st_size < 4e6
-    assert page.text.index(WARNING) < page.text.index("The map")
+    assert page.text.index(CHECK.replace("`", "")) < page.text.index("The map")
+    assert "see <code>diameter_A</code></li>" in (run / "report.html").read_text()
     for words in (
         "some folder/particles.star",
         "240",
@@ -156,8 +172,7 @@ def test_the_page_holds_everything(run):
 def test_the_page_says_where_the_same_seed_gives_the_map_again(simulated):
     given = summary(simulated[0])
     assert assumed_facts(given)["seed"] == "1; with 1 thread(s) on this machine it gives this map again"
-    assert assumed_facts({**given, "device": "cpu"}) == assumed_facts(given)
-    there = assumed_facts({**given, "device": "cuda:0"})["seed"]
+    there = assumed_facts(replace(given, device="cuda:0"))["seed"]
     assert there == "1; on cuda:0 of this machine it should give this map again"
 
 
@@ -337,7 +352,32 @@ def test_poses_are_read_back_from_a_cryosparc_table_without_its_images(run, tmp_
     records["alignments3D/psize_A"] = star.voxel_size_A
     with (copy / "particles.cs").open("wb") as file:
         np.save(file, records)
-    write_json(copy / "summary.json", {**star.summary, "posed": "particles.cs"})
+    write_json(copy / "summary.json", replace(star.summary, posed="particles.cs").to_dict())
     found = RunFiles.read(copy)
     torch.testing.assert_close(found.rotations, star.rotations, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.shifts_px, star.shifts_px, atol=1e-5, rtol=0)
+
+
+def test_a_notebook_shows_pictures_numbers_and_checks(run, chromium, tmp_path):
+    """Rendered with checks: nothing is loaded, and their text is escaped."""
+    files = RunFiles.read(run)
+    shown = notebook_html(
+        files.volume, files.voxel_size_A, files.curves["half_maps"], files.rotations, [CHECK], files.summary
+    )
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{shown}")
+    page = Page(path)
+    assert [address[:22] for address in page.addresses] == ["data:image/png;base64,"]
+    for words in ("240 particles of some folder/particles.star", CHECK.replace("`", ""), "agree to none", "117 min"):
+        assert words in page.text
+    assert "<bundle>" not in shown
+    picture = tmp_path / "notebook.png"
+    result = chromium(path, "--window-size=920,700", f"--screenshot={picture}")
+    assert console(result) == []
+    pixels = imread(picture)[:, :, :3]
+    assert (pixels.max(axis=2) < 0.1).mean() > 0.05  # the black ground of the slices
+    assert (pixels.min(axis=2) > 0.95).mean() > 0.3
+    passed = notebook_html(
+        files.volume, files.voxel_size_A, files.curves["half_maps"], files.rotations, [], files.summary
+    )
+    assert "Quality checks passed" in passed

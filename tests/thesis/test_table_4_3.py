@@ -18,8 +18,8 @@ SMALL = CryoEMProblem.simulated(3, 60)
 def test_both_forms_are_one_likelihood_on_1200_rotations():
     polar, cartesian = SMALL.polar(), SMALL.cartesian(half_plane=True)
     assert polar.dimension == 64
-    assert polar.log_density.shape == (100, 12)
-    assert cartesian.log_density.numel() == 1200
+    assert polar.density.log_density.shape == (100, 12)
+    assert cartesian.density.log_density.numel() == 1200
     (value, gradient), (other, slope) = polar.gradient(SMALL.truth), cartesian.gradient(SMALL.truth)
     # They differ by what the basis has beyond k = π, in the corners of the Cartesian grid.
     assert value == pytest.approx(other, rel=1e-4)

@@ -73,12 +73,10 @@ def abinitio(
     given = settings("abinitio", locals())
     from dataclasses import replace
 
+    from orbitrec.api import abinitio as compute
+    from orbitrec.api import open_particles
     from orbitrec.cryoem.config import AbInitioConfig, StartKind
-    from orbitrec.cryoem.pipeline import initial_model
     from orbitrec.geometry.point_groups import PointGroup
-    from orbitrec.io.files import to_json
-    from orbitrec.io.particles import ParticleStack
-    from orbitrec.report.run import KnownMap, write_initial_model
 
     config = AbInitioConfig(
         diameter_A=diameter,
@@ -94,18 +92,17 @@ def abinitio(
         random=starts,
     )
     with shared_run(output, given, resume, config.device) as (run, checkpoints):
-        stack = ParticleStack.open(
+        stack = open_particles(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
-        true_map = None if truth is None else KnownMap.read(truth, stack)
         if solver is not None:
             config = replace(config, solver=solver.make(min(1.0, batch / len(stack))))
         with progress(run is not None) as callback:
-            result = initial_model(stack, config, callback, checkpoints)
+            result = compute(stack, config, truth=truth, callback=callback, checkpoints=checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
-        summary = write_initial_model(run, particles, stack, config, result, true_map)
+        summary = result.write(run)
     if as_json:
-        typer.echo(to_json(summary))
+        typer.echo(summary.to_json())
         return
-    print_summary(output, summary, "initial_model")
+    print_summary(output, summary, result.kind)

@@ -24,12 +24,12 @@ def evaluate(
     pixel_size: Annotated[
         float | None, typer.Option(min=0.01, help="Voxel size of both maps in Å, instead of their headers'.")
     ] = None,
-    hand: Annotated[bool, typer.Option(help="Try the mirrored map as well.")] = True,
+    handedness: Annotated[bool, typer.Option("--hand/--no-hand", help="Try the mirrored map as well.")] = True,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the aligned map (MRC).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the FSC curve (PNG, PDF or SVG).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Align MAP to TRUTH over rotation, shift and hand, then compare them shell by shell.
+    """Align MAP to TRUTH over rotation, shift and handedness, then compare them shell by shell.
 
     The comparison is on TRUTH's grid: MAP may have another box or voxel size. The FSC is that of the whole boxes unless
     a mask is given, which is the harsher choice.
@@ -37,7 +37,8 @@ def evaluate(
     Example:  orbitrec evaluate run/initial_model.mrc truth.mrc
     """
     from orbitrec.evaluation.alignment import align, resampled
-    from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+    from orbitrec.evaluation.fsc import fourier_shell_correlation
+    from orbitrec.evaluation.masks import soft_sphere
     from orbitrec.io.files import to_json
     from orbitrec.io.mrc import read_map, write_map
 
@@ -50,7 +51,7 @@ def evaluate(
     n = truth.shape[0]
     if (grid.shape[0], map_voxel_A) != (n, voxel_A):
         grid = resampled(grid, map_voxel_A, n, voxel_A)
-    alignment = align(grid, truth, hand=hand)
+    alignment = align(grid, truth, handedness=handedness)
     aligned = alignment.apply(grid)
     mask = 1.0 if mask_radius is None else soft_sphere(n, mask_radius / voxel_A)
     fsc = fourier_shell_correlation(aligned * mask, truth * mask)
@@ -92,7 +93,7 @@ def _print(facts: dict[str, object]) -> None:
         ("FSC 0.5 (Å)", "fsc05_A", ".2f"),
         ("FSC 0.143 (Å)", "fsc0143_A", ".2f"),
         ("correlation", "correlation", ".4f"),
-        ("hand", "hand", ""),
+        ("handedness", "hand", ""),
         ("rotation, ZYZ (°)", "euler_deg", ".2f"),
         ("shift, xyz (Å)", "shift_A", ".2f"),
     ):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 
-class Method(StrEnum):
-    """How to recover: the names of ``recovery.mra.methods``."""
+class MethodName(StrEnum):
+    """How to recover: the names of :class:`orbitrec.mra.methods.Method`."""
 
     moments = "moments"
     encoder = "encoder"
@@ -36,7 +36,7 @@ def recover(
     observations: Annotated[Path, typer.Argument(metavar="OBS.npy", help="Observations, one in each row.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     sigma: Annotated[float | None, typer.Option(help="Noise's standard deviation. [estimated]")] = None,
-    method: Annotated[Method, typer.Option(help="How to recover the signal.")] = Method.moments,
+    method: Annotated[MethodName, typer.Option(help="How to recover the signal.")] = MethodName.moments,
     length: Annotated[
         int | None, typer.Option(min=1, help="Samples of the signal, where observations are windows. [as observed]")
     ] = None,
@@ -58,7 +58,7 @@ def recover(
     from orbitrec.io.files import to_json
     from orbitrec.io.observations import ObservationFile, read_truth
     from orbitrec.io.runs import new_run
-    from orbitrec.mra.methods import METHODS
+    from orbitrec.mra.methods import Method, recover_signal
     from orbitrec.report.mra import write_recovery
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -70,7 +70,7 @@ def recover(
         if sigma is None:
             console.print(f"--sigma is not given: estimated from the data as {problem.sigma:.4g}")
         with console.status(f"recovering by {method}" if console.is_terminal else ""):
-            estimate = METHODS[method](problem, torch.Generator().manual_seed(seed))
+            estimate = recover_signal(problem, Method[method.name], torch.Generator().manual_seed(seed))
         for warning in estimate.warnings:
             console.print(f"[bold yellow]warning:[/] {escape(warning)}")
         facts = {"file": observations, "method": method.value, "seed": seed, "sigma_estimated": sigma is None}

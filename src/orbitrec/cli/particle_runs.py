@@ -9,7 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
+    from orbitrec.report.summary import HalfMaps, RunKind, Summary
     from orbitrec.runtime.checkpoints import Checkpoints
+    from orbitrec.runtime.progress import Callback
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to make for the run.")]
 Resolution = Annotated[
@@ -74,32 +76,46 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
     return {"command": command, "version": __version__, **kept, "content of particles": digest}
 
 
-def print_summary(folder: Path, summary: dict, name: str) -> None:
-    """The facts of a run, whose map is called ``name``."""
+def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
+    """Print the facts of a run."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{name.replace('_', ' ').capitalize()} in {folder}", show_header=False)
+    from orbitrec.cli.messages import for_command_line
+    from orbitrec.report.fsc_curves import resolution_text
+    from orbitrec.report.page_facts import handedness_text
+    from orbitrec.report.summary import Handedness
+
+    halves, truth = summary.half_maps, summary.truth
+    flip = " (--flip gives it)" if summary.handedness is Handedness.AS_FOUND else ""
+    table = Table(title=f"{kind.title} in {folder}", show_header=False)
     rows = {
-        "particles": f"{summary['particles']} of {summary['box_px']} px, {summary['pixel_size_A']:g} Å per pixel",
-        "search": f"to {summary['search_resolution_A']:.1f} Å in a ball of {summary['diameter_A']:.0f} Å",
-        "half-sets": summary["half_sets_from"],
-        f"half maps ({summary['half_sets']})": f"FSC 0.143 at {summary['half_maps_fsc0143_A']:.2f} Å, "
-        f"{summary['half_maps_unmasked_fsc0143_A']:.2f} Å without a mask",
-        "contrast": summary["contrast"],
-        "hand": summary["hand"],
-        "time": f"{summary['seconds']['total']:.0f} s, peak memory {summary['peak_memory_GiB']:.2f} GiB",
+        "particles": f"{summary.particles} of {summary.box_px} px, {summary.pixel_size_A:g} Å per pixel",
+        "pose search": f"to {summary.search_resolution_A:.1f} Å in a ball of {summary.diameter_A:.0f} Å",
+        "half-sets": halves.origin,
+        f"half-maps ({_worth(halves)})": f"FSC 0.143 at {resolution_text(halves.fsc0143_A, 2)}, "
+        f"{resolution_text(halves.unmasked_fsc0143_A, 2)} without a mask",
+        "contrast": summary.contrast,
+        "handedness": handedness_text(summary.handedness) + flip,
+        "time": f"{summary.total_seconds:.0f} s, peak memory {summary.peak_memory_GiB:.2f} GiB",
     }
-    if "fsc05_A" in summary:
+    if truth is not None:
         rows["against the truth"] = (
-            f"FSC 0.5 at {summary['fsc05_A']:.2f} Å, 0.143 at {summary['fsc0143_A']:.2f} Å, "
-            f"correlation {summary['correlation']:.3f}" + (" (mirrored)" if summary["mirrored"] else "")
+            f"FSC 0.5 at {resolution_text(truth.fsc05_A, 2)}, 0.143 at {resolution_text(truth.fsc0143_A, 2)}, "
+            f"correlation {truth.correlation:.3f}" + (" (mirrored)" if truth.mirrored else "")
         )
     for label, value in rows.items():
         table.add_row(label, value)
     console = Console()
-    for warning in summary["warnings"]:
-        console.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    for check in summary.checks:
+        console.print(f"[bold yellow]quality check:[/] {escape(for_command_line(check))}", soft_wrap=True)
     console.print(table)
-    console.print(f"look at {folder / 'report.html'}; map {folder / f'{name}.mrc'}; poses {folder / summary['posed']}")
+    console.print(f"look at {folder / 'report.html'}; map {folder / f'{kind}.mrc'}; poses {folder / summary.posed}")
+
+
+def _worth(halves: "HalfMaps") -> str:
+    """What the correlation of the half-maps stands for."""
+    from orbitrec.report.summary import HalfSetKind
+
+    return halves.kind if halves.kind is HalfSetKind.INDEPENDENT else f"{halves.kind}: an upper bound"

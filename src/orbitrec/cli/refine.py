@@ -59,12 +59,10 @@ def refine(
     given = settings("refine", locals())
     from dataclasses import replace
 
+    from orbitrec.api import open_particles
+    from orbitrec.api import refine as compute
     from orbitrec.cryoem.config import RefineConfig
-    from orbitrec.cryoem.refine import refined_map
     from orbitrec.geometry.point_groups import PointGroup
-    from orbitrec.io.files import to_json
-    from orbitrec.io.particles import ParticleStack
-    from orbitrec.report.run import KnownMap, write_initial_model
 
     config = RefineConfig(
         diameter_A=diameter,
@@ -78,18 +76,16 @@ def refine(
         passes=passes,
     )
     with shared_run(output, given, resume, config.device) as (run, checkpoints):
-        stack = ParticleStack.open(
+        stack = open_particles(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
-        start = KnownMap.read(initial, stack)
-        true_map = None if truth is None else KnownMap.read(truth, stack)
         config = replace(config, solver=solver.make(min(1.0, batch / len(stack))))
         with progress(run is not None) as callback:
-            result = refined_map(stack, start.grid, config, callback, checkpoints)
+            result = compute(stack, initial, config, truth=truth, callback=callback, checkpoints=checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
-        summary = write_initial_model(run, particles, stack, config, result, true_map, name="refined")
+        summary = result.write(run)
     if as_json:
-        typer.echo(to_json(summary))
+        typer.echo(summary.to_json())
         return
-    print_summary(output, summary, "refined")
+    print_summary(output, summary, result.kind)

@@ -51,18 +51,18 @@ def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Flo
     distance, theta = shifts.norm(dim=1), torch.atan2(shifts[:, 1], shifts[:, 0])
     m = torch.arange(grid.max_mode + 1)
     bessel = np.stack([jv(int(q), (distance[:, None] * grid.nodes).numpy()) for q in m], axis=1)
-    turns = torch.tensor([1j**q for q in range(len(m))], dtype=torch.complex128)
-    phase = torch.exp(1j * m * theta[:, None]) * turns * grid.mode_weights
+    powers = torch.tensor([1j**q for q in range(len(m))], dtype=torch.complex128)
+    phase = torch.exp(1j * m * theta[:, None]) * powers * grid.mode_weights
     kernel = torch.from_numpy(bessel) * phase[:, :, None]
     return torch.stack([kernel.real, -kernel.imag], dim=1)
 
 
 def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1024, iterations: int = 8) -> Centring:
     """Centre all particles at frequencies up to ``k_max`` from a Gaussian prior of ``prior_px`` per axis."""
-    reach = 3 * prior_px
-    grid = data.grid.truncated(k_max, reach + 1)
+    max_radius = 3 * prior_px
+    grid = data.grid.truncated(k_max, max_radius + 1)
     step = 0.8 / k_max
-    shifts = shift_grid(reach, step)
+    shifts = shift_grid(max_radius, step)
     kernel = _mode_zero_after_shift(grid, shifts).to(data.device, torch.float32).flatten(1, 2)
     correlation = torch.empty(len(data), len(shifts), grid.node_count, device=data.device)
     for rows in torch.arange(len(data)).split(chunk):

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.densities.kernel import smoothing_weights
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import design_sizes, spherical_design
@@ -169,6 +170,4 @@ class ResolutionLevel:
     def directional_kernel(self, coarse: "ResolutionLevel") -> Float[Tensor, "d e"]:
         """Smoothing weights from a coarser level's directions to this one's: von Mises–Fisher of its spacing."""
         concentration = len(coarse.directions) / 4  # spacing² ≈ 4π/e, so the kernel's width is about a spacing
-        cosines = (self.directions @ coarse.directions.mT).to(self.projector.dtype)
-        kernel = torch.exp(concentration * (cosines - 1))
-        return kernel / kernel.sum(1, keepdim=True)
+        return smoothing_weights(coarse.directions, self.directions, concentration).to(self.projector.dtype)

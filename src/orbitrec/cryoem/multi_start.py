@@ -109,7 +109,7 @@ def in_rounds(
     Returns:
         The model after the last round.
     """
-    termination = Termination(measured=schedule.round_passes)
+    termination = Termination(measured=schedule.round_passes, least_epochs=2)
     for number in range(schedule.rounds):
         own = given_views(problem, level, model)
         found = run(solver, own, model.coefficients.double(), termination, seed=seed + number, callback=callback)
@@ -139,17 +139,21 @@ class _MultiStart:
         problem = centred_likelihood(self.data, level, self.centres, self.pool)
         resolution = self.data.resolution_A(level.basis.k_max)
 
-        def callback(info: StepInfo, images: float | None = None) -> None:
+        done = 0.0
+
+        def callback(info: StepInfo) -> None:
+            nonlocal done
+            before = 0.0 if info.cost.epochs == 1 else done  # a solver begins to count anew in every round and phase
+            done = info.cost.measured
             self.run.record(stage, str(number), resolution, -info.value)
-            self.run.advance(stage, len(self.pool) if images is None else images, f"start {number}")
+            self.run.advance(stage, (done - before) * len(self.pool), f"start {number}")
 
         if self.config.solver is not None:
             model = in_rounds(problem, level, model, self.config.solver, self.schedule, self.config.seed, callback)
         for phase in phases if self.config.solver is None else []:
             solver = OnlineEM(min(phase.batch, len(self.pool)), phase.kept, passes=False)
             begun = solver.init(problem, level.unknowns(model))
-            reported = partial(callback, images=solver.batch)
-            model = level.model(continued(solver, problem, begun, self.run.generator, phase.steps, reported).w)
+            model = level.model(continued(solver, problem, begun, self.run.generator, phase.steps, callback).w)
         score = held_out_likelihood(self.data, level, model, self.centres, self.held)
         return {**vars(model), "score": score}
 

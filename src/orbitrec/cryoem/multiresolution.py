@@ -20,6 +20,7 @@ from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import given_views, searched_likelihood
 from orbitrec.cryoem.pose_search import ParticleState, PosesFound
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.densities.gridded import mixed_with_uniform
 from orbitrec.optim.driver import continued, run
 from orbitrec.optim.multiresolution import MultiResolution
 from orbitrec.optim.online import OnlineEM, OnlineState
@@ -114,7 +115,7 @@ class Search:
         particles = found.state()
         assert particles.directions is not None
         views = particles.directions.mean(0)
-        views = (1 - DENSITY_FLOOR) * views / views.sum() + DENSITY_FLOOR / len(views)
+        views = mixed_with_uniform(views, DENSITY_FLOOR)
         model = VolumeAndViews(state.model.coefficients, views.log())
         return State(model, particles, found.rotations, found.shifts_px)
 
@@ -136,7 +137,7 @@ class Search:
             seconds: dict[int, float] = {}
             advanced = self._advanced(seconds)
             result = run(
-                solver, own, start, Termination(measured=passes),
+                solver, own, start, Termination(measured=passes, least_epochs=2),
                 seed=seed, callback=advanced, checkpoint=kept, every=1,
             )  # fmt: skip
             resolution = self.data.resolution_A(level.basis.k_max)
@@ -181,17 +182,20 @@ def marched(
     state: State,
     plan: Sequence[tuple[float, Callable[[ResolutionLevel, State], State]]],
 ) -> PosedVolume:
-    """The steps of a plan, from a state at the level of the first of them.
+    """The steps of a plan, from a state at some level.
 
     Args:
         name: of the run's records.
         search: whose steps they are.
-        level: the first level, which gives symmetry, ball and device to the others.
+        level: of the state; it gives symmetry and ball to the others.
         state: where to begin.
         plan: bandwidth and step, one after the other.
 
     Returns:
         Model and poses at the last level.
+
+    Raises:
+        ValueError: if there is no step.
     """
 
     def at(bandwidth: float) -> ResolutionLevel:
@@ -201,6 +205,9 @@ def marched(
             search.data.grid, level.basis.radius, bandwidth, level.basis.group, search.data.device
         )
 
+    if plan and plan[0][0] != level.bandwidth:  # a resolution that is asked for moves the first step, not the starts
+        first = at(plan[0][0])
+        level, state = first, prolongated(level, first, state)
     finest, ended = MultiResolution(name, plan, at, prolongated).run(state, search.run)
     assert ended.rotations is not None
     assert ended.shifts_px is not None

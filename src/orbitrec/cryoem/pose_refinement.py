@@ -145,8 +145,8 @@ class _PoseProblem:
             value, gradient, hessian = self.linearised(*pose)
             return LocalModel(-value, -gradient, hessian)
 
-        pose, value = minimise(model, _moved, (rotations, shifts), steps=steps, damping=_DAMPING)
-        return Poses(*pose, -value)
+        (rotations, shifts), value = minimise(model, _moved, (rotations, shifts), steps=steps, damping=_DAMPING)
+        return Poses(rotations, shifts, -value)
 
     def linearised(
         self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"]

@@ -14,8 +14,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import PIXELS_AT_ONCE, Progress
-from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc, soft_sphere
-from orbitrec.evaluation.masks import soft_mask
+from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, half_map_fsc
+from orbitrec.evaluation.masks import soft_mask, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import frequency_vectors, shell_indices
 from orbitrec.io.particles import ParticleStack
@@ -65,7 +65,7 @@ def mirror_image(grid: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
 
 
 def alternate_halves(count: int) -> Int[Tensor, "N"]:
-    """Half-set of every particle, 1 and 2 by turns: a micrograph's particles lie together."""
+    """Half-set of every particle, 1 and 2 alternately: a micrograph's particles lie together."""
     return 1 + torch.arange(count) % 2
 
 
@@ -101,8 +101,8 @@ def half_map(
     def sums(chunks: tuple[Tensor, ...]) -> list[Tensor]:
         normal = _NormalEquations.empty(n)
         for part in chunks:
-            for turn in [None] if group is None else group:
-                rotated = rotations[part] if turn is None else turn @ rotations[part]
+            for each in [None] if group is None else group:
+                rotated = rotations[part] if each is None else each @ rotations[part]
                 normal.add(stack, noise, part, rotated, shifts_px[part])
             progress(len(part))
         return [normal.right, normal.kernel]

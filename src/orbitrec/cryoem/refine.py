@@ -118,7 +118,7 @@ def _aligned(poses: Poses, own: PosedVolume, other: PosedVolume) -> Poses:
     The map m of these poses becomes ``m(Rᵀ(x − s))``, which is seen from ``R R_j``, moved by minus s in that view.
     """
     moving, pixel = own.level.density(own.model)
-    drift = align(moving, other.level.density(other.model)[0], hand=False, search=False)
+    drift = align(moving, other.level.density(other.model)[0], handedness=False, search=False)
     rotations = drift.rotation @ poses.rotations
     moved = torch.einsum("bji,j->bi", rotations, pixel * drift.shift_px)[:, :2]
     return Poses(rotations, poses.shifts_px - moved, poses.log_likelihood)
@@ -157,9 +157,10 @@ def _scaled(
     rows = torch.linspace(0, len(data) - 1, min(SCALE_IMAGES, len(data))).long()
     problem = centred_likelihood(data, level, centres, rows)
     shells = level.projector.templates(model.coefficients).abs().square().sum(1).mean(0).cpu()
-    lowest = float((shells * problem.data.ctf2_over_noise).sum()) ** -0.5
+    energy = float((shells * problem.data.ctf2_over_noise).sum())
+    lowest, signs = (energy**-0.5, (1, -1)) if energy > 0 else (0.0, ())  # an empty map has no scale
     best, explained = model, 0.0
-    for sign in (1, -1):
+    for sign in signs:
         previous = 0.0
         for doubling in range(24):
             tried = VolumeAndViews(sign * lowest * 2 ** (doubling / 2) * model.coefficients, model.log_views)

@@ -1,13 +1,13 @@
-"""Alignment of two maps over rotation, shift and hand.
+"""Alignment of two maps over rotation, shift and handedness.
 
 Both maps are compared on the reference's Fourier lattice, where nothing of the reference is interpolated: for an
 orthogonal matrix Q and a shift s the moved map has the transform ``e^{-ik·s} v̂(Qᵀk)``, exact by a non-uniform FFT.
 A mirrored copy costs nothing more, since ``v̂(−k)`` is the conjugate of ``v̂(k)`` for a real map.
 
-The search is in two parts. At low resolution every rotation of a quasi-uniform grid on SO(3) is scored for both hands
-at all shifts at once, by one small FFT: neither the shift nor a centre of mass has to be known first (a map whose mean
-is near zero has no usable one). The best distinct candidates then climb the likelihood by Gauss–Newton in all six
-parameters at rising resolution, and the best of both hands is kept.
+The search is in two parts. At low resolution every rotation of a quasi-uniform grid on SO(3) is scored for both
+handednesses at all shifts at once, by one small FFT: neither the shift nor a centre of mass has to be known first (a
+map whose mean is near zero has no usable one). The best distinct candidates are then refined by Levenberg–Marquardt in
+all six parameters at rising resolution, and the best of both handednesses is kept.
 """
 
 import math
@@ -24,8 +24,8 @@ from orbitrec.geometry.grids import frequency_vectors, radii
 from orbitrec.geometry.rotations import quaternion_to_matrix
 from orbitrec.volumes.voxel import VoxelVolume
 
-# Resolutions of the search, in cycles per box, and the candidates of each hand that enter each of them. Six cycles and
-# 2304 rotations (about 19° apart) leave every peak within reach of the climb.
+# Resolutions of the search, in cycles per box, and the candidates of each handedness that enter each of them. With six
+# cycles and 2304 rotations (about 19° apart) refinement can reach every peak.
 _FLATTENING_CYCLES = 6
 _CYCLES = (6, 12, 24)
 _CANDIDATES = (8, 3, 1)
@@ -43,7 +43,7 @@ class Alignment:
     Attributes:
         rotation: R, a proper rotation.
         shift_px: s, in pixels of the maps that were aligned.
-        mirrored: whether the two maps are of opposite hands.
+        mirrored: whether the two maps are of opposite handedness.
         correlation: Pearson correlation of the aligned map with the reference over the whole box.
     """
 
@@ -53,37 +53,45 @@ class Alignment:
     correlation: float
 
     def apply(self, volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-        """The volume moved onto the reference, interpolated exactly (trigonometrically).
+        """The volume moved onto the reference, by trigonometric interpolation.
 
-        Beyond its box the map goes on at its background, the median; frequencies that the rotation takes from outside
-        the Nyquist cube are zero.
+        Beyond its box a map is taken to have its background's value, the median; frequencies that the rotation takes
+        from outside the Nyquist cube are zero.
         """
         return _moved(volume, self.rotation @ _mirror(self.mirrored), self.shift_px, volume.shape[0])
 
     def rotated(self, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d 3"]:
-        """Viewing directions of the moving map as directions of the aligned one.
+        """The viewing directions (d, 3) of the moving map as directions of the aligned one.
 
-        A map reflected in the origin has the same views, each rotated by 180° in its plane, so a mirrored map's
-        directions go with the reflection's negative.
+        A map that is reflected in the origin has the same views, each rotated by 180° in its plane. So the directions
+        of a mirrored map are transformed by the negative of the reflection.
         """
         matrix = (self.rotation @ _mirror(self.mirrored)).to(directions)
         return directions @ (-matrix if self.mirrored else matrix).mT
 
 
 def align(
-    moving: Float[Tensor, "..."], reference: Float[Tensor, "..."], *, hand: bool = True, search: bool = True
+    moving: Float[Tensor, "_ _ _"],
+    reference: Float[Tensor, "_ _ _"],
+    *,
+    handedness: bool = True,
+    search: bool = True,
 ) -> Alignment:
-    """Rotation, shift and (if ``hand``) mirror that bring ``moving`` onto ``reference``.
+    """The rotation, shift and reflection that bring one map onto another.
 
-    Maximises the likelihood of shells with unknown scale and noise, ``−½ Σ_s N_s log(1 − FSC_s²)`` (N_s lattice points
-    in shell s), so neither sharpening nor noise of either map matters, and the maps' overall scale does not either.
-    Maps of opposite contrast are not aligned: the FSC has to be positive.
+    Maximises the likelihood of the reference when every Fourier shell of the moved map has its own unknown scale and
+    white noise, ``−½ Σ_s N_s log(1 − FSC_s²)`` with N_s lattice points in shell s. So neither sharpening, noise nor the
+    overall scale of either map matters. Contrast does: a map and its negative are not aligned, since the FSC has to be
+    positive.
 
     Args:
-        moving: the map to move, (n, n, n) in z, y, x order, on the reference's grid.
-        reference: the map that stays.
-        hand: try the mirrored map as well.
-        search: look at every rotation; without it the fit climbs from where the maps are, which is for small drifts.
+        moving: the map to move, (n, n, n), z, y, x, on the reference's grid (:func:`resampled` brings it there).
+        reference: the map that stays, (n, n, n).
+        handedness: consider the mirrored map as well.
+        search: try all rotations. Without it the fit starts from where the maps are, which finds small motions only.
+
+    Returns:
+        The motion; its ``apply`` moves a map, its ``correlation`` says how well the maps agree.
 
     Raises:
         InputError: if the maps are not cubes of one size of at least 8 voxels, or one of them is constant.
@@ -100,9 +108,9 @@ def align(
 
     source, target = _standardised(moving), _flattened(_standardised(reference))
     fits = [RigidFit.of(source, target, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
-    found = fits[0].scan(_super_fibonacci(_ROTATIONS), hand) if search else Candidates.identity()
+    found = fits[0].scan(_super_fibonacci(_ROTATIONS), handedness) if search else Candidates.identity()
     for fit, keep in zip(fits, _CANDIDATES, strict=True):
-        found = fit.refined(found.best_of_each_hand(keep))
+        found = fit.refined(found.best_of_each_handedness(keep))
     best = int(found.score.argmax())
     matrix, shift = found.matrix[best], found.shift[best] * n
     mirrored = bool(torch.linalg.det(matrix) < 0)
@@ -114,10 +122,19 @@ def align(
 def resampled(
     volume: Float[Tensor, "m m m"], voxel_size_A: float, n: int, new_voxel_size_A: float
 ) -> Float[Tensor, "n n n"]:
-    """The map on ``n³`` voxels of another size, band-limited, with its integral kept.
+    """A map on a grid of another size and voxel size, band-limited, with its integral kept.
 
     A field of view larger than the new one is first cut around the origin; a smaller one is padded with the background.
-    Frequencies beyond the old Nyquist limit are zero. Any two voxel sizes will do, not only whole ratios.
+    Frequencies beyond the old Nyquist limit are zero. The ratio of the voxel sizes need not be a whole number.
+
+    Args:
+        volume: the map, (m, m, m).
+        voxel_size_A: its voxel size in Å.
+        n: voxels along an edge of the new grid.
+        new_voxel_size_A: its voxel size in Å.
+
+    Returns:
+        The map on the new grid, (n, n, n).
     """
     scale = voxel_size_A / new_voxel_size_A
     field = min(volume.shape[0], math.ceil(n / scale))
@@ -142,16 +159,16 @@ def _moved(
 
 
 def _standardised(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-    """Zero background and unit variance: a constant cube rotated is not constant, and single precision has its range."""
+    """The map with zero background, so that a rotated box has no edges, and unit variance, for single precision."""
     return (volume - volume.median()) / volume.std()
 
 
 def _flattened(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-    """The map with its solvent rotated down where its local power P is no more than the background's, b.
+    """The map with its solvent weighted down where its local power P is no more than the background's, b.
 
-    Noise far from the origin changes fastest as a map turns, so it would dominate the likelihood's curvature and slow
-    the climb down; the factor ``1/(1 + (3b/P)⁴)`` leaves a map without noise as it is. b is the median of P: a particle
-    fills less than half of its box.
+    Noise far from the origin changes fastest when a map is rotated, so it would dominate the likelihood's curvature and
+    slow the refinement down. The factor ``1/(1 + (3b/P)⁴)`` does not change a map without noise. b is the median of P,
+    since a particle fills less than half of its box.
     """
     n = volume.shape[0]
     blur = torch.exp(-0.5 * (radii(n, 3, volume.dtype) / _FLATTENING_CYCLES).square())

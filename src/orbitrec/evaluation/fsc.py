@@ -1,7 +1,7 @@
 """Fourier shell correlation and the resolution read from it (Harauz & van Heel, Optik 73, 1986).
 
-Of two half-maps a mask raises the curve, rightly where it takes solvent away and wrongly where its own shape correlates
-them. How much is wrong shows in maps that have nothing in common but the mask: those with random phases beyond some
+A mask raises the curve of two half-maps: rightly because it takes noisy solvent away, wrongly because its own shape is
+in both. How much is wrong shows in maps that have nothing in common but the mask, those with random phases beyond some
 frequency (Chen et al., Ultramicroscopy 135, 2013).
 """
 
@@ -19,26 +19,33 @@ from orbitrec.geometry.grids import radii, shell_frequencies, shell_indices
 
 @dataclass(frozen=True)
 class FSC:
-    """Correlation of two maps' transforms on shells one frequency step thick, from the origin to Nyquist.
+    """The correlation of two maps on Fourier shells one frequency step thick, from the origin to Nyquist.
 
     Attributes:
         frequency: shell radii ``2πs/n``, s = 0 … n//2, in radians per pixel.
-        value: correlation of each shell, 0 where one of the maps has no power.
+        value: correlation of each shell, between −1 and 1; 0 where one of the maps has no power.
     """
 
     frequency: Float[Tensor, "s"]
     value: Float[Tensor, "s"]
 
     def resolution_A(self, voxel_size_A: float) -> Float[Tensor, "s"]:
-        """Period of each shell in Å; the shell at the origin is infinite."""
+        """The period of each shell in Å; that of the shell at the origin is infinite."""
         return 2 * math.pi * voxel_size_A / self.frequency
 
     def cutoff_A(self, threshold: float, voxel_size_A: float) -> float:
-        """Resolution in Å at which the curve first falls below ``threshold``, linear between shells.
+        """The resolution at which the curve first falls below a threshold, linear between shells.
 
-        The shell at the origin does not count: it says only whether the means agree in sign. A curve that is below the
-        threshold from the first shell on has no resolution, ∞; one that never crosses it is limited by the sampling,
-        two voxels.
+        The shell at the origin does not count: it only says whether the means agree in sign.
+
+        Args:
+            threshold: 0.5 against a known map, 0.143 between half-maps (Rosenthal and Henderson, J. Mol. Biol. 333,
+                2003).
+            voxel_size_A: of both maps, in Å.
+
+        Returns:
+            The period in Å: infinite if the curve is below the threshold from the first shell on, two voxels if it
+            never falls below it.
         """
         below = (self.value[1:] < threshold).nonzero().flatten()
         if len(below) == 0:
@@ -51,15 +58,21 @@ class FSC:
         return 2 * math.pi * voxel_size_A / float(torch.lerp(self.frequency[s - 1], self.frequency[s], step))
 
 
-def fourier_shell_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> FSC:
-    """``FSC_s = Re Σ â b̂* / sqrt(Σ|â|² Σ|b̂|²)`` over the lattice points that round to radius s, s = 0 … n//2.
+def fourier_shell_correlation(a: Float[Tensor, "_ _ _"], b: Float[Tensor, "_ _ _"]) -> FSC:
+    """The Fourier shell correlation of two maps on the same grid.
 
-    The maps are compared as they are: multiply both by :func:`soft_sphere` first to leave the solvent out. Masking
-    raises the curve, and correlates the maps where the mask is tight.
+    ``FSC_s = Re Σ â b̂* / sqrt(Σ |â|² Σ |b̂|²)``, with sums over the points of the Fourier lattice whose radius rounds to
+    s (Harauz and van Heel, Optik 73, 1986). It does not depend on the maps' scales, but on their positions: align them
+    first (:func:`orbitrec.evaluation.alignment.align`). Multiply both by a mask such as
+    :func:`orbitrec.evaluation.masks.soft_sphere` to leave the solvent out; a tight mask correlates the maps by itself
+    (:func:`half_map_fsc` measures by how much).
 
     Args:
-        a: one map, (n, n, n).
-        b: the other, of the same shape.
+        a: one map, (n, n, n), z, y, x.
+        b: the other, (n, n, n).
+
+    Returns:
+        Correlations of the shells s = 0 … n // 2, in float64.
 
     Raises:
         InputError: if the maps are not cubes of one size.
@@ -83,11 +96,15 @@ def fourier_shell_correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) 
 
 @dataclass(frozen=True)
 class HalfMapFSC:
-    """Curves of two half-maps.
+    """The correlation of two half-maps, and how much of it is the mask's.
 
-    ``unmasked`` and ``masked``: as they are and within the mask; ``randomised``: within the mask, phases random beyond
-    ``random_from`` (a shell's index); ``corrected``: what the mask does not explain,
-    ``(masked − randomised) / (1 − randomised)`` from two shells beyond that on.
+    Attributes:
+        unmasked: of the whole maps.
+        masked: within the mask.
+        randomised: within the mask, with random phases from the shell ``random_from`` on.
+        corrected: what the mask does not explain, ``(masked − randomised) / (1 − randomised)``, from two shells beyond
+            ``random_from`` on; ``masked`` below.
+        random_from: a shell's index.
     """
 
     unmasked: FSC
@@ -98,20 +115,23 @@ class HalfMapFSC:
 
 
 RANDOM_BELOW = 0.8
-"""Phases are made random where the correlation of the half-maps without a mask first falls below this, as in RELION."""
+"""Phases are random from where the half-maps' correlation without a mask first falls below this, as in RELION."""
 
 
 def half_map_fsc(
     first: Float[Tensor, "n n n"], second: Float[Tensor, "n n n"], mask: Float[Tensor, "n n n"],
     generator: torch.Generator,
 ) -> HalfMapFSC:  # fmt: skip
-    """The correlation of two half-maps within a mask, corrected for what the mask adds.
+    """The correlation of two half-maps within a mask, corrected for what the mask adds (Chen et al. 2013).
 
     Args:
-        first: one half-map, without a mask.
-        second: the other.
-        mask: between 0 and 1, with soft edges.
+        first: one half-map without a mask, (n, n, n).
+        second: the other, (n, n, n).
+        mask: between 0 and 1, with soft edges, (n, n, n).
         generator: draws the random phases.
+
+    Returns:
+        The curves before and after the correction.
 
     Raises:
         InputError: if the maps are not cubes of one size.
@@ -131,14 +151,9 @@ def half_map_fsc(
 def _phases_randomised(
     volume: Float[Tensor, "n n n"], shell: int, generator: torch.Generator
 ) -> Float[Tensor, "n n n"]:
-    """The map with the phases of a white noise map from a shell's inner edge on: Hermitian as they must be."""
+    """The map with phases of white noise from a shell's inner edge on; a noise map's phases are Hermitian."""
     n = len(volume)
     spectrum = centred_fft(volume.double(), ndim=3)
     noise = centred_fft(torch.randn(n, n, n, generator=generator, dtype=torch.float64), ndim=3)
     beyond = radii(n, 3) >= shell - 0.5
     return centred_ifft(torch.where(beyond, spectrum.abs() * noise / noise.abs(), spectrum), ndim=3).real
-
-
-def soft_sphere(n: int, radius_px: float, edge_px: float = 5.0) -> Float[Tensor, "n n n"]:
-    """1 within ``radius_px`` of the origin, falling to 0 over the next ``edge_px`` by a raised cosine."""
-    return 0.5 + 0.5 * torch.cos(math.pi * ((radii(n, 3) - radius_px) / edge_px).clamp(0, 1))

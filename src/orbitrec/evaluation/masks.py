@@ -1,4 +1,4 @@
-"""Where the particle is: a soft mask from the map itself."""
+"""Masks: a ball, and the particle's own shape, with soft edges."""
 
 import math
 
@@ -7,29 +7,45 @@ from jaxtyping import Float
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from orbitrec.evaluation.fsc import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
-from orbitrec.geometry.grids import radial_frequencies
+from orbitrec.geometry.grids import radial_frequencies, radii
 
 NOISE_DEVIATIONS = 4.0
 PEAK_SHARE = 0.1
-"""A voxel of the smooth map is the particle's above this share of its highest and above the noise around the ball."""
+"""A voxel is the particle's where the smooth map is above this share of its maximum, and above the noise."""
+
+
+def soft_sphere(n: int, radius_px: float, edge_px: float = 5.0) -> Float[Tensor, "n n n"]:
+    """A ball: 1 within a radius of the origin, falling to 0 beyond by a raised cosine.
+
+    Args:
+        n: voxels along an edge of the box; the origin is at index ``n // 2``.
+        radius_px: of the ball, in voxels.
+        edge_px: width of its edge, in voxels.
+
+    Returns:
+        Values between 0 and 1, (n, n, n), float64.
+    """
+    return 0.5 + 0.5 * torch.cos(math.pi * ((radii(n, 3) - radius_px) / edge_px).clamp(0, 1))
 
 
 def soft_mask(
     volume: Float[Tensor, "n n n"], radius_px: float, smooth_px: float, extend_px: float = 3.0, edge_px: float = 6.0
 ) -> Float[Tensor, "n n n"]:
-    """1 within ``extend_px`` of where the smoothed map is dense, falling to 0 over ``edge_px`` by a raised cosine.
+    """The particle's shape: 1 near where the smoothed map is dense, falling to 0 beyond by a raised cosine.
 
-    A mask from a map's densest parts alone cuts the particle; random phases tell what that does to an FSC
-    (:func:`orbitrec.evaluation.fsc.half_map_fsc`), so that the threshold need not be perfect.
+    The threshold need not be perfect: :func:`orbitrec.evaluation.fsc.half_map_fsc` corrects for what a mask that cuts
+    the particle does to an FSC.
 
     Args:
-        volume: a map whose noise outside the ball has not been taken away; dense is positive.
-        radius_px: of the ball that holds the particle; a map that shows nothing is masked by it.
+        volume: a map with its noise outside the ball, dense positive, (n, n, n).
+        radius_px: of the ball that holds the particle, in voxels; a map that shows nothing is masked by it.
         smooth_px: features smaller than this are smoothed away before the threshold.
-        extend_px: how far the mask reaches beyond what is dense.
+        extend_px: how far the mask extends beyond what is dense.
         edge_px: width of its edge.
+
+    Returns:
+        Values between 0 and 1, (n, n, n), float64.
     """
     n = len(volume)
     ball = soft_sphere(n, radius_px)

@@ -1,7 +1,7 @@
-"""Fit of one map to another at one resolution: scan of all rotations, then Gauss–Newton in six parameters.
+"""The fit of one map to another at one resolution: a scan of rotations, then Levenberg–Marquardt in six parameters.
 
 Lengths are in boxes and frequencies in cycles per box here, so that nothing depends on how finely a map is sampled:
-a candidate is an orthogonal matrix Q (determinant −1 for the other hand) and a shift t, and predicts the reference's
+a candidate is an orthogonal matrix Q (determinant −1 for a mirrored map) and a shift t, and predicts the reference's
 transform at the lattice point j as ``e^{-2πi j·t} v̂(Qᵀj)`` times an unknown scale per shell.
 """
 
@@ -37,14 +37,14 @@ class Candidates:
 
     @staticmethod
     def identity() -> "Candidates":
-        """The map as it is."""
+        """The one candidate that does not move the map."""
         one = torch.eye(3, dtype=torch.float64)[None]
         return Candidates(one, torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
 
     def __getitem__(self, index: Tensor) -> "Candidates":
         return Candidates(self.matrix[index], self.shift[index], self.score[index])
 
-    def best_of_each_hand(self, keep: int) -> "Candidates":
+    def best_of_each_handedness(self, keep: int) -> "Candidates":
         """The ``keep`` best proper and the ``keep`` best improper candidates, best first, no two within 20°."""
         proper = torch.linalg.det(self.matrix) > 0
         return self[torch.cat([self._distinct(chosen, keep) for chosen in (proper, ~proper)])]
@@ -102,21 +102,28 @@ class RigidFit:
         weight = 1.0 + (lattice[:, 0] > 0).float()
         return RigidFit(coarse, value, torch.cat([in_rotation, in_shift], dim=-1), lattice, shell, weight)
 
-    def scan(self, rotations: Float[Tensor, "r 3 3"], hand: bool) -> Candidates:
-        """Every rotation, as it is and (if ``hand``) inverted, at the best shift of a coarse grid.
+    def scan(self, rotations: Float[Tensor, "r 3 3"], handedness: bool) -> Candidates:
+        """All given rotations, each at the best shift of a coarse grid.
 
-        The score is ``Σ_s N_s FSC_s``: shells are scaled to equal power per point, so that a blob's low frequencies
-        do not hide what tells orientations apart.
+        The score is ``Σ_s N_s FSC_s``: shells are scaled to equal power per point, so that the low frequencies, which
+        all orientations share, do not hide the differences.
+
+        Args:
+            rotations: to try, (r, 3, 3).
+            handedness: try their negatives, the mirrored map, as well.
+
+        Returns:
+            One candidate for each, in no particular order.
         """
         count = self._sum(self.weight)
         target = self.reference * (count / self._power(self.reference)).sqrt()[self.shell]
         z, y, x = (self.lattice.flip(1) % _SHIFT_GRID).unbind(1)
-        hands = (1, -1) if hand else (1,)
+        signs = (1, -1) if handedness else (1,)
         found = []
         for rotated in rotations.split(_CHUNK):
             moved = self.moving.fourier(self._points(rotated))
             moved = moved * (count / self._power(moved)).sqrt()[..., self.shell]
-            for sign in hands:
+            for sign in signs:
                 spectrum = moved.new_zeros(len(rotated), _SHIFT_GRID, _SHIFT_GRID, _SHIFT_GRID // 2 + 1)
                 spectrum[:, z, y, x] = target * (moved.conj() if sign > 0 else moved)
                 score, at = torch.fft.irfftn(spectrum, dim=(1, 2, 3), norm="forward").flatten(1).max(1)
@@ -130,7 +137,7 @@ class RigidFit:
         )
 
     def agreement(self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]) -> Float[Tensor, "c"]:
-        """Mean over the lattice points of their shell's correlation, between −1 and 1."""
+        """The mean over all lattice points of their shell's correlation, between −1 and 1."""
         phase = (-2j * math.pi * (self.lattice.double() @ shift[..., None]).squeeze(-1)).exp()
         moved = phase.to(torch.complex64) * self.moving.fourier(self._points(matrix))
         cross = self._sum(self.weight * (moved.conj() * self.reference).real)
@@ -139,10 +146,11 @@ class RigidFit:
         return (correlation * count).sum(-1) / count.sum()
 
     def refined(self, start: Candidates) -> Candidates:
-        """Levenberg–Marquardt on ``−½ Σ_s N_s log(1 − FSC_s²)``, all candidates at once.
+        """Candidates of greater likelihood near the given ones, by Levenberg–Marquardt on all of them at once.
 
-        That is the log-likelihood of the reference given the moved map when every shell has its own unknown scale and
-        white noise, both at their best values; it needs neither noise level nor sharpening.
+        The score is ``−½ Σ_s N_s log(1 − FSC_s²)``, the log-likelihood of the reference given the moved map when every
+        shell has its own unknown scale and white noise, both at their best values. It needs neither the noise level nor
+        the sharpening.
         """
 
         def model(candidate: Point) -> LocalModel:
@@ -150,13 +158,13 @@ class RigidFit:
             return LocalModel(-score, -slope, normal)
 
         place = (start.matrix, start.shift)
-        place, misfit = minimise(model, _moved, place, steps=_STEPS, damping=_DAMPING, settled=_SETTLED)
-        return Candidates(*place, -misfit)
+        (matrix, shift), misfit = minimise(model, _moved, place, steps=_STEPS, damping=_DAMPING, settled=_SETTLED)
+        return Candidates(matrix, shift, -misfit)
 
     def _linearised(
         self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]
     ) -> tuple[Float[Tensor, "c"], Float[Tensor, "c 6 6"], Float[Tensor, "c 6"]]:
-        """Score, Gauss–Newton matrix and slope in a further (rotation vector, shift) of the moved map."""
+        """Score, Gauss–Newton matrix and gradient in a further (rotation vector, shift) of the moved map."""
         phase = (-2j * math.pi * (self.lattice.double() @ shift[..., None]).squeeze(-1)).exp()
         moved = phase.to(torch.complex64) * self.moving.fourier(self._points(matrix))
         count, power, target = self._sum(self.weight), self._power(moved), self._power(self.reference)
@@ -185,5 +193,5 @@ class RigidFit:
 
 def _moved(place: Point, step: Float[Tensor, "c 6"]) -> Point:
     """Candidates rotated further by a rotation vector, then shifted."""
-    (matrix, shift), turn = place, rotation_vector_to_matrix(step[:, :3])
-    return turn @ matrix, (turn @ shift[..., None]).squeeze(-1) + step[:, 3:]
+    (matrix, shift), small = place, rotation_vector_to_matrix(step[:, :3])
+    return small @ matrix, (small @ shift[..., None]).squeeze(-1) + step[:, 3:]

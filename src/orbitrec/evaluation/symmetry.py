@@ -1,4 +1,4 @@
-"""A map's own symmetry: where its axes are, and how well it shows them."""
+"""The symmetry of a map: where its axes are, and how symmetric about them it is."""
 
 import math
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
 
 _AXES_DEGREE = 30
-"""Of the design of axes that are tried: some 500 directions, 9° apart."""
+"""Degree of the design of axes that are tried: some 500 directions, 9° apart."""
 _SAME_ANGLE = math.radians(10)
 _CYCLES = (6, 12)
 
 
 @dataclass(frozen=True)
 class Axes:
-    """How a map is brought into a group's setting: ``v(Rᵀ(x − s))`` has its main axis on z, a two-fold one on x.
+    """How a map is brought to a group's standard setting: ``v(Rᵀ(x − s))`` has its main axis on z, a two-fold one on x.
 
     Attributes:
         rotation: R.
-        shift_px: s, x, y, z.
+        shift_px: s in voxels, x, y, z.
         score: mean correlation of the map's shells with those of its rotated copies, weighted by their points: 1 for
             perfect symmetry, near 0 for none.
     """
@@ -37,39 +37,46 @@ class Axes:
 def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
     """The axes about which a map is most nearly symmetric.
 
-    Every axis of a design is scored at its best shift by the copy that is rotated by 2π/n about it, and the best climb;
-    a two-fold axis is sought at right angles to the one that is found.
+    Every axis of a design is scored by the map's copy rotated by 2π/f about it, at the best shift (f is the fold of the
+    main axis), and the best are refined. A two-fold axis is then looked for at right angles to the main one.
+
+    Args:
+        volume: the map, (n, n, n), z, y, x.
+        group: the point group.
+
+    Returns:
+        The motion to the group's standard setting, and how symmetric the map is.
     """
     n = len(volume)
     fits = [RigidFit.of(volume, volume, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
     directions = spherical_design(_AXES_DEGREE)
-    main, turn, shift = _best(fits, directions[: len(directions) // 2], 2 * math.pi / group.fold)
-    turns, shifts = [turn], [shift]
+    main, rotation, shift = _best(fits, directions[: len(directions) // 2], 2 * math.pi / group.fold)
+    rotations, shifts = [rotation], [shift]
     across = torch.linalg.svd(main[None]).Vh[1:]
     if group.dihedral:
         angles = math.pi * torch.arange(60, dtype=torch.float64) / 60
-        across, turn, shift = _best(fits, torch.stack([angles.cos(), angles.sin()], dim=1) @ across, math.pi)
-        turns, shifts = [*turns, turn], [*shifts, shift]
+        across, rotation, shift = _best(fits, torch.stack([angles.cos(), angles.sin()], dim=1) @ across, math.pi)
+        rotations, shifts = [*rotations, rotation], [*shifts, shift]
         across = across[None]
     x = across[0] - (across[0] @ main) * main
     x = x / x.norm()
-    rotation = torch.stack([x, torch.linalg.cross(main, x), main])
-    # A turn Q about an axis through p moves the map by (1 − Q) p.
-    stacked = torch.cat([torch.eye(3, dtype=torch.float64) - each for each in turns])
+    standard = torch.stack([x, torch.linalg.cross(main, x), main])
+    # A rotation Q about an axis through p moves the map by (1 − Q) p.
+    stacked = torch.cat([torch.eye(3, dtype=torch.float64) - each for each in rotations])
     centre = torch.linalg.pinv(stacked, rtol=1e-3) @ torch.cat(shifts)
-    return Axes(rotation, -n * rotation @ centre, _score(fits[-1], group, rotation, centre))
+    return Axes(standard, -n * standard @ centre, _score(fits[-1], group, standard, centre))
 
 
 def _best(
     fits: list[RigidFit], axes: Float[Tensor, "a 3"], angle: float
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "3 3"], Float[Tensor, "3"]]:
-    """Axis, turn and shift (in boxes) of the best copy rotated by ``angle`` about one of ``axes``, or near it."""
-    found = fits[0].scan(rotation_vector_to_matrix(angle * axes), hand=False).best_of_each_hand(6)
+    """Axis, rotation and shift (in boxes) of the rotated copy that agrees best, about an axis near one of ``axes``."""
+    found = fits[0].scan(rotation_vector_to_matrix(angle * axes), handedness=False).best_of_each_handedness(6)
     start = found
     for fit in fits:
         found = fit.refined(found)
     cosine = (found.matrix.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
-    # The climb may have gone to the identity, which fits every map.
+    # The refinement may have gone to the identity, which fits every map.
     stayed = (cosine.clamp(-1, 1).acos() - angle).abs() < _SAME_ANGLE
     found = Candidates(
         torch.where(stayed[:, None, None], found.matrix, start.matrix),
@@ -78,19 +85,19 @@ def _best(
     )
     agreement = fits[-1].agreement(found.matrix, found.shift)
     best = int(torch.where(stayed, agreement, agreement - 2).argmax())
-    turn = found.matrix[best]
-    axis = torch.linalg.eigh((turn + turn.mT) / 2).eigenvectors[:, -1]  # of the eigenvalue 1
-    return axis, rotation_vector_to_matrix(_signed(turn, axis) * angle * axis), found.shift[best]
+    Q = found.matrix[best]
+    axis = torch.linalg.eigh((Q + Q.mT) / 2).eigenvectors[:, -1]  # of the eigenvalue 1
+    return axis, rotation_vector_to_matrix(_sense(Q, axis) * angle * axis), found.shift[best]
 
 
-def _signed(turn: Float[Tensor, "3 3"], axis: Float[Tensor, "3"]) -> float:
-    """The sense of a turn about its axis."""
-    skew = torch.stack([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
+def _sense(Q: Float[Tensor, "3 3"], axis: Float[Tensor, "3"]) -> float:
+    """1 if the rotation is right-handed about its axis, else −1."""
+    skew = torch.stack([Q[2, 1] - Q[1, 2], Q[0, 2] - Q[2, 0], Q[1, 0] - Q[0, 1]])
     return 1.0 if float(skew @ axis) >= 0 else -1.0
 
 
 def _score(
-    fit: RigidFit, group: PointGroup, rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"]
+    fit: RigidFit, group: PointGroup, standard: Float[Tensor, "3 3"], centre: Float[Tensor, "3"]
 ) -> float:  # fmt: skip
-    turns = rotation.mT @ group.matrices()[1:] @ rotation
-    return float(fit.agreement(turns, centre - turns @ centre).mean())
+    copies = standard.mT @ group.matrices()[1:] @ standard
+    return float(fit.agreement(copies, centre - copies @ centre).mean())

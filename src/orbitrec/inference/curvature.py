@@ -72,8 +72,8 @@ class _Curvature:
         self.problem, self.bank = problem, problem.bank(w)
         self.basis = projector.angular[:, :, projector.basis.lm]
         self.model = torch.einsum("dmk,dmi->dik", self.bank.templates, self.basis.conj()).real * projector.radial
-        self.turns = torch.exp(1j * circle.in_plane_angles[:, None] * circle.modes).to(self.basis.dtype)  # (a, m)
-        self.synthesis = torch.view_as_real(self.turns.conj().resolve_conj()).flatten(1)
+        self.rotations = torch.exp(1j * circle.in_plane_angles[:, None] * circle.modes).to(self.basis.dtype)  # (a, m)
+        self.synthesis = torch.view_as_real(self.rotations.conj().resolve_conj()).flatten(1)
 
     def posterior(self, part: Observations) -> Float[Tensor, "b d a"]:
         return posterior(scores(part, self.bank))[0][:, 0]
@@ -85,7 +85,7 @@ class _Curvature:
     def mean_score_gradient(
         self, part: Observations, p: Float[Tensor, "b d a"], z: Complex[Tensor, "b m p"]
     ) -> Float[Tensor, "b p"]:
-        rotated = p.to(z.dtype) @ self.turns  # (b, d, m)
+        rotated = p.to(z.dtype) @ self.rotations  # (b, d, m)
         angular = torch.einsum("bdm,dmi->bmi", rotated, self.basis.conj())
         model = torch.einsum("bd,dik->bik", p.sum(2), self.model)
         return (angular * z).real.sum(1) - (model @ part.ctf2_over_noise[:, :, None])[:, :, 0]
@@ -97,7 +97,8 @@ class _Curvature:
         size = self.basis.shape[2]
         products = (z[:, None] * self.basis.conj()).mT  # (b, d, p, m)
         gradient = (
-            torch.view_as_real(products).flatten(3) @ torch.view_as_real(self.turns.conj().resolve_conj()).flatten(1).mT
+            torch.view_as_real(products).flatten(3)
+            @ torch.view_as_real(self.rotations.conj().resolve_conj()).flatten(1).mT
         )
         gradient -= torch.einsum("dik,bk->bdi", self.model, part.ctf2_over_noise)[..., None]
         weighted = (gradient * p.sqrt()[:, :, None]).transpose(2, 3).reshape(-1, size)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.densities.gridded import mixed_with_uniform
+
 
 @runtime_checkable
 class GroupDensity(Protocol):
@@ -100,5 +102,5 @@ class EstimatedDirections:
     ) -> Float[Tensor, "d"]:
         """Log of the mean posterior, mixed with the uniform density."""
         seen = occupancy.sum(1) + inertia * unknowns.softmax(0)
-        density = (1 - self.floor) * seen / seen.sum() + self.floor / self.directions
+        density = mixed_with_uniform(seen, self.floor)
         return density.clamp(min=torch.finfo(density.dtype).eps).log()

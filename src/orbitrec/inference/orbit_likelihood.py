@@ -176,7 +176,7 @@ class OrbitLikelihood:
     def expectation(
         self, w: Float[Tensor, "q"], index: Int[Tensor, "b"] | None = None
     ) -> tuple[float, Float[Tensor, "s"]]:
-        """Mean value; for an observation ``C* first``, ``second`` and, if the density is unknown, its occupancy, flat."""
+        """Mean value; of an observation ``C* first``, ``second`` and, for an unknown density, its occupancy, flat."""
         found = self.statistics(w, index)
         right = self.projector.adjoint(found.first).double()
         parts = [right, found.second.double().flatten().to(right.device)]

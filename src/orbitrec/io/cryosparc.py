@@ -71,6 +71,9 @@ class CryosparcTable:
             pixel_size_A: pixel size of all images in Å, instead of the file's.
             passthrough: the job's passthrough file, where it is not beside the table.
 
+        Returns:
+            The table.
+
         Raises:
             InputError: if there is no such file, it is no cryoSPARC table, is truncated, or lists no particles.
         """
@@ -225,9 +228,14 @@ class CryosparcTable:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """Write the table with these poses; see :meth:`ParticleTable.write_posed`.
+        """Write the table with these poses; paths stay relative to the project's folder, as cryoSPARC has them.
 
-        Paths stay relative to the project's folder, as cryoSPARC has them.
+        Args:
+            path: the file to write.
+            rotations: rotation matrix of every particle, in RELION's convention.
+            shifts_A: displacement (x, y) of every particle's content in Å.
+            stacks: the stack file found for each of ``sources().names``; not needed here.
+            halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
         out = self._with_alignments()
         pixel = self.pixel_sizes_A()

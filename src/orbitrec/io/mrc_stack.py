@@ -112,7 +112,15 @@ class MrcStack:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """Write the particles as RELION 3.1 tables; see :meth:`ParticleTable.write_posed`."""
+        """Write the particles as RELION 3.1 tables.
+
+        Args:
+            path: the file to write.
+            rotations: rotation matrix of every particle, in RELION's convention.
+            shifts_A: displacement (x, y) of every particle's content in Å.
+            stacks: the stack file found for each of ``sources().names``.
+            halves: half-set of every particle, 1 or 2; no column where None.
+        """
         shifts_px = shifts_A / self.pixel_size_A
         tables = particle_tables(
             str(stacks[0]), self.count, self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px

@@ -113,6 +113,9 @@ class ParticleStack:
             passthrough: the passthrough file of a cryoSPARC job, where it is not beside the table.
             ctf: whether to read the CTF; None reads it where the table has one.
 
+        Returns:
+            The particles.
+
         Raises:
             InputError: if the table is missing, malformed or empty, gives no pixel size, or lacks CTF columns while
                 ``ctf`` is set; if a stack is missing, truncated or shorter than the table says, has images that are
@@ -212,9 +215,13 @@ class ParticleStack:
         shifts_px: Float[Tensor, "N 2"],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """Write the table again with these poses (displacements (x, y) of the content in pixels), atomically.
+        """Write the table again with these poses, atomically; rows, order, other columns and the dialect are kept.
 
-        Rows, their order, other columns and the dialect are kept. ``halves``: the half-set, 1 or 2, of every particle.
+        Args:
+            path: the file to write.
+            rotations: rotation matrix of every particle, in RELION's convention.
+            shifts_px: displacement (x, y) of every particle's content in pixels of the common grid.
+            halves: half-set of every particle, 1 or 2; None keeps those of the table.
         """
         resolved = [Path(os.path.abspath(stack.path)) for stack in self.stacks]
         self.table.write_posed(path, rotations, shifts_px * self.pixel_size_A, resolved, halves)

@@ -83,6 +83,9 @@ class RelionTable:
             path: the STAR file.
             pixel_size_A: pixel size of all images in Å, instead of the file's.
 
+        Returns:
+            A table of that block; it may be empty.
+
         Raises:
             InputError: if there is no such file or it is malformed.
         """
@@ -275,10 +278,17 @@ class RelionTable:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """Write the table with these poses; see :meth:`ParticleTable.write_posed`.
+        """Write the table with these poses.
 
         Images are named by absolute path: RELION resolves names from the folder it is started in, not from that of
         the STAR file, so no relative name would work both there and here.
+
+        Args:
+            path: the file to write.
+            rotations: rotation matrix of every particle, in RELION's convention.
+            shifts_A: displacement (x, y) of every particle's content in Å.
+            stacks: the stack file found for each of ``sources().names``.
+            halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
         sources = self.sources()
         places = zip(sources.section, sources.stack, strict=True)

@@ -1,4 +1,4 @@
-"""RELION's columns, and the tables of new particle sets."""
+"""Names and values of RELION's columns, and the tables of new particle sets."""
 
 import numpy as np
 import pandas as pd
@@ -24,13 +24,13 @@ ORIGIN_COLUMNS_PX = ["rlnOriginX", "rlnOriginY"]
 
 
 def angle_columns(rotations: Float[Tensor, "N 3 3"]) -> dict[str, Float[np.ndarray, "N"]]:
-    """RELION's three angles in degrees."""
+    """RELION's columns of Euler angles in degrees, of rotations in its convention."""
     angles = matrix_to_euler(rotations.detach().cpu().double()).numpy()
     return dict(zip(ANGLE_COLUMNS, angles.T.round(6), strict=True))
 
 
 def origin_columns(shifts: Float[Tensor, "N 2"], in_angstrom: bool) -> dict[str, Float[np.ndarray, "N"]]:
-    """RELION's origins, in Å (3.1) or pixels (3.0), for displacements of the content in the same unit."""
+    """RELION's columns of origins, in Å (3.1) or pixels (3.0), of displacements of the content in the same unit."""
     origins = -shifts.detach().cpu().double().numpy().round(6) + 0.0  # + 0.0 turns -0.0 into 0.0
     return dict(zip(ORIGIN_COLUMNS_A if in_angstrom else ORIGIN_COLUMNS_PX, origins.T, strict=True))
 
@@ -55,6 +55,9 @@ def particle_tables(
         ctf: CTF parameters; voltage, Cs and amplitude contrast make the optics groups. No columns where None.
         rotations: poses; no angle or origin columns where None.
         shifts_px: displacements (x, y) of the content in pixels, 0 where None.
+
+    Returns:
+        The blocks ``optics`` and ``particles``.
     """
     particles = pd.DataFrame({"rlnImageName": [f"{index + 1:06d}@{stack_name}" for index in range(count)]})
     optics = {"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"]}

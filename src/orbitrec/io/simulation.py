@@ -1,4 +1,4 @@
-"""Simulated particle stacks on disk, and CTF parameters from a STAR file that lists nothing else."""
+"""Simulated particle stacks on disk, and CTF parameters from a STAR file that need not list images."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _USUAL_OPTICS = {"voltage_kV": 300.0, "cs_mm": 2.0, "amplitude_contrast": 0.1}
 
 
 def read_ctf_list(path: Path | str, count: int) -> CTFParameters:
-    """CTF parameters of the first ``count`` rows of a STAR file, which is begun again where it has fewer.
+    """Read CTF parameters from the first ``count`` rows of a STAR file, which is begun again where it has fewer.
 
     Defocus columns are needed; voltage, Cs and amplitude contrast are 300 kV, 2.0 mm and 0.1 where the file, its
     optics table included, gives none, and the phase shift is 0.

@@ -1,4 +1,4 @@
-"""STAR files: read through the ``starfile`` package, written anew, or rewritten with only some columns changed."""
+"""STAR files, read and written through the ``starfile`` package, or copied with only some columns changed."""
 
 import linecache
 import re
@@ -19,7 +19,9 @@ _TOKEN = re.compile(r'"[^"]*"|\'[^\']*\'|\S+')
 
 
 def read_star(path: Path | str) -> Blocks:
-    """All blocks of a STAR file, in order; columns named ``…Name`` stay text, others become numbers where they can.
+    """Read all blocks of a STAR file, in order.
+
+    Columns named ``…Name`` stay text; others become numbers where all their values are numbers.
 
     Raises:
         InputError: if there is no such file, it cannot be parsed, or two blocks or columns have one name.
@@ -63,12 +65,18 @@ def write_star(path: Path | str, blocks: Blocks) -> None:
 
 
 def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mapping[str, Sequence[str]]) -> None:
-    """Copy a STAR file with the ``columns`` of one loop set, atomically; every other character stays as it is.
+    """Copy a STAR file with new values in some columns of one loop, atomically; every other character is kept.
 
     Columns that the loop does not have are added after its last one.
 
+    Args:
+        source: the file to copy.
+        target: the file to write.
+        block: name of the loop's block, without ``data_``.
+        columns: column name, without its underscore → the value of every row.
+
     Raises:
-        InputError: if the block is no loop, or the file changed since it was read.
+        InputError: if the block is not a loop with a row for every value, as after a change of the file.
     """
     # surrogateescape: bytes that are not UTF-8 come out as they went in
     with (

@@ -146,7 +146,7 @@ def block_moments(
 
 def _parts(templates: Complex[Tensor, "m d k"]) -> Float[Tensor, "m two_d k"]:
     """Real parts above imaginary parts."""
-    return torch.cat([templates.real, templates.imag], dim=-2)
+    return torch.view_as_real(templates).permute(0, 3, 1, 2).flatten(1, 2)
 
 
 def _padded(x: Complex[Tensor, "*shape"], size: int, dim: int) -> Complex[Tensor, "*_"]:

@@ -22,7 +22,7 @@ from orbitrec.densities.harmonic import log_probabilities_on_nodes
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.moments.analytic import Moments, shifted_uniform_moments, uniform_moments
+from orbitrec.moments.analytic import Moments, antipodal_moments, shifted_uniform_moments
 from orbitrec.moments.estimator import MomentAccumulator
 from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
@@ -212,7 +212,9 @@ class _Problem:
     def loss(self, x: Float[Tensor, "x"]) -> Float[Tensor, ""]:
         """Minus the log posterior, relative to that of an empty volume."""
         w, log_density, sigma = self.unpack(x)
-        model = uniform_moments(self.projector.templates(w), log_density.exp(), self.target.grid)
+        shells = self.projector.basis.angular_sum(self.projector.radial, w)
+        half = self.projector.half_templates(shells).transpose(0, 1)
+        model = antipodal_moments(half, log_density.exp(), self.target.grid)
         if self.shift_px != 0:
             model = shifted_uniform_moments(model, self.target.grid, sigma)
         return (self.target.misfit(model) + x.square().sum() / 2) / self.empty

@@ -1,8 +1,8 @@
-"""Bispectrum inversion: a signal from shift-invariant averages, whatever the density of shifts, uniform ones included.
+"""Bispectrum inversion: a signal from averages that no shift changes, so for any density of shifts, uniform ones too.
 
-Of ``B[a, b] = E Y_a Y_b conj Y_{a+b} = v̂_a v̂_b conj v̂_{a+b}`` (frequencies mod n) no shift is seen. Magnitudes come
-from the power spectrum and phases from B, by optimisation on the manifold of phases (Bendory, Boumal, Ma, Zhao and
-Singer 2018, section IV). White noise does not bias B where a, b and a + b are not zero; ``v̂_0`` comes from the mean.
+Shifts cancel in ``B[a, b] = E Y_a Y_b conj Y_{a+b} = v̂_a v̂_b conj v̂_{a+b}`` (frequencies mod n). Magnitudes come from
+the power spectrum and phases from B, by optimisation on the manifold of phases (Bendory, Boumal, Ma, Zhao and Singer
+2018, section IV). White noise does not bias B where a, b and a + b are not zero; ``v̂_0`` comes from the mean.
 """
 
 import math
@@ -23,9 +23,15 @@ _RULES = Rules(200, pairs=10, value_tolerance=1e-13, gradient_tolerance=1e-10)
 
 
 def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: int = 4) -> MRAEstimate:
-    """The signal whose bispectrum is nearest, each entry by its standard error; the density is fitted afterwards.
+    """The signal whose bispectrum is nearest, entries weighted by their standard errors; then the density that fits it.
 
-    The phases start from frequency marching, each time from another phase of the lowest frequency.
+    Args:
+        problem: observations of whole periods.
+        generator: source of the lowest frequency's phase, from which frequency marching makes the other phases.
+        starts: how many of them.
+
+    Returns:
+        Signal and density; the signal's warnings.
 
     Raises:
         InputError: if the observations are windows, or only moments are known.
@@ -33,8 +39,8 @@ def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: 
     began = time.perf_counter()
     n = problem.given_all_samples("bispectrum").n
     target = _weighted(problem, mean_bispectrum(problem.given_observations()))
-    turns = torch.rand(starts, n // 2 + 1, generator=generator, dtype=torch.float64)
-    results = [_ascended(target, _marched(target, start)) for start in torch.exp(2j * math.pi * turns)]
+    angles = torch.rand(starts, n // 2 + 1, generator=generator, dtype=torch.float64)
+    results = [_ascended(target, _marched(target, start)) for start in torch.exp(2j * math.pi * angles)]
     _, best = max(results, key=lambda result: result[0])
     power = problem.moments.second[0].diagonal().real * present_frequencies(problem)
     transform = _phases(best, n)[: n // 2 + 1] * torch.fft.ifftshift(power)[: n // 2 + 1].sqrt()
@@ -45,9 +51,13 @@ def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: 
 
 
 def mean_bispectrum(observations: Float[Tensor, "N n"]) -> Complex[Tensor, "h n"]:
-    """Mean of ``Y_a Y_b conj Y_{a+b}`` over observations, a = 0 … n//2 and all b in the DFT's own order; one pass.
+    """The mean of ``Y_a Y_b conj Y_{a+b}`` over observations, in one pass.
 
-    Y is the unitary transform about index 0. The other half is ``B[−a, −b] = conj B[a, b]``.
+    Args:
+        observations: (N, n); Y is their unitary transform about index 0.
+
+    Returns:
+        Entries for a = 0 … n//2 and all b in the DFT's own order; the others are ``B[−a, −b] = conj B[a, b]``.
     """
     n = observations.shape[1]
     half = n // 2 + 1
@@ -66,7 +76,7 @@ def _sums(n: int) -> Int[Tensor, "h n"]:
 
 
 def _weighted(problem: MRAProblem, bispectrum: Complex[Tensor, "h n"]) -> Complex[Tensor, "h n"]:
-    """``B |v̂_a v̂_b v̂_{a+b}| / (P_a P_b P_{a+b})``, which least squares multiplies the phases with; 0 where biased."""
+    """``B |v̂_a v̂_b v̂_{a+b}| / (P_a P_b P_{a+b})``, the coefficients of weighted least squares; 0 where B is biased."""
     n = problem.model.n
     power = torch.fft.ifftshift(problem.observed_power.clamp(min=_ROUNDING * float(problem.observed_power.max())))
     ratio = torch.fft.ifftshift(problem.moments.second[0].diagonal().real).clamp(min=0).sqrt() / power
@@ -102,7 +112,7 @@ def _ascended(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tupl
 
 
 def _phases(angles: Float[Tensor, "h"], n: int) -> Complex[Tensor, "n"]:
-    """Phases of a real signal's transform in the DFT's own order; even n's Nyquist frequency has a sign, relaxed."""
+    """Phases of a real signal's transform in the DFT's own order; an even n's Nyquist sign is relaxed to a cosine."""
     u = torch.polar(torch.ones_like(angles), angles)
     if n % 2:
         return torch.cat([u, u[1:].flip(0).conj()])

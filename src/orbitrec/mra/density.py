@@ -1,4 +1,4 @@
-"""The density of shifts that a signal's moments ask for: a non-negative least-squares problem."""
+"""The density of shifts of a known signal: a non-negative least-squares problem on its moments."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from orbitrec.mra.problem import MRAProblem
 
 LEAST_PROBABILITY = 1e-4
-"""Of a density that matching starts from: a softmax has no zeros."""
+"""The least probability of a density that matching starts from, since a softmax has no zeros."""
 _ROUNDING = 1e-13
 
 
@@ -20,6 +20,13 @@ def fitted_density(problem: MRAProblem, signal: Float[Tensor, "n"]) -> Float[Ten
     shift s. Entries are weighted by their standard errors ``√(P_k/N)``, ``√(P_k P_l/N)`` with the mean power P of
     observations. Frequencies of the density that a smooth signal does not show would be noise: the prior that
     ``|ρ̂(q)|²`` is about 1/n, its mean for random probabilities, takes them to zero. Exact moments need no prior.
+
+    Args:
+        problem: whose moments are matched.
+        signal: (n,).
+
+    Returns:
+        Probabilities of the n shifts.
     """
     model, n = problem.model, problem.model.n
     views = model.coordinates(model.views(signal)).flatten(1)

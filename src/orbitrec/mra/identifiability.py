@@ -1,4 +1,4 @@
-"""Where theory says that a signal cannot be recovered, or not stably: read off the moments before any recovery.
+"""Where theory says that a signal cannot be recovered, or not stably, as seen from the moments before any recovery.
 
 Two moments determine a signal of non-vanishing transform, up to a shift, if the density of shifts is aperiodic (Abbe,
 Bendory, Leeb, Pereira, Sharon and Singer 2018); the bispectrum does for any density, again if no frequency vanishes.
@@ -14,21 +14,22 @@ from orbitrec.mra.model import PeriodicMRA
 from orbitrec.mra.problem import MRAProblem
 
 _SEEN = 5.0  # standard errors above which a statistic is taken to differ from zero
-_USED = 2.0  # and above which a frequency is worth the noise that it brings
-_ROUNDING = 1e-10  # the share of the largest value below which it is zero were there no noise
+_USED = 2.0  # standard errors above which a frequency is worth the noise that it brings
+_ROUNDING = 1e-10  # of the largest value: less is zero even without noise
 
 
 def present_frequencies(problem: MRAProblem, errors: float = _USED) -> Bool[Tensor, "n"]:
-    """Centred frequencies at which the power spectrum ``|v̂|²`` is above so many of its standard errors."""
+    """Whether the power spectrum ``|v̂|²`` is above so many of its standard errors, at each centred frequency."""
     power = problem.moments.second[0].diagonal().real
     error = problem.observed_power / math.sqrt(problem.count)
     return (power > errors * error) & (power > _ROUNDING * power.max())
 
 
 def density_power(problem: MRAProblem) -> tuple[Float[Tensor, "q"], Float[Tensor, "q"]]:
-    """``|ρ̂(q)|²`` for q = 1 … n//2, which the signal's phases do not enter, and the error of each were it zero.
+    """The power ``|ρ̂(q)|²`` of the density of shifts at q = 1 … n//2, and the standard error of each if it were zero.
 
-    ``|M²[k, l]|² = |v̂(k)|² |v̂(l)|² |ρ̂(k − l)|²``: the sum of the left side over a diagonal over that of the powers.
+    Since ``|M²[k, l]|² = |v̂(k)|² |v̂(l)|² |ρ̂(k − l)|²``, it is the sum of the left side over a diagonal divided by the
+    sum of the products of powers; the signal's phases do not enter.
     """
     second, n = problem.moments.second[0], problem.model.n
     index = torch.arange(n)
@@ -44,14 +45,14 @@ def density_power(problem: MRAProblem) -> tuple[Float[Tensor, "q"], Float[Tensor
 
 
 def density_period(problem: MRAProblem) -> int:
-    """The period in samples of the density of shifts: n if it is aperiodic, 1 if it looks uniform."""
+    """The period of the density of shifts in samples: n if it is aperiodic, 1 if it looks uniform."""
     power, error = density_power(problem)
     seen = torch.nonzero((power > _SEEN * error) & (power > _ROUNDING)).flatten() + 1
     return problem.model.n // math.gcd(problem.model.n, *seen.tolist())
 
 
 def signal_warnings(problem: MRAProblem) -> tuple[str, ...]:
-    """What the power spectrum says: that it is noise, or vanishes at a frequency below one at which it does not."""
+    """Warnings from the power spectrum: that it is only noise, or that it vanishes below its highest frequency."""
     if not isinstance(problem.model, PeriodicMRA):
         return ()
     n = problem.model.n
@@ -64,13 +65,13 @@ def signal_warnings(problem: MRAProblem) -> tuple[str, ...]:
     if not absent:
         return ()
     return (
-        f"the signal's transform cannot be told from zero at {_listed(absent)} of 1 to {n // 2}, "
-        "with more beyond: its phase there is unknown, and what hangs on it unstable",
+        f"the signal's transform cannot be distinguished from zero at {_listed(absent)} of 1 to {n // 2}, "
+        "with more beyond: its phase there is unknown, and what depends on it is unstable",
     )
 
 
 def two_moment_warnings(problem: MRAProblem) -> tuple[str, ...]:
-    """What speaks against a recovery by the first two moments: the density of shifts, or the signal."""
+    """Warnings for a recovery by the first two moments: of the density of shifts, then of the signal."""
     if not isinstance(problem.model, PeriodicMRA):
         return ()
     period, n = density_period(problem), problem.model.n

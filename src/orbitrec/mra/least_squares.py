@@ -1,4 +1,4 @@
-"""Least squares on moments: the classical match of signal and density to M̂¹ and M̂², from several starts."""
+"""Least squares on moments: signal and density that match M̂¹ and M̂² best, from several starts."""
 
 import time
 from collections.abc import Callable
@@ -14,13 +14,22 @@ from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
 from orbitrec.mra.starts import starting_signals
 from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 
-# Frequencies above the seen ones that are fitted: M² beside its diagonal tells more of them than their power does. On
-# smooth signals one halves the error from 10⁵ observations on, and more bring noise.
+# Frequencies above the seen ones that are fitted: off its diagonal M² knows more of them than their power does. On
+# smooth signals one of them halves the error from 10⁵ observations on, and more bring noise.
 _MARGIN = 1
 
 
 def recover_least_squares(problem: MRAProblem, generator: torch.Generator, starts: int = 4) -> MRAEstimate:
-    """The match of least loss of several: from the spectral method where it applies, the others from random signals."""
+    """The signal of the best match among several starts, and the density that fits it.
+
+    Args:
+        problem: whose moments are matched.
+        generator: source of the random starts.
+        starts: how many; the first is the spectral method's signal where it applies.
+
+    Returns:
+        Signal and density, with warnings where two moments do not determine them.
+    """
     began = time.perf_counter()
     results = [
         matched(problem, signal, fitted_density(problem, signal))
@@ -36,9 +45,18 @@ def recover_least_squares(problem: MRAProblem, generator: torch.Generator, start
 
 
 def misfit(problem: MRAProblem, signal: Float[Tensor, "n"], density: Float[Tensor, "n"]) -> Float[Tensor, ""]:
-    """``Σ_k |ΔM¹_k|²/P_k + Σ_kl |ΔM²_kl|²/(P_k P_l)``, P the observations' mean power: entries by their errors.
+    """The squared errors of the moments of a signal and a density, weighted by the entries' standard errors.
 
-    N times this is about n + n² at the truth, the number of entries.
+    ``Σ_k |ΔM¹_k|²/P_k + Σ_kl |ΔM²_kl|²/(P_k P_l)`` with P the observations' mean power. N times this is about n + n² at
+    the truth, the number of entries.
+
+    Args:
+        problem: whose moments are compared with.
+        signal: (n,).
+        density: probabilities of the n shifts.
+
+    Returns:
+        A differentiable scalar.
     """
     weight = problem.standard_errors.reciprocal()
     difference = model_moments(problem.model, signal, density) - problem.moments
@@ -54,10 +72,20 @@ def matched(
     enough: float = 0.0,
     iterations: int = 150,
 ) -> tuple[float, Float[Tensor, "n"]]:
-    """The loss and the signal at the end of L-BFGS from one start, over the signal and the logits of the density.
+    """The match of a signal and a density to the moments from one start, by L-BFGS over samples and logits.
 
-    The loss is :func:`misfit` with the density's prior of :func:`fitted_density`; the signal is kept to the frequencies
-    that stand out of the noise and the next above. It ends early when the misfit alone is at most ``enough``.
+    The loss is :func:`misfit` plus the density's prior of :func:`fitted_density`. The signal is restricted to the
+    frequencies that stand out of the noise and the next one above.
+
+    Args:
+        problem: whose moments are matched.
+        signal: where to begin, (n,).
+        density: where to begin, (n,).
+        enough: end when the misfit alone is at most this.
+        iterations: the most of L-BFGS.
+
+    Returns:
+        The loss, and the signal.
     """
     n = problem.model.n
     band = _band(problem, _MARGIN)
@@ -81,7 +109,7 @@ def matched(
 
 
 def _band(problem: MRAProblem, margin: int) -> Callable[[Float[Tensor, "n"]], Float[Tensor, "n"]]:
-    """The projection of signals to the seen frequencies and so many above the highest; windows do not tell them."""
+    """The projection of signals to the seen frequencies and so many above; the identity for windows."""
     n = problem.model.n
     if not isinstance(problem.model, PeriodicMRA):
         return lambda signal: signal

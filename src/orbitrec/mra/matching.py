@@ -1,8 +1,8 @@
 """The reconstruction phase: signals and densities whose moments match given ones (2.15), several problems at once.
 
-What is varied is a :class:`Representation`: the parameters θ of an encoder, as the thesis does it, or signal and
-density themselves. Each problem has its own parameters; Adam treats every number by itself, so that matching many
-problems together is the same as matching each alone.
+A :class:`Representation` says what is varied: the parameters θ of an encoder, as in the thesis, or signal and density
+themselves. Each problem has its own parameters. Adam treats every number by itself, so matching many problems together
+is the same as matching each alone.
 """
 
 import time
@@ -29,12 +29,12 @@ Pair = tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]
 
 @dataclass(frozen=True, eq=False)
 class Representation:
-    """Numbers to vary, for each of b problems, and what they stand for.
+    """What is varied for each of b problems, and the densities and signals that it stands for.
 
     Attributes:
-        parameters: by name, each with the problem first.
-        pair: densities and signals (b, n) of parameters.
-        rate: Adam's learning rate to begin with.
+        parameters: by name; the first axis of each is the problem.
+        pair: densities and signals (b, n) of such parameters.
+        rate: the learning rate of Adam's first step.
     """
 
     parameters: dict[str, Tensor]
@@ -42,15 +42,23 @@ class Representation:
     rate: float
 
     def start(self) -> Pair:
-        """Densities and signals before anything is varied."""
+        """The densities and signals of the parameters to begin with."""
         with torch.no_grad():
             return self.pair(self.parameters)
 
 
 def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Float[Tensor, "b n"]) -> Int[Tensor, "b"]:
-    """The shift (b,) of each signal, of all n, with which it and the density explain the moments best (2.14), (2.15).
+    """The shift of each signal with which it and its density explain the moments best (2.14), (2.15).
 
-    (2.9) forgives density and signal a shift each; their moments do not: the shift of one against the other counts.
+    The error (2.9) allows density and signal a shift each; their moments depend on the shift of one against the other.
+
+    Args:
+        moments: of b problems.
+        density: (b, n).
+        signal: (b, n).
+
+    Returns:
+        A number of samples for each problem, (b,).
     """
     candidates = all_shifts(signal)  # (b, s, n)
     trial = model_moments(PeriodicMRA(signal.shape[-1]), candidates, density[:, None].expand_as(candidates))
@@ -59,7 +67,16 @@ def jointly_shifted(moments: Moments, density: Float[Tensor, "b n"], signal: Flo
 
 
 def by_encoder(encoder: Encoder, problems: SignalProblems, rate: float = 1e-4) -> Representation:
-    """θ of a copy of the encoder for each problem; its signal is shifted once, at the start, to match its density."""
+    """The parameters θ of one copy of the encoder for each problem, as in the thesis.
+
+    Args:
+        encoder: what is copied.
+        problems: whose moments the encoder is given.
+        rate: the learning rate of Adam's first step.
+
+    Returns:
+        The representation. Each signal is shifted by what :func:`jointly_shifted` finds at the start.
+    """
 
     def one(
         parameters: dict[str, Tensor], first: Tensor, second: Tensor, sigma: Tensor, count: Tensor
@@ -85,7 +102,16 @@ def by_encoder(encoder: Encoder, problems: SignalProblems, rate: float = 1e-4) -
 
 
 def directly(density: Float[Tensor, "b n"], signal: Float[Tensor, "b n"], rate: float = 1e-2) -> Representation:
-    """Samples of the signals and logits of the densities, ρ = softmax."""
+    """Samples of the signals and logits of the densities, with ρ = softmax.
+
+    Args:
+        density: to begin with, (b, n).
+        signal: to begin with, (b, n).
+        rate: the learning rate of Adam's first step.
+
+    Returns:
+        The representation.
+    """
     logits = density.clamp(min=LEAST_PROBABILITY).log()
     return Representation(
         {"logits": logits.clone(), "signal": signal.clone()},
@@ -100,14 +126,17 @@ def match(
     iterations: int,
     callback: Callable[[int, float, Pair], None] = lambda iteration, seconds, pair: None,
 ) -> Pair:
-    """Minimise (2.15), λ = 1, by Adam with a rate that falls as a cosine to zero.
+    """Densities and signals that minimise (2.15) with λ = 1, by Adam with a rate that falls as a cosine to zero.
 
     Args:
-        representation: what to vary, and from where.
+        representation: what is varied, and where to begin.
         moments: M̂¹ and M̂² of the problems, one block each.
         iterations: of Adam.
-        callback: hears before each iteration, and after the last: its number, the processor's seconds so far, densities
-            and signals.
+        callback: called before each iteration and after the last with its number, the processor's seconds so far, and
+            densities and signals.
+
+    Returns:
+        Densities and signals at the end.
     """
     varied = {name: value.clone().requires_grad_() for name, value in representation.parameters.items()}
     adam = ScheduledAdam(varied.values(), cosine(representation.rate, iterations))

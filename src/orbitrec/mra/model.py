@@ -17,38 +17,42 @@ from orbitrec.models.base import Circle
 
 
 def shifted(signal: Float[Tensor, "*batch n"], by: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch n"]:
-    """Each signal (or density) moved by its own whole number of samples, ``R_s v``."""
+    """Each signal or density shifted cyclically by its own whole number of samples, ``R_s v``."""
     index = torch.arange(signal.shape[-1], device=signal.device)
     return signal.gather(-1, (index - by[..., None]) % signal.shape[-1])
 
 
 def all_shifts(signal: Float[Tensor, "... n"]) -> Float[Tensor, "... n n"]:
-    """The n cyclic shifts of each signal: row s is ``R_s v``."""
+    """The n cyclic shifts of each signal; row s is ``R_s v``."""
     index = torch.arange(signal.shape[-1], device=signal.device)
     return signal[..., (index - index[:, None]) % signal.shape[-1]]
 
 
 @dataclass(frozen=True)
 class PeriodicMRA:
-    """All n samples are seen: one direction, n circular modes, one node, n angles (the shifts).
+    """Multireference alignment with whole periods: all n samples are seen.
 
-    Modes are the centred DFT's, ``j − n//2``; angle s is the shift by s samples, since ``2πs/n · m = k s``.
+    As an orbit model it has one direction, n circular modes, one node and n angles, the shifts. Modes are those of the
+    centred DFT, ``j − n//2``; angle s is the shift by s samples, since ``2πs/n · m = k s``.
+
+    Attributes:
+        n: samples of the signal.
     """
 
     n: int
 
     @property
     def length(self) -> int:
-        """Samples of an observation."""
+        """The samples of an observation."""
         return self.n
 
     @property
     def circle(self) -> Circle:
-        """n modes and n angles."""
+        """The circle of n modes and n angles."""
         return Circle(torch.arange(self.n) - self.n // 2, self.n)
 
     def coordinates(self, observations: Float[Tensor, "... n"]) -> Complex[Tensor, "... n one"]:
-        """Observations as circular modes: their centred unitary transform."""
+        """Observations as circular modes, by their centred unitary transform."""
         return centred_fft(observations, ndim=1)[..., None]
 
     def templates(self, signal: Float[Tensor, "... n"]) -> Complex[Tensor, "... one n one"]:
@@ -66,9 +70,14 @@ class PeriodicMRA:
 
 @dataclass(frozen=True)
 class WindowedMRA:
-    """The first ``length`` of n samples are seen: n directions (the shifts), one mode, ``length`` nodes, one angle.
+    """Multireference alignment with windows: only the first ``length`` of the n shifted samples are seen (section 4.2).
 
-    The window breaks the circle. Nodes are its own centred unitary transform, ``T_s = F W R_s v`` (section 4.2).
+    The window breaks the circle, so as an orbit model it has n directions, the shifts, one mode, ``length`` nodes and
+    one angle. Nodes are the window's own centred unitary transform, ``T_s = F W R_s v``.
+
+    Attributes:
+        n: samples of the signal.
+        length: samples of a window.
 
     Raises:
         InputError: if the window is not between 1 and n samples.
@@ -83,11 +92,11 @@ class WindowedMRA:
 
     @property
     def circle(self) -> Circle:
-        """No circle: mode 0, angle 0."""
+        """The trivial circle of mode 0 and angle 0."""
         return Circle(torch.tensor([0]), 1)
 
     def coordinates(self, observations: Float[Tensor, "... w"]) -> Complex[Tensor, "... one w"]:
-        """Observations as the nodes of the one mode: their centred unitary transform."""
+        """Observations as the nodes of the one mode, by their centred unitary transform."""
         return centred_fft(observations, ndim=1)[..., None, :]
 
     def templates(self, signal: Float[Tensor, "... n"]) -> Complex[Tensor, "... n one w"]:
@@ -116,9 +125,19 @@ def draw_observations(
     *,
     chunk: int = 1 << 16,
 ) -> Iterator[Float[Tensor, "_ w"]]:
-    """``count`` observations ``W R_s v + ε`` in batches of ``chunk``, s drawn from the density, ε white of deviation σ.
+    """Random observations ``W R_s v + ε``, with shifts s drawn from a density and white Gaussian noise ε.
 
-    Dtype is the signal's. What one generator draws depends on ``chunk`` as well.
+    Args:
+        model: how the signal is seen.
+        signal: (n,); its dtype is that of the observations.
+        density: probabilities of the n shifts.
+        sigma: standard deviation of the noise.
+        count: how many observations.
+        generator: source of shifts and noise. What it draws depends on ``chunk`` too.
+        chunk: observations of a batch.
+
+    Yields:
+        Batches of at most ``chunk`` observations, (b, w).
 
     Raises:
         InputError: if σ is negative or infinite, or the density is not one of n probabilities.

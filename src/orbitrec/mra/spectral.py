@@ -1,4 +1,4 @@
-"""The spectral method: a signal from the eigenvectors of its whitened second moment, for aperiodic shifts.
+"""The spectral method: a signal from the eigenvectors of its whitened second moment, if its shifts are aperiodic.
 
 With ``C[k, l] = ρ̂(k − l)``, ``diag(|v̂|)⁻¹ M² diag(|v̂|)⁻¹ = diag(u) C diag(u)*``, u the phases of v̂ (2.4). C is
 circulant: its eigenvalues are nρ(s) and its eigenvectors ``e^{−iks}``, so that each eigenvector of a simple eigenvalue
@@ -23,9 +23,15 @@ from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
 def recover_spectral(problem: MRAProblem) -> MRAEstimate:
     """The spectral method on the frequencies that stand out of the noise; the signal is zero at the others.
 
-    Every eigenvector gives a candidate, with the density that fits it best; that of the nearest moments is taken. Exact
-    moments of a signal without vanishing frequencies give it exactly. Where frequencies are left out, C is Toeplitz but
-    no longer circulant, and the eigenvectors are the shifted phases only nearly.
+    Every eigenvector gives a candidate, with the density that fits it best; the candidate with the nearest moments is
+    returned. Exact moments of a signal without vanishing frequencies give it exactly. Where frequencies are left out, C
+    is Toeplitz but not circulant, and its eigenvectors are only approximately the shifted phases.
+
+    Args:
+        problem: moments of whole periods.
+
+    Returns:
+        Signal and density, with warnings where two moments do not determine them.
 
     Raises:
         InputError: if the observations are windows, or no frequency stands out of the noise.
@@ -43,7 +49,7 @@ def recover_spectral(problem: MRAProblem) -> MRAEstimate:
 
 
 def _candidates(problem: MRAProblem) -> Iterator[Float[Tensor, "n"]]:
-    """The signal of every eigenvector, with either sign."""
+    """The signal of every eigenvector, with both signs."""
     second, n = problem.moments.second[0], problem.model.n
     kept = present_frequencies(problem)
     if not kept.any():

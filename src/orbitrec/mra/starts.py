@@ -1,4 +1,4 @@
-"""Signals to start iterations from."""
+"""Signals from which iterative methods start."""
 
 import math
 from collections.abc import Iterator
@@ -13,9 +13,18 @@ from orbitrec.mra.spectral import recover_spectral
 
 
 def starting_signals(problem: MRAProblem, generator: torch.Generator, count: int) -> Iterator[Float[Tensor, "n"]]:
-    """``count`` signals: that of the spectral method first, unless observations are windows, and then random ones.
+    """Several signals to start from: the spectral method's, if it applies, then random ones.
 
-    Random signals have the power spectrum of the data (its mean, for windows) and random phases.
+    Random signals have random phases and the power spectrum of the data; for windows, where only its mean is known,
+    that mean at all frequencies.
+
+    Args:
+        problem: whose moments give the power spectrum.
+        generator: source of the phases.
+        count: how many signals.
+
+    Yields:
+        Signals of n samples.
     """
     n = problem.model.n
     power = problem.moments.second[0].diagonal().real.clamp(min=0)

@@ -60,7 +60,7 @@ def run(
         if checkpoint is not None and (outcome is not None or info.cost.epochs % every == 0):
             tensors, numbers = flattened(state)
             write_checkpoint(checkpoint, {**tensors, "numbers": numbers, "trace": trace}, KIND)
-    return Result(state.snapshot.w, trace, outcome)
+    return Result(state.snapshot.w, trace, outcome, state)
 
 
 def continued(

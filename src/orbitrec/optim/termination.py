@@ -88,14 +88,17 @@ class Termination:
         reported: cost-weighted epochs as the thesis counts them.
         measured: data passes.
         seconds: of the processor, in the solver's own work.
+        least_epochs: steps that are made whatever they cost. The first of a solver that judges its steps afterwards
+            only finds a candidate, so that a run of one epoch ends where it began.
     """
 
     moved: float = 1e-14
     value: float = -float("inf")
-    epochs: float = float("inf")
+    epochs: int | float = float("inf")
     reported: float = float("inf")
     measured: float = float("inf")
     seconds: float = float("inf")
+    least_epochs: int = 0
 
     def outcome(self, info: StepInfo) -> Outcome | None:
         """How the run ends with this epoch; None if it goes on."""
@@ -105,6 +108,8 @@ class Termination:
             return Outcome.CONVERGED
         if info.value <= self.value:
             return Outcome.REACHED
+        if info.cost.epochs < self.least_epochs:
+            return None
         if info.cost.epochs >= self.epochs or info.cost.reported >= self.reported:
             return Outcome.OUT_OF_EPOCHS
         if spent >= self.measured:
@@ -114,11 +119,19 @@ class Termination:
 
 @dataclass(frozen=True)
 class Result:
-    """Where a run ended: the last accepted w, what each epoch found, and how it ended."""
+    """Where and how a run ended.
+
+    Attributes:
+        w: the last accepted point, which the last entry of the trace describes.
+        trace: what each epoch found.
+        outcome: how it ended.
+        state: the solver's last state, to go on from: its ``w`` is the next point, not yet evaluated.
+    """
 
     w: Float[Tensor, "d"]
     trace: list[StepInfo]
     outcome: Outcome
+    state: Any = None
 
     @property
     def converged(self) -> bool:

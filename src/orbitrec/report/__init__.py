@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Runs on disk: numbers, tables, pictures and a page."""

@@ -4,10 +4,9 @@ Drawn through matplotlib's objects on the Agg canvas: no pyplot, so no global fi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,11 @@ from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import replacing
-from orbitrec.report.fsc import plot_fsc, resolution_text
+from orbitrec.report.fsc_curves import plot_fsc, resolution_text
 from orbitrec.report.history import draw_history
 from orbitrec.report.sphere import colour_bar, draw_on_sphere, sphere_grid
 from orbitrec.report.style import BLUE, SMALL, TEXT, label_axes
+from orbitrec.runtime.progress import HistoryRow
 
 _VIEW_WIDTH_DEG = 7.0  # of the kernel that smooths the views: N uniform particles give 1 ± √(67/N)
 _VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 5° apart: finer than the kernel
@@ -33,27 +33,24 @@ _VIEW_BINS_DEGREE = 63  # a design of 2,018 directions, 5° apart: finer than th
 
 @dataclass(frozen=True, eq=False)
 class RunPicture:
-    """What the picture of a run shows.
+    """The content of the picture of a run.
 
     Attributes:
         volume: the map, (z, y, x).
         voxel_size_A: edge of a voxel, and pixel size of the images, in Å.
         rotations: each particle's rotation; it is seen along the third column.
         shifts_px: displacement (x, y) of each particle's content in pixels.
-        history: a row for every step, in order, with ``stage``, ``step``, ``resolution_A``, ``log_likelihood`` (of one
-            particle) and ``seconds`` since the beginning. A stage is named by a phase and what tells it from others of
-            that phase ("start 3", "select 3", "march to bandwidth 24"); stages of one phase and resolution are
-            alternatives and drawn over each other, others one after the other.
-        fsc: correlation with the truth, if there is one.
+        history: the steps of the run, in order.
+        fsc: correlation with the truth; None where there is no truth.
         title: headline.
-        chosen: which of the alternatives was taken ("3"); None marks the one that ends highest.
+        chosen: the alternative of the history that became the map ("3"); None marks the one that ends highest.
     """
 
     volume: Float[Tensor, "n n n"]
     voxel_size_A: float
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
-    history: Sequence[Mapping[str, Any]]
+    history: Sequence[HistoryRow]
     fsc: FSC | None
     title: str
     chosen: str | None = None
@@ -69,7 +66,7 @@ def draw_run(path: Path, picture: RunPicture) -> None:
     figure.suptitle(picture.title, size=15, weight="bold")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.45, 1)).flat
     maps, poses = upper.subfigures(1, 2, width_ratios=(1.15, 1))
-    _draw_maps(maps, picture)
+    draw_planes(maps, picture.volume, picture.voxel_size_A)
     views, rest = poses.subfigures(2, 1, height_ratios=(1.25, 1))
     draw_views(views, picture.rotations)
     shifts, facts = rest.subplots(1, 2, width_ratios=(1.3, 1))
@@ -87,6 +84,11 @@ def draw_run(path: Path, picture: RunPicture) -> None:
 def draw_fsc(path: Path, fsc: FSC, voxel_size_A: float) -> None:
     """Draw one FSC curve with the thresholds 0.5 and 0.143 and the resolutions at which it falls below them.
 
+    Args:
+        path: the picture; its suffix decides the format (.png, .pdf, .svg).
+        fsc: the curve.
+        voxel_size_A: edge of a voxel in Å.
+
     Raises:
         InputError: if ``path`` cannot be written or its suffix is not that of a picture.
     """
@@ -103,16 +105,22 @@ def _save(path: Path, figure: Figure) -> None:
         figure.savefig(temporary, format=kind, dpi=figure.dpi)
 
 
-def _draw_maps(figure: SubFigure, picture: RunPicture) -> None:
-    """Central slices above the projections along the same axes; each row has one grey scale."""
-    n = picture.volume.shape[0]
-    volume = picture.volume.detach().cpu().double().numpy()
+def draw_planes(figure: Figure | SubFigure, volume: Float[Tensor, "n n n"], voxel_size_A: float) -> None:
+    """Draw central slices above projections along the same axes; each row has one grey scale.
+
+    Args:
+        figure: to draw on.
+        volume: the map, (z, y, x).
+        voxel_size_A: edge of a voxel in Å, for the scale bar.
+    """
+    n = volume.shape[0]
+    values = volume.detach().cpu().double().numpy()
     planes = (("x", "y", "z", 0), ("x", "z", "y", 1), ("y", "z", "x", 2))  # across, up, along, its array axis
     rows = (
-        ("slice {0}{1}", [volume.take(n // 2, axis) for *_, axis in planes]),
-        ("projection along {2}", [volume.sum(axis) for *_, axis in planes]),
+        ("slice {0}{1}", [values.take(n // 2, axis) for *_, axis in planes]),
+        ("projection along {2}", [values.sum(axis) for *_, axis in planes]),
     )
-    bar_A = _round_length(0.3 * n * picture.voxel_size_A)
+    bar_A = _round_length(0.3 * n * voxel_size_A)
     for line, (name, images) in zip(figure.subplots(2, 3), rows, strict=True):
         low, high = np.percentile(images, (0.5, 99.9))
         for axes, image, (across, up, along, _) in zip(line, images, planes, strict=True):
@@ -121,7 +129,7 @@ def _draw_maps(figure: SubFigure, picture: RunPicture) -> None:
             axes.set_xlabel(f"{across} →", size=SMALL, labelpad=2)
             axes.set_ylabel(f"{up} →", size=SMALL, labelpad=2)
             axes.set(xticks=(), yticks=())
-            start, stop = 0.05 * n, 0.05 * n + bar_A / picture.voxel_size_A
+            start, stop = 0.05 * n, 0.05 * n + bar_A / voxel_size_A
             axes.plot((start, stop), (0.05 * n, 0.05 * n), color="white", linewidth=3, solid_capstyle="butt")
             axes.text((start + stop) / 2, 0.07 * n, f"{bar_A:g} Å", color="white", size=SMALL, ha="center", va="bottom")
 
@@ -133,9 +141,9 @@ def _round_length(length: float) -> float:
 
 
 def view_density(rotations: Float[Tensor, "N 3 3"]) -> VonMisesFisherMixture:
-    """The particles' viewing directions ``R e_z``, smoothed over 7° by a von Mises–Fisher kernel.
+    """Density of the particles' viewing directions ``R e_z``, smoothed over 7° by a von Mises–Fisher kernel.
 
-    Its density is relative to uniform views, 1 on average, and counts by solid angle whatever the map projection does.
+    It is relative to uniform views: 1 on average over the sphere.
     """
     bins = spherical_design(_VIEW_BINS_DEGREE)
     counts = torch.zeros(len(bins), dtype=torch.float64)
@@ -145,7 +153,7 @@ def view_density(rotations: Float[Tensor, "N 3 3"]) -> VonMisesFisherMixture:
 
 
 def draw_views(figure: Figure | SubFigure, rotations: Float[Tensor, "N 3 3"]) -> None:
-    """The particles' viewing directions, smoothed, on the sphere."""
+    """Draw the density of the particles' viewing directions on an equal-area map of the sphere."""
     views = view_density(rotations)
     density = torch.stack([views.density(row) for row in sphere_grid()])
     axes = figure.subplots(subplot_kw={"projection": "mollweide"})
@@ -154,10 +162,16 @@ def draw_views(figure: Figure | SubFigure, rotations: Float[Tensor, "N 3 3"]) ->
 
 
 def draw_shifts(axes: Axes, shifts_px: Float[Tensor, "N 2"], pixel_size_A: float) -> None:
-    """Histograms of the particles' shifts in x and y."""
+    """Draw histograms of the particles' shifts along x and y.
+
+    Args:
+        axes: to draw on.
+        shifts_px: displacement (x, y) of each particle's content in pixels.
+        pixel_size_A: in Å.
+    """
     shifts_A = (shifts_px.detach().cpu().double() * pixel_size_A).numpy()
-    reach = max(float(np.percentile(np.abs(shifts_A), 99.9)), pixel_size_A)
-    edges = np.linspace(-1.1 * reach, 1.1 * reach, 45).tolist()
+    widest = max(float(np.percentile(np.abs(shifts_A), 99.9)), pixel_size_A)
+    edges = np.linspace(-1.1 * widest, 1.1 * widest, 45).tolist()
     x, y = (f"{name}: σ = {shifts_A[:, i].std():.1f} Å" for i, name in enumerate("xy"))
     axes.hist(shifts_A[:, 0], edges, color=BLUE, alpha=0.45, label=x)
     axes.hist(shifts_A[:, 1], edges, color="black", histtype="step", linewidth=1.2, label=y)
@@ -175,8 +189,8 @@ def _draw_facts(axes: Axes, picture: RunPicture) -> None:
         "pixel size": f"{voxel:.4g} Å",
     }
     if picture.history:
-        facts["working resolution"] = f"{picture.history[-1]['resolution_A']:.1f} Å"
-        facts["time"] = f"{max(row['seconds'] for row in picture.history):,.0f} s"
+        facts["poses searched to"] = f"{picture.history[-1].resolution_A:.1f} Å"
+        facts["time"] = f"{max(row.seconds for row in picture.history):,.0f} s"
     if picture.fsc is not None:
         facts |= {f"FSC {t:g}": resolution_text(picture.fsc.cutoff_A(t, voxel)) for t in (0.5, 0.143)}
     axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""Fourier shell correlations of half-maps as tables: ours, and as RELION's postprocessing writes them."""
+"""Fourier shell correlations of half-maps as tables: rows of ``fsc.csv``, and blocks of RELION's postprocess.star."""
 
 import math
 
@@ -9,7 +9,16 @@ from orbitrec.io.star import Blocks
 
 
 def fsc_rows(halves: HalfMapFSC, truth: FSC | None, voxel_size_A: float) -> list[dict[str, object]]:
-    """One row for each shell; ``half_maps`` is the correlation within the mask, corrected for it."""
+    """Rows of ``fsc.csv``, one for each shell; ``half_maps`` is the correlation within the mask, corrected for it.
+
+    Args:
+        halves: the correlations of the half-maps.
+        truth: the correlation of the map with the truth; None leaves out its column.
+        voxel_size_A: edge of a voxel in Å.
+
+    Returns:
+        The rows, each a value by its column.
+    """
     curves = {
         "half_maps": halves.corrected,
         "unmasked": halves.unmasked,
@@ -25,7 +34,7 @@ def fsc_rows(halves: HalfMapFSC, truth: FSC | None, voxel_size_A: float) -> list
 
 
 def fsc_blocks(halves: HalfMapFSC, voxel_size_A: float) -> Blocks:
-    """The blocks ``general`` and ``fsc`` of a postprocess.star."""
+    """The blocks ``general`` and ``fsc`` of the STAR file that RELION's postprocessing writes."""
     frequency = halves.corrected.frequency / (2 * math.pi * voxel_size_A)
     table = pd.DataFrame(
         {

@@ -1,34 +1,82 @@
-"""The log-likelihood of a run, step by step: the starts, those that went on, the march.
+"""The history of a run, as rows of ``history.csv`` and as a picture of the log-likelihood, step by step.
 
-A stage's name is a phase and a label ("start 3"). Likelihoods at different resolutions are not comparable, so stages of
-one phase and resolution share a band, and each phase has its own panel.
+Likelihoods at different resolutions are not comparable: steps of one stage and resolution share a band of the picture,
+and every stage has a panel of its own.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, TEXT, label_axes
+from orbitrec.errors import InputError
+from orbitrec.io.files import existing_file
+from orbitrec.report.style import BLUE, GREY, ORANGE, PALETTE, SMALL, TEXT, label_axes
+from orbitrec.runtime.progress import HistoryRow, Stage
 
-_ROLES: dict[str, dict[str, Any]] = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "chosen": {"color": BLUE, "linewidth": 1.8, "zorder": 4},
-    "finalist": {"color": ORANGE, "linewidth": 1.2, "zorder": 3},
-    "dropped": {"color": GREY, "linewidth": 1.0, "zorder": 2},
+    "candidate": {"color": ORANGE, "linewidth": 1.2, "zorder": 3},
+    "not followed": {"color": GREY, "linewidth": 1.0, "zorder": 2},
 }
+
+
+# Stages of files without a column of alternatives, as orbitrec 0.1 wrote them: "start 3", "march to bandwidth 24".
+_FORMER_STAGES = (
+    (r"start (\d+)", Stage.STARTS),
+    (r"select (\d+)", Stage.SELECTION),
+    (r"march to bandwidth \S+()", Stage.MARCHING),
+    (r"refine (half \d) to bandwidth \S+", Stage.REFINEMENT),
+)
+
+
+def _stage_and_alternative(values: Mapping[str, Any]) -> tuple[Stage, str]:
+    written = str(values["stage"])
+    if "alternative" in values:
+        return Stage(written), str(values["alternative"])
+    for pattern, stage in _FORMER_STAGES:
+        found = re.fullmatch(pattern, written)
+        if found:
+            return stage, found[1]
+    raise ValueError(f"{written} is not a stage")
+
+
+def _row(values: Mapping[str, Any]) -> HistoryRow:
+    numbers = (float(values[name]) for name in ("resolution_A", "log_likelihood", "seconds"))
+    return HistoryRow(*_stage_and_alternative(values), int(values["step"]), *numbers)
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """Read a ``history.csv``, of this version or of orbitrec 0.1; a run without a step has no rows.
+
+    Raises:
+        InputError: if there is no such file, or it is not such a table.
+    """
+    if existing_file(path).stat().st_size < 2:
+        return []
+    try:
+        table = pd.read_csv(path, dtype={"stage": str, "alternative": str})
+        if "alternative" in table:
+            table["alternative"] = table["alternative"].fillna("")
+        return [_row({str(name): value for name, value in row.items()}) for row in table.to_dict("records")]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} is not the history of a run ({error}); run it again") from error
 
 
 @dataclass
 class _Band:
-    """Stages of one phase and resolution: label of each → its log-likelihoods, step by step."""
+    """Steps of one stage and resolution: the log-likelihoods of every alternative."""
 
-    phase: str
+    stage: str
     resolution_A: float
     curves: dict[str, list[float]] = field(default_factory=dict)
 
@@ -37,64 +85,77 @@ class _Band:
         return max(map(len, self.curves.values()))
 
 
-def _bands(history: Sequence[Mapping[str, Any]]) -> list[_Band]:
-    bands: list[_Band] = []
+def _bands(history: Sequence[HistoryRow]) -> list[_Band]:
+    """In order of first appearance."""
+    bands: dict[tuple[str, float], _Band] = {}
     for row in history:
-        phase, _, label = row["stage"].partition(" ")
-        if not bands or (bands[-1].phase, bands[-1].resolution_A) != (phase, row["resolution_A"]):
-            bands.append(_Band(phase, row["resolution_A"]))
-        bands[-1].curves.setdefault(label, []).append(row["log_likelihood"])
-    return bands
+        key = (row.stage, row.resolution_A)
+        bands.setdefault(key, _Band(*key)).curves.setdefault(row.alternative, []).append(row.log_likelihood)
+    return list(bands.values())
 
 
-def _roles(bands: list[_Band], chosen: str | None) -> dict[str, str]:
-    """Label → role of every alternative; the last race is the one whose runners are finalists."""
-    races = [band.curves for band in bands if len(band.curves) > 1]
-    if not races:
+def _looks(bands: Sequence[_Band], chosen: str | None) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Alternative → its name in the legend, and how it is drawn.
+
+    Starts compete: the chosen one stands out, and those of the last competition are its candidates. Half-sets do not,
+    since none of them is chosen.
+    """
+    competitions = [band.curves for band in bands if len(band.curves) > 1]
+    if not competitions:
         return {}
-    final = {label: np.mean(curve[-max(1, len(curve) // 4) :]) for label, curve in races[-1].items()}
-    best = chosen or max(final, key=lambda label: final[label])
-    runners_up = final if len(races) > 1 else {}
-    return {
-        label: "chosen" if label == best else "finalist" if label in runners_up else "dropped"
-        for race in races
-        for label in race
+    final = {label: np.mean(curve[-max(1, len(curve) // 4) :]) for label, curve in competitions[-1].items()}
+    best = max(final, key=lambda label: final[label]) if chosen is None else chosen
+    labels = list(dict.fromkeys(label for curves in competitions for label in curves))
+    if best not in labels:
+        colours = dict(zip(labels, PALETTE, strict=False))
+        return {label: (label, _LOOKS["chosen"] | {"color": colours.get(label, GREY)}) for label in labels}
+    candidates = final if len(competitions) > 1 else {}
+    roles = {
+        label: "chosen" if label == best else "candidate" if label in candidates else "not followed" for label in labels
     }
+    headline = f"{'highest at the end' if chosen is None else 'chosen'}: {best}"
+    return {label: (headline if role == "chosen" else role, _LOOKS[role]) for label, role in roles.items()}
 
 
-def draw_history(figure: Figure | SubFigure, history: Sequence[Mapping[str, Any]], chosen: str | None) -> None:
-    """One panel for each phase, shaded by resolution; ``history`` and ``chosen`` as in ``RunPicture``."""
+def draw_history(figure: Figure | SubFigure, history: Sequence[HistoryRow], chosen: str | None) -> None:
+    """Draw one panel for each stage, shaded by resolution.
+
+    Args:
+        figure: to draw on.
+        history: the steps in order; alternatives of one stage and resolution are drawn over each other.
+        chosen: the alternative that became the map; None marks the one that ends highest.
+    """
     bands = _bands(history)
-    roles = _roles(bands, chosen)
-    phases = [list(group) for _, group in groupby(bands, key=lambda band: band.phase)]
-    for column, phase in enumerate(phases):
-        axes = figure.add_subplot(1, len(phases), column + 1)
-        _draw_phase(axes, phase, roles)
-        count = max(len(band.curves) for band in phase)
-        axes.set_title(f"{phase[0].phase} × {count}" if count > 1 else phase[0].phase, size=TEXT)
+    looks = _looks(bands, chosen)
+    stages = [list(group) for _, group in groupby(bands, key=lambda band: band.stage)]
+    for column, stage in enumerate(stages):
+        axes = figure.add_subplot(1, len(stages), column + 1)
+        _draw_stage(axes, stage, looks)
+        count = max(len(band.curves) for band in stage)
+        axes.set_title(f"{stage[0].stage} × {count}" if count > 1 else stage[0].stage, size=TEXT)
         label_axes(axes, "step", "log-likelihood per particle" if column == 0 else "")
-        if column == 0 and roles:
-            _draw_legend(axes, roles, "chosen" if chosen else "highest at the end")
+        if column == 0 and looks:
+            _draw_legend(axes, looks)
 
 
-def _draw_legend(axes: Axes, roles: Mapping[str, str], chosen: str) -> None:
-    present = [role for role in _ROLES if role in roles.values()]
-    label = {role: label for label, role in roles.items()}
-    names = [f"{chosen}: {label[role]}" if role == "chosen" else role for role in present]
-    axes.legend([Line2D([], [], **_ROLES[role]) for role in present], names, fontsize=SMALL, loc="lower right")
+def _draw_legend(axes: Axes, looks: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+    named = sorted(dict(looks.values()).items(), key=lambda entry: -entry[1]["zorder"])
+    axes.legend(
+        [Line2D([], [], **look) for _, look in named], [name for name, _ in named], fontsize=SMALL, loc="lower right"
+    )
 
 
-def _draw_phase(axes: Axes, bands: list[_Band], roles: Mapping[str, str]) -> None:
-    """Every step faint and their running mean strong; steps on few images scatter more than the curves differ."""
+def _draw_stage(axes: Axes, bands: list[_Band], looks: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+    """Every step thin and pale, and their running mean strong: single steps scatter more than the curves differ."""
     start = 0
     for index, band in enumerate(bands):
         window = 1 + band.steps // 8
         for label, curve in band.curves.items():
-            look = _ROLES[roles.get(label, "chosen")]
+            _, look = looks.get(label, ("", _LOOKS["chosen"]))
             steps = start + 1 + np.arange(len(curve))
             mean = np.convolve(curve, np.full(window, 1 / window), "valid")
-            faint: dict[str, Any] = look | {"alpha": 0.2, "linewidth": 0.6}
-            axes.plot(steps, curve, **faint)
+            pale: dict[str, Any] = look | {"alpha": 0.2, "linewidth": 0.6}
+            axes.plot(steps, curve, **pale)
             axes.plot(steps[: len(mean)] + (window - 1) / 2, mean, **look)
         axes.axvspan(start + 0.5, start + band.steps + 0.5, color="#F2F2F2" if index % 2 == 0 else "#DEDEDE", zorder=0)
         axes.text(

@@ -19,7 +19,7 @@ _LIGHT = (-0.45, 0.55, 0.70)  # towards the light: left, up, viewer
 
 
 def fine_grid(volume: Float[Tensor, "n n n"], size: int | None = None) -> Float[Tensor, "m m m"]:
-    """The volume in float32 on ``size`` voxels, by default at least ``SMOOTH_BOX``; values are kept."""
+    """The volume in float32, band-limited to a box of ``size``, by default at least ``SMOOTH_BOX``; values are kept."""
     volume = volume.detach().cpu().float()
     n = len(volume)
     m = max(n, SMOOTH_BOX) if size is None else size
@@ -27,7 +27,7 @@ def fine_grid(volume: Float[Tensor, "n n n"], size: int | None = None) -> Float[
 
 
 def surface_level(volume: Float[Tensor, "n n n"], share: float) -> float:
-    """The level that ``share`` of all voxels exceeds, so that maps of any scale are cut to one enclosed volume."""
+    """The level that a ``share`` of all voxels exceeds, so that maps of any scale enclose the same volume."""
     values = volume.flatten()
     kept = max(1, min(len(values) - 1, round(share * len(values))))
     return float(values.kthvalue(len(values) - kept).values)
@@ -56,30 +56,33 @@ def render_isosurface(
     colour: tuple[float, float, float],
     width: float = 1.0,
 ) -> Float[Tensor, "size size 4"]:
-    """A picture of the surface ``volume = level``, red, green, blue and opacity in [0, 1], first row on top.
+    """A picture of the surface ``volume = level``.
 
     Args:
         volume: density (z, y, x), the inside above ``level``.
         level: of the surface.
         rotation: its columns are the picture's right, its up and the direction to the viewer, in the map's xyz.
         size: pixels of an edge.
-        colour: of the surface, red, green, blue.
+        colour: of the surface, red, green, blue in [0, 1].
         width: edge of the picture, in boxes.
+
+    Returns:
+        Red, green, blue and opacity in [0, 1]; the first row is on top.
     """
-    turn, fine = rotation.float(), size * _SUPERSAMPLED
+    frame, fine = rotation.float(), size * _SUPERSAMPLED
     depth = width * torch.linspace(1, -1, round(_SAMPLES_ACROSS * width * len(volume)))
     axis = width * torch.linspace(-1, 1, fine)
-    front = _first_crossing(volume, level, turn, depth, fine)
+    front = _first_crossing(volume, level, frame, depth, fine)
     up, right = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     points = torch.stack([right, up, front.nan_to_num()], dim=-1)
-    normal = _outward(volume, points @ turn.T) @ turn
+    normal = _outward(volume, points @ frame.T) @ frame
     solid = front.isfinite().float()[..., None]
     shade = _shaded(normal, front.nan_to_num()[..., None] / width, torch.tensor(colour)) * solid
     return avg_pool2d(torch.cat([shade, solid], -1).permute(2, 0, 1), _SUPERSAMPLED).permute(1, 2, 0).clamp(0, 1)
 
 
 def _first_crossing(
-    volume: Float[Tensor, "n n n"], level: float, turn: Float[Tensor, "3 3"], depth: Float[Tensor, "d"], fine: int
+    volume: Float[Tensor, "n n n"], level: float, frame: Float[Tensor, "3 3"], depth: Float[Tensor, "d"], fine: int
 ) -> Float[Tensor, "fine fine"]:
     """Where each ray first passes the level, along the direction to the viewer; NaN for a ray that misses.
 
@@ -90,7 +93,7 @@ def _first_crossing(
     before: Tensor | None = None
     up, right = torch.meshgrid(depth, -depth, indexing="ij")
     for z in depth:
-        plane = _sampled(volume, torch.stack([right, up, z.expand_as(up)], -1) @ turn.T) - level
+        plane = _sampled(volume, torch.stack([right, up, z.expand_as(up)], -1) @ frame.T) - level
         above = interpolate(plane[None, None], size=(fine, fine), mode="bilinear", align_corners=True)[0, 0]
         outside = above if before is None else before
         step = above / (above - outside).clamp(min=1e-12) * (depth[0] - depth[1])

@@ -27,10 +27,18 @@ def write_recovery(
     truth: Truth | None,
     facts: dict[str, object],
 ) -> dict[str, object]:
-    """Write ``signal.npy``, ``density.npy``, ``summary.json`` and ``summary.png``; return the summary.
+    """Write ``signal.npy``, ``density.npy``, ``summary.json`` and ``summary.png``.
 
-    The summary holds ``facts``, what the method met, the relative errors of the moments (2.10) and, where the truth is
-    known, those of signal and density (2.9). Signal and density are up to shifts: of one against the other.
+    Args:
+        run: the folder.
+        problem: what was to be solved.
+        estimate: what was found.
+        truth: signal and density; None where they are not known.
+        facts: more facts for the summary.
+
+    Returns:
+        The summary: ``facts``, those of problem and estimate, the relative errors of the moments (thesis, eq. 2.10)
+        and, with a truth, the errors of signal and density up to a shift (eq. 2.9).
     """
     model = model_moments(problem.model, estimate.signal, estimate.density)
     first, second = relative_errors(problem.moments, model)
@@ -59,7 +67,12 @@ def write_recovery(
 
 
 def draw_recovery(path: Path, estimate: MRAEstimate, truth: Truth | None) -> None:
-    """Signal and density of shifts; the truth, each moved by its best shift, behind.
+    """Draw signal and density of shifts, with the truth behind them, each moved by its best shift.
+
+    Args:
+        path: the picture (PNG).
+        estimate: what was found.
+        truth: signal and density; None where they are not known.
 
     Raises:
         InputError: if ``path`` cannot be written.

@@ -1,9 +1,8 @@
-"""The page of a run: one HTML file with everything in it, that opens without a network."""
+"""The page of a run: one HTML file that holds everything it shows and opens without a network."""
 
 import base64
 import json
 import math
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from jinja2 import Environment
 from torch import Tensor
 
 from orbitrec import __version__
-from orbitrec.evaluation.view_averages import ViewAverages
-from orbitrec.io.files import replacing, to_json
-from orbitrec.report.continuing import next_steps
+from orbitrec.evaluation.orientation import ViewAverages
+from orbitrec.io.files import replacing
 from orbitrec.report.isosurface import fine_grid, surface_level, surface_share
+from orbitrec.report.next_steps import next_steps
 from orbitrec.report.page_facts import assumed_facts, file_facts, read_facts, resolution_sentences, tile_facts
 from orbitrec.report.page_pictures import (
     fsc_picture,
@@ -28,10 +27,11 @@ from orbitrec.report.page_pictures import (
     views_picture,
 )
 from orbitrec.report.run_files import RunFiles
+from orbitrec.report.summary import Summary
 
 REPORT = "report.html"
 _VIEWER_EDGE = 88
-"""Voxels along an edge of the map that turns on the page, a byte each."""
+"""Voxels along an edge of the map in the page's viewer, a byte each."""
 _COLOUR = (127, 178, 220)
 _CURVES = {
     "truth": ("with the truth", 0.5),
@@ -65,15 +65,14 @@ def write_report(folder: Path) -> Path:
 
 
 def _content(run: RunFiles, level: float) -> dict[str, object]:
-    """What the page says, by the names that the template has."""
+    """The content of the page, by the names that the template has for it."""
     summary, n = run.summary, len(run.volume)
-    kind = {"initial_model": "Initial model", "refined": "Refined map"}[run.name]
     half_width = _half_width(run)
     curves = {label: (run.curves[name], at) for name, (label, at) in _CURVES.items() if name in run.curves}
     return {
-        "title": f"{kind} of {Path(summary['input']).name}",
-        "subtitle": f"{run.folder} · orbitrec {summary['orbitrec']}",
-        "warnings": summary["warnings"],
+        "title": f"{run.kind.title} of {Path(summary.input).name}",
+        "subtitle": f"{run.folder} · orbitrec {summary.orbitrec}",
+        "checks": summary.checks,
         "tiles": tile_facts(run),
         "tables": {"What was read": read_facts(summary), "What was assumed": assumed_facts(summary)},
         "resolution": resolution_sentences(run),
@@ -81,7 +80,7 @@ def _content(run: RunFiles, level: float) -> dict[str, object]:
             "fsc": fsc_picture(curves, run.voxel_size_A),
             "directions": views_picture(run.rotations),
             "shifts": shifts_picture(run.shifts_px, run.voxel_size_A),
-            "history": history_picture(run.history, str(summary["chosen_start"])) if run.history else None,
+            "history": _history_picture(run),
         },
         "planes": plane_pictures(run.volume, half_width),
         "planes_note": f"The middle {(2 * half_width + 1) * run.voxel_size_A:.0f} Å of the box of "
@@ -90,7 +89,7 @@ def _content(run: RunFiles, level: float) -> dict[str, object]:
         "starts": _starts(summary),
         "steps": next_steps(run, level),
         "files": file_facts(run),
-        "facts": to_json(summary),
+        "facts": summary.to_json(),
     }
 
 
@@ -131,7 +130,7 @@ def _extent(inside: Bool[Tensor, "n n n"]) -> float:
 def _half_width(run: RunFiles) -> int:
     """Voxels from the origin to the edge of what is shown: the particle's ball and a little more."""
     n = len(run.volume)
-    radius_px = run.summary["diameter_A"] / run.voxel_size_A / 2
+    radius_px = run.summary.diameter_A / run.voxel_size_A / 2
     return min(math.ceil(1.08 * radius_px) + 2, (n - 1) // 2)
 
 
@@ -156,18 +155,22 @@ def _views(views: ViewAverages, half_width: int) -> list[dict[str, object]]:
     return rows
 
 
-def _starts(summary: Mapping[str, Any]) -> list[dict[str, object]]:
-    scores, kinds = summary["start_log_likelihoods"], summary["start_kinds"]
-    if len(scores) < 2:
+def _history_picture(run: RunFiles) -> str | None:
+    chosen = run.summary.chosen_start
+    return history_picture(run.history, None if chosen is None else str(chosen)) if run.history else None
+
+
+def _starts(summary: Summary) -> list[dict[str, object]]:
+    """Rows of the table of starts, if there were several."""
+    if len(summary.starts) < 2:
         return []
-    agreements = {int(index): f"{value:.2f}" for index, value in summary["start_agreements"].items()}
     return [
         {
             "index": index,
-            "kind": kind,
-            "score": f"{score:.2f}",
-            "chosen": index == summary["chosen_start"],
-            "agreement": agreements.get(index, "not followed"),
+            "source": start.source,
+            "score": "–" if start.log_likelihood is None else f"{start.log_likelihood:.2f}",
+            "chosen": start.chosen,
+            "agreement": "not followed" if start.agreement is None else f"{start.agreement:.2f}",
         }
-        for index, (kind, score) in enumerate(zip(kinds, scores, strict=True), start=1)
+        for index, start in enumerate(summary.starts, start=1)
     ]

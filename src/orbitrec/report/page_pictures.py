@@ -1,9 +1,8 @@
-"""The pictures of a report's page, as data that stands in the page itself."""
+"""The pictures of a page, as addresses that hold the picture itself: the page needs no other file."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,38 +14,39 @@ from torch import Tensor
 
 from orbitrec.evaluation.fsc import FSC
 from orbitrec.report.figures import draw_shifts, draw_views
-from orbitrec.report.fsc import plot_curves
+from orbitrec.report.fsc_curves import plot_curves
 from orbitrec.report.history import draw_history
+from orbitrec.runtime.progress import HistoryRow
 
 _SMALLEST = 192  # pixels of a grey picture: smaller ones are enlarged here, where the interpolation is known
 
 
 def fsc_picture(curves: Mapping[str, tuple[FSC, float | None]], voxel_size_A: float) -> str:
-    """Curves by name, with their thresholds."""
+    """Correlation curves by name, each with the threshold at which its resolution is read, or None."""
     figure = _figure(9.0, 3.6)
     plot_curves(figure.subplots(), curves, voxel_size_A)
-    return _vector(figure)
+    return svg_data(figure)
 
 
 def views_picture(rotations: Float[Tensor, "N 3 3"]) -> str:
     """The particles' viewing directions on the sphere."""
     figure = _figure(6.0, 3.1)
     draw_views(figure, rotations)
-    return _pixels(figure)
+    return png_data(figure)
 
 
 def shifts_picture(shifts_px: Float[Tensor, "N 2"], pixel_size_A: float) -> str:
     """Histograms of the shifts in x and y."""
     figure = _figure(6.0, 3.1)
     draw_shifts(figure.subplots(), shifts_px, pixel_size_A)
-    return _vector(figure)
+    return svg_data(figure)
 
 
-def history_picture(history: Sequence[Mapping[str, Any]], chosen: str | None) -> str:
+def history_picture(history: Sequence[HistoryRow], chosen: str | None) -> str:
     """The log-likelihood, step by step."""
     figure = _figure(11.0, 3.6)
     draw_history(figure, history, chosen)
-    return _pixels(figure)
+    return png_data(figure)
 
 
 def plane_pictures(volume: Float[Tensor, "n n n"], half_width: int) -> dict[str, str]:
@@ -82,13 +82,15 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
 
 
-def _vector(figure: Figure) -> str:
+def svg_data(figure: Figure) -> str:
+    """The figure as an SVG data address."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return _data("image/svg+xml", file.getvalue())
 
 
-def _pixels(figure: Figure) -> str:
+def png_data(figure: Figure) -> str:
+    """The figure as a PNG data address."""
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file)
     return _data("image/png", file.getvalue())

@@ -1,8 +1,9 @@
-"""A run on disk: the map, posed particles, the facts, the history and the picture."""
+"""A run on disk: map, posed particles, correlations, history, facts, pictures and page."""
 
 import math
 import resource
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from orbitrec import __version__
 from orbitrec.cryoem.config import SearchConfig
+from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
-from orbitrec.evaluation.view_averages import view_averages
+from orbitrec.evaluation.orientation import view_averages
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
@@ -24,14 +26,28 @@ from orbitrec.io.star import write_star
 from orbitrec.report.figures import RunPicture, draw_run
 from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
 from orbitrec.report.page import REPORT, write_report
-from orbitrec.report.run_files import write_views
+from orbitrec.report.run_files import CURVES, HISTORY, SUMMARY, write_views
+from orbitrec.report.summary import (
+    Contrast,
+    HalfMaps,
+    HalfSetKind,
+    HalfSetOrigin,
+    Handedness,
+    RunKind,
+    StartSource,
+    StartSummary,
+    Summary,
+    TruthComparison,
+)
 
 
 @dataclass(frozen=True)
 class KnownMap:
-    """A map that is given, the true one or one to refine.
+    """A map that is given: the true one, or one to refine.
 
-    ``grid``: (n, n, n) at the box and pixel size of the stack; ``path``: where it was read.
+    Attributes:
+        path: where it was read.
+        grid: its density at the box and pixel size of the stack.
     """
 
     path: Path
@@ -39,7 +55,7 @@ class KnownMap:
 
     @classmethod
     def read(cls, path: Path, stack: ParticleStack) -> "KnownMap":
-        """Read a map and bring it to the stack's grid; a header without voxel size means the stack's.
+        """Read a map and bring it to the stack's grid; a header without voxel size is taken to mean the stack's.
 
         Raises:
             InputError: if it cannot be read as a map, or is constant.
@@ -52,39 +68,69 @@ class KnownMap:
             grid = resampled(grid.double(), voxel_A, stack.n, pixel)
         return cls(path, grid.double())
 
+    @classmethod
+    def given(cls, grid: Float[Tensor, "n n n"], stack: ParticleStack) -> "KnownMap":
+        """A map in memory, at the box and pixel size of the stack.
 
-def write_initial_model(
+        Raises:
+            InputError: if it has another box, or is constant.
+        """
+        if len(grid) != stack.n:
+            raise InputError(
+                f"the map has {len(grid)} voxels along an edge and the images {stack.n}; resample it first"
+            )
+        if not float(grid.double().std()) > 0:
+            raise InputError("the map is constant; give one that shows a particle")
+        return cls(Path("a map in memory"), grid.detach().cpu().double())
+
+
+def write_run(
     run: RunFolder,
-    star: Path,
+    source: Path,
     stack: ParticleStack,
     config: SearchConfig,
     result: PosedMap,
     truth: KnownMap | None,
-    name: str = "initial_model",
-) -> dict[str, object]:
-    """Write every file of a run and return the summary.
+    kind: RunKind = RunKind.INITIAL_MODEL,
+) -> Summary:
+    """Write the files of a run.
 
-    The map as ``name``.mrc, ``half1.mrc``, ``half2.mrc``, ``mask.mrc`` (Å per voxel in the header, dense positive),
-    ``particles.star`` (the input's dialect with poses and half-sets), ``fsc.csv`` and ``fsc.star``, ``history.csv``,
-    ``summary.json``, ``summary.png``, ``views.mrcs`` and ``views.csv`` (averages of particles beside projections),
-    ``report.html``.
+    The map, named by its kind, ``half1.mrc``, ``half2.mrc`` and ``mask.mrc`` (Å per voxel in the header, dense
+    positive); the particles in the input's dialect with poses and half-sets; ``fsc.csv`` and ``fsc.star``;
+    ``history.csv``; ``summary.json`` and ``summary.png``; ``views.mrcs`` and ``views.csv`` (averages of particles
+    beside projections of the map); ``report.html``.
+
+    Args:
+        run: the folder.
+        source: the particle table as it was given.
+        stack: the particles.
+        config: of the run.
+        result: of the run.
+        truth: the true map, to compare the result with; None where it is not known.
+        kind: what the run made.
+
+    Returns:
+        The facts of the run.
+
+    Raises:
+        WriteError: if the disk is full, or the page cannot be made of what was written.
     """
     pixel, rebuilt = stack.pixel_size_A, result.combined
-    against, facts = (None, {}) if truth is None else _compared(rebuilt.volume, pixel, truth)
-    maps = {name: rebuilt.volume, "half1": rebuilt.half_maps[0], "half2": rebuilt.half_maps[1], "mask": rebuilt.mask}
+    against, comparison = (None, None) if truth is None else compared_with_truth(rebuilt.volume, pixel, truth)
+    maps = {kind: rebuilt.volume, "half1": rebuilt.half_maps[0], "half2": rebuilt.half_maps[1], "mask": rebuilt.mask}
     for file, volume in maps.items():
         write_map(run.file(f"{file}.mrc"), volume, pixel)
     stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px, result.half_sets)
-    write_csv(run.file("history.csv"), [asdict(stage) for stage in result.history])
-    write_csv(run.file("fsc.csv"), fsc_rows(rebuilt.masked, against, pixel))
+    write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
+    write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
-    summary = _summary(star, stack, config, result) | facts
-    write_json(run.file("summary.json"), summary)
-    title = f"{star.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
+    summary = summary_of(source, stack, config, result, comparison)
+    write_json(run.file(SUMMARY), summary.to_dict())
+    title = f"{source.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
+    chosen = str(result.selection.chosen + 1)
     picture = RunPicture(
-        rebuilt.volume, pixel, result.rotations, result.shifts_px, [asdict(s) for s in result.history], against, title,
-        chosen=str(result.selection.chosen + 1),
-    )  # fmt: skip
+        rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title, chosen
+    )
     draw_run(run.file("summary.png"), picture)
     views = view_averages(
         stack, result.rotations, result.shifts_px, rebuilt.volume, radius_px=result.radius_px,
@@ -99,42 +145,68 @@ def write_initial_model(
     return summary
 
 
-def _summary(star: Path, stack: ParticleStack, config: SearchConfig, result: PosedMap) -> dict[str, object]:
-    pixel = stack.pixel_size_A
-    notes = result.image_statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
-    return {
-        "orbitrec": __version__,
-        "input": str(star),
-        "particles": len(stack),
-        "box_px": stack.n,
-        "pixel_size_A": pixel,
-        "dialect": stack.table.dialect,
-        "posed": _posed_name(stack),
-        "warnings": [*result.checks, *notes, *_ignored(stack)],
-        "ctf": stack.ctf is not None,
-        "seed": config.seed,
-        "threads": torch.get_num_threads(),
-        "device": config.device,
-        "diameter_A": 2 * result.radius_px * pixel,
-        "search_resolution_A": result.search_resolution_A,
-        "half_sets": "independent" if result.independent else "of one reference: an upper bound",
-        "half_sets_from": "every other particle" if stack.table.halves() is None else "the input's own",
-        "half_maps_fsc0143_A": result.combined.masked.corrected.cutoff_A(0.143, pixel),
-        "half_maps_unmasked_fsc0143_A": result.combined.masked.unmasked.cutoff_A(0.143, pixel),
-        "shift_spread_px": result.shift_spread_px,
-        "contrast": "dense is dark" if result.inverted else "dense is bright",
-        "contrast_of_images": result.image_statistics.contrast_text(),
-        "hand": "undetermined: the mirrored map explains the images equally well"
-        + ("; flipped, as asked" if config.flip else " (--flip gives it)"),
-        "symmetry": str(config.group),
-        "symmetry_score": None if result.symmetry is None else result.symmetry.score,
-        "start_log_likelihoods": result.selection.scores,
-        "start_kinds": result.selection.kinds,
-        "chosen_start": result.selection.chosen + 1,
-        "start_agreements": {str(each.start + 1): each.agreement for each in result.selection.candidates},
-        "seconds": result.seconds | {"total": sum(result.seconds.values())},
-        "peak_memory_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
+def summary_of(
+    source: Path, stack: ParticleStack, config: SearchConfig, result: PosedMap, truth: TruthComparison | None
+) -> Summary:
+    """The facts of a run.
+
+    Args:
+        source: the particle table as it was given.
+        stack: the particles.
+        config: of the run.
+        result: of the run.
+        truth: how far the map agrees with the true one; None where it is not known.
+
+    Returns:
+        The record that goes to ``summary.json``.
+    """
+    pixel, statistics = stack.pixel_size_A, result.image_statistics
+    notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
+    return Summary(
+        orbitrec=__version__,
+        input=str(source),
+        particles=len(stack),
+        box_px=stack.n,
+        pixel_size_A=pixel,
+        dialect=stack.table.dialect,
+        posed=_posed_name(stack),
+        ctf=stack.ctf is not None,
+        checks=(*result.checks, *notes, *_ignored(stack)),
+        seed=config.seed,
+        threads=torch.get_num_threads(),
+        device=config.device,
+        diameter_A=2 * result.radius_px * pixel,
+        search_resolution_A=result.search_resolution_A,
+        half_maps=_half_maps(stack, result),
+        shift_spread_px=result.shift_spread_px,
+        contrast=Contrast.DARK if result.inverted else Contrast.BRIGHT,
+        contrast_of_images=Contrast(statistics.contrast_text()),
+        handedness=Handedness.MIRRORED if config.flip else Handedness.AS_FOUND,
+        symmetry=str(config.group),
+        symmetry_score=None if result.symmetry is None else result.symmetry.score,
+        starts=_starts(result.selection),
+        truth=truth,
+        seconds=result.seconds | {"total": sum(result.seconds.values())},
+        peak_memory_GiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    )
+
+
+def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:
+    curves, pixel = result.combined.masked, stack.pixel_size_A
+    return HalfMaps(
+        HalfSetKind.INDEPENDENT if result.independent else HalfSetKind.ONE_REFERENCE,
+        HalfSetOrigin.EVERY_OTHER if stack.table.halves() is None else HalfSetOrigin.INPUT,
+        curves.corrected.cutoff_A(0.143, pixel),
+        curves.unmasked.cutoff_A(0.143, pixel),
+    )
+
+
+def _starts(selected: Selection) -> tuple[StartSummary, ...]:
+    agreements = {candidate.start: candidate.agreement for candidate in selected.candidates}
+    return tuple(
+        StartSummary(StartSource(kind), score, agreements.get(index), index == selected.chosen)
+        for index, (kind, score) in enumerate(zip_longest(selected.kinds, selected.scores))
+    )
 
 
 def _posed_name(stack: ParticleStack) -> str:
@@ -148,13 +220,25 @@ def _ignored(stack: ParticleStack) -> list[str]:
     return [f"Not modelled, and so ignored: {', '.join(columns)}. They matter at resolutions finer than these maps."]
 
 
-def _compared(volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownMap) -> tuple[FSC, dict[str, object]]:
+def compared_with_truth(
+    volume: Float[Tensor, "n n n"], voxel_size_A: float, truth: KnownMap
+) -> tuple[FSC, TruthComparison]:
+    """How far a map agrees with the truth, aligned to it over rotation, shift and handedness.
+
+    Args:
+        volume: the map, (z, y, x).
+        voxel_size_A: edge of a voxel.
+        truth: the true map on the same grid.
+
+    Returns:
+        The correlation curve and the facts.
+    """
     alignment = align(volume.double(), truth.grid)
     fsc = fourier_shell_correlation(alignment.apply(volume.double()), truth.grid)
-    return fsc, {
-        "truth": str(truth.path),
-        "fsc05_A": fsc.cutoff_A(0.5, voxel_size_A),
-        "fsc0143_A": fsc.cutoff_A(0.143, voxel_size_A),
-        "correlation": alignment.correlation,
-        "mirrored": alignment.mirrored,
-    }
+    return fsc, TruthComparison(
+        path=str(truth.path),
+        fsc05_A=fsc.cutoff_A(0.5, voxel_size_A),
+        fsc0143_A=fsc.cutoff_A(0.143, voxel_size_A),
+        correlation=alignment.correlation,
+        mirrored=alignment.mirrored,
+    )

@@ -1,106 +1,101 @@
-"""What a finished run left in its folder, read back for the report."""
+"""The files of a finished run, read back for the report."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
-from orbitrec.evaluation.view_averages import ViewAverages
-from orbitrec.io.cryosparc import POSE, SHIFT, SHIFT_PIXEL
+from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
-from orbitrec.io.relion import RelionTable
 from orbitrec.io.runs import RunFolder
+from orbitrec.io.tables import read_table
+from orbitrec.report.history import read_history
+from orbitrec.report.summary import RunKind, Summary
+from orbitrec.runtime.progress import HistoryRow
 
-MAPS = ("refined", "initial_model")
-"""Names of the map in a folder of ``orbitrec refine`` and ``orbitrec abinitio``."""
-FACTS = (
-    "orbitrec", "input", "particles", "posed", "dialect", "warnings", "box_px", "pixel_size_A", "ctf", "seed",
-    "threads", "diameter_A", "search_resolution_A", "half_sets", "shift_spread_px", "contrast", "contrast_of_images",
-    "hand", "start_log_likelihoods", "start_kinds", "chosen_start", "start_agreements", "seconds",
-    "peak_memory_GiB",
-)  # fmt: skip
-"""What the page takes from the summary of any run."""
+SUMMARY, HISTORY, CURVES = "summary.json", "history.csv", "fsc.csv"
 VIEW_STACK, VIEWS = "views.mrcs", "views.csv"
 
 
 @dataclass(frozen=True, eq=False)
 class RunFiles:
-    """A run as its files tell it.
+    """The content of a run's folder.
 
-    ``name``: of the map, without suffix; ``summary``: of ``summary.json``; ``history``: rows of ``history.csv``;
-    ``curves``: columns of ``fsc.csv`` by name; ``rotations`` and ``shifts_px``: of every particle; ``views``: averages
-    of particles beside projections, None where the run has none.
+    Attributes:
+        folder: of the run.
+        kind: what the run made.
+        summary: its facts.
+        volume: the map, (z, y, x).
+        voxel_size_A: of the map, in Å.
+        history: the steps of the run.
+        curves: correlation curves by their column in ``fsc.csv``.
+        rotations: rotation of every particle, in RELION's convention.
+        shifts_px: displacement (x, y) of every particle's content in pixels.
+        views: averages of particles beside projections of the map; None where the run has none.
     """
 
     folder: Path
-    name: str
-    summary: Mapping[str, Any]
+    kind: RunKind
+    summary: Summary
     volume: Float[Tensor, "n n n"]
     voxel_size_A: float
-    history: Sequence[Mapping[str, Any]]
+    history: Sequence[HistoryRow]
     curves: Mapping[str, FSC]
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
     views: ViewAverages | None
 
+    @property
+    def map_file(self) -> Path:
+        """Where the map is."""
+        return self.folder / f"{self.kind}.mrc"
+
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
-        """Read the folder of a run that has ended.
+        """Read the folder of a run that has ended, of this version or of orbitrec 0.1.
 
         Raises:
             InputError: if it is not such a folder, or a file in it is broken.
         """
-        names = [name for name in MAPS if (folder / f"{name}.mrc").exists()]
-        if not names or not (folder / "summary.json").exists():
+        kinds = [kind for kind in RunKind if (folder / f"{kind}.mrc").exists()]
+        if not kinds or not (folder / SUMMARY).exists():
             raise InputError(f"{folder} holds no finished run of orbitrec abinitio or refine; name the folder of one")
-        volume, voxel_A = read_map(folder / f"{names[0]}.mrc", None)
+        volume, voxel_A = read_map(folder / f"{kinds[-1]}.mrc", None)
+        summary = Summary.read(folder / SUMMARY)
+        poses = read_table(folder / summary.posed).poses()
+        if poses is None:
+            raise InputError(f"{folder / summary.posed} has no poses; run it again")
         try:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            history = [{str(key): value for key, value in row.items()} for row in _rows(folder / "history.csv")]
-            curves = _curves(pd.read_csv(existing_file(folder / "fsc.csv")), voxel_A)
-            missing = [name for name in FACTS if name not in summary]
-            if missing:
-                raise InputError(f"{folder / 'summary.json'} lacks {missing[0]}; run it again with this version")
-            rotations, shifts_A = _poses(folder / summary["posed"])
-            views = _read_views(folder)
+            curves, views = _read_curves(folder / CURVES, voxel_A), _read_views(folder)
         except (ValueError, KeyError, IndexError) as error:
             raise InputError(f"{folder}: a file of the run is broken ({error}); run it again") from error
-        return cls(folder, names[0], summary, volume, voxel_A, history, curves, rotations, shifts_A / voxel_A, views)
+        history = read_history(folder / HISTORY)
+        return cls(folder, kinds[-1], summary, volume, voxel_A, history, curves, poses[0], poses[1] / voxel_A, views)
 
 
 def write_views(run: RunFolder, views: ViewAverages, pixel_size_A: float) -> None:
-    """``views.mrcs``: averages, then as many projections; ``views.csv``: their directions, counts and correlations."""
+    """Write ``views.mrcs`` and ``views.csv``.
+
+    Args:
+        run: the folder.
+        views: averages of particles, which come first in the stack, and projections of the map; their directions,
+            counts and correlations are the rows of the table.
+        pixel_size_A: in Å.
+    """
     pictures = torch.cat([views.averages, views.projections])
     with StackWriter(run.file(VIEW_STACK), len(pictures), pictures.shape[-1], pixel_size_A) as stack:
         stack.write(pictures)
     names = ("x", "y", "z", "particles", "correlation")
     values = torch.cat([views.directions, views.counts[:, None], views.correlations[:, None]], dim=1)
     write_csv(run.file(VIEWS), [dict(zip(names, row, strict=True)) for row in values.tolist()])
-
-
-def _poses(path: Path) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]]:
-    """Rotations and shifts in Å; of a cryoSPARC table by its own fields, for its images may be in another file."""
-    if path.suffix == ".cs":
-        records = np.load(existing_file(path), allow_pickle=False)
-        rotations = Rotation.from_rotvec(records[POSE].astype(np.float64)).as_matrix()
-        shifts_A = -records[SHIFT].astype(np.float64) * records[SHIFT_PIXEL].astype(np.float64)[:, None]
-        return torch.from_numpy(rotations), torch.from_numpy(shifts_A)
-    poses = RelionTable.read(path).poses()
-    if poses is None:
-        raise InputError(f"{path} has no poses; run it again")
-    return poses
 
 
 def _read_views(folder: Path) -> ViewAverages | None:
@@ -114,17 +109,12 @@ def _read_views(folder: Path) -> ViewAverages | None:
     return ViewAverages(table[:, :3], table[:, 3].long(), pictures[:count], pictures[count : 2 * count], table[:, 4])
 
 
-def _rows(path: Path) -> list[dict[Any, Any]]:
-    if existing_file(path).stat().st_size < 2:  # a run without a step
-        return []
-    return pd.read_csv(path).to_dict("records")
-
-
-def _curves(table: pd.DataFrame, voxel_size_A: float) -> dict[str, FSC]:
-    frequency = (
-        2 * math.pi * voxel_size_A / torch.from_numpy(table["resolution_A"].to_numpy(dtype="float64", copy=True))
-    )
+def _read_curves(path: Path, voxel_size_A: float) -> dict[str, FSC]:
+    table = pd.read_csv(existing_file(path))
+    periods_A = torch.from_numpy(table["resolution_A"].to_numpy(dtype="float64", copy=True))
     return {
-        str(name): FSC(frequency, torch.from_numpy(table[name].to_numpy(dtype="float64", copy=True)))
+        str(name): FSC(
+            2 * math.pi * voxel_size_A / periods_A, torch.from_numpy(table[name].to_numpy(dtype="float64", copy=True))
+        )
         for name in table.columns.drop(["shell", "resolution_A"])
     }

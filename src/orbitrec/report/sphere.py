@@ -32,13 +32,13 @@ def sphere_grid() -> Float[Tensor, "latitude longitude 3"]:
 def draw_sphere(
     path: Path, densities: Mapping[str, tuple[Float[Tensor, "D 3"], Float[Tensor, "D"]]], title: str = ""
 ) -> None:
-    """A Mollweide map for each density of views, all in one colour scale.
+    """Draw densities of views as Mollweide maps in one colour scale.
 
     Args:
         path: the picture, PNG.
         densities: name → (directions, values): unit vectors spread evenly over the sphere, such as a spherical design,
-            and the density or probability at each, of any scale: it is drawn relative to uniform, 1 on average. Frames
-            are drawn as they are: turn the estimate's directions by the rotation that aligns its map.
+            and the density or probability at each, of any scale: it is drawn relative to uniform, 1 on average. To
+            compare an estimate with a truth, first rotate its directions by the rotation that aligns its map.
         title: headline.
 
     Raises:
@@ -62,7 +62,17 @@ def draw_sphere(
 
 
 def draw_on_sphere(axes: Axes, values: Float[Tensor, "latitude longitude"], highest: float, title: str) -> QuadMesh:
-    """``values`` on :func:`sphere_grid`, labelled in RELION's rot and tilt; ``axes`` has the Mollweide projection."""
+    """Draw values on the sphere, labelled in RELION's rot and tilt.
+
+    Args:
+        axes: to draw on, in the Mollweide projection.
+        values: on :func:`sphere_grid`.
+        highest: value at the end of the colour scale, which begins at 0.
+        title: of the panel.
+
+    Returns:
+        The map, for :func:`colour_bar`.
+    """
     lat = np.linspace(-np.pi / 2, np.pi / 2, _LATITUDES)
     lon = np.linspace(-np.pi, np.pi, _LONGITUDES)
     mesh = axes.pcolormesh(
@@ -78,7 +88,14 @@ def draw_on_sphere(axes: Axes, values: Float[Tensor, "latitude longitude"], high
 
 
 def colour_bar(figure: Figure | SubFigure, mesh: QuadMesh, axes: list[Axes], label: str) -> None:
-    """The scale of the map, uniform views marked."""
+    """Draw a colour bar on which uniform views, 1, are marked.
+
+    Args:
+        figure: that the map is on.
+        mesh: the map.
+        axes: beside which the bar stands.
+        label: of the bar.
+    """
     bar = figure.colorbar(mesh, ax=axes, shrink=0.85, pad=0.03)
     bar.set_label(label, size=SMALL)
     bar.ax.axhline(1, color="white", linewidth=1.5)

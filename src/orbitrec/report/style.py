@@ -1,4 +1,4 @@
-"""What the pictures share: colours, type sizes, axis labels."""
+"""Colours, type sizes and axis labels of all pictures."""
 
 from matplotlib.axes import Axes
 
@@ -9,7 +9,13 @@ SMALL, TEXT = 9, 10  # points
 
 
 def label_axes(axes: Axes, x: str, y: str) -> None:
-    """Label both axes in small type and leave the frame open at the top and right."""
+    """Label both axes in small type and leave the frame open at the top and right.
+
+    Args:
+        axes: to label.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+    """
     axes.set_xlabel(x, size=SMALL)
     axes.set_ylabel(y, size=SMALL)
     axes.tick_params(labelsize=SMALL)

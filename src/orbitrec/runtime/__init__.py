@@ -1,1 +1,1 @@
-"""How a run is carried out: processes, threads, checkpoints, progress."""
+"""What a run is carried out with: processes, threads, checkpoints, progress."""

@@ -23,37 +23,40 @@ T = TypeVar("T")
 Rows = TypeVar("Rows", Tensor, tuple[Tensor, ...])
 
 SHARDS = 8
-"""Into which a pass is cut: as many processes can share it."""
+"""Parts that a pass over the particles is cut into: at most so many processes can share it."""
 FEWEST = 50
-"""Images in a shard of a small batch: fewer would make its matrix products slow, however many processes there are."""
+"""Least number of images in a shard of a small batch: fewer would make its matrix products slow."""
 
 
 def rank() -> int:
-    """Which of the processes this is; the first, 0, is the only one that writes."""
+    """Number of this process, from 0; only process 0 writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """Number of processes."""
+    """Number of processes that share the work."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def own_device(name: str) -> str:
-    """The device of this process where ``name`` is asked for: of ``cuda`` the GPU of its number on the machine."""
+    """The device of this process where ``name`` is asked for: for ``cuda``, the GPU with its number on the machine."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
 def backend(device: str) -> str:
-    """What carries tensors between processes that work on ``device``; what is on the CPU always goes by gloo."""
+    """Torch's backend for processes that work on ``device``; tensors on the CPU always go by gloo."""
     return "gloo" if torch.device(device).type == "cpu" else "cpu:gloo,cuda:nccl"
 
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[None]:
-    """The other processes, where ``torchrun`` has started some, each working on its own ``device``.
+    """Context manager in which this process works together with the others that ``torchrun`` has started.
+
+    Args:
+        device: of this process.
 
     Raises:
-        InputError: if there are more of them than shards.
+        InputError: if there are more processes than shards.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
@@ -73,9 +76,14 @@ def joined(device: str = "cpu") -> Iterator[None]:
 
 
 def shards(rows: Rows, fewest: int = 1) -> list[Rows]:
-    """A pass over ``rows``, or over chunks of them, in at most :data:`SHARDS` parts of nearly the same size.
+    """Cut a pass into at most :data:`SHARDS` parts of nearly the same size.
 
-    ``fewest``: rows in a part, where there are so many.
+    Args:
+        rows: the particles of the pass, or chunks of them.
+        fewest: least number of rows in a part, where there are that many.
+
+    Returns:
+        The parts, in order. They do not depend on the number of processes.
     """
     number = max(1, min(SHARDS, len(rows) // fewest))
     edges = [len(rows) * i // number for i in range(number + 1)]
@@ -83,9 +91,16 @@ def shards(rows: Rows, fewest: int = 1) -> list[Rows]:
 
 
 def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Tensor]:
-    """The sum over all ``parts`` of the new tensors that ``sums`` makes of one; each process computes some of them.
+    """Sum over all parts, each process computing some of them; the parts are added in order.
 
-    No process ever holds more than its own, one that it is told, and the total.
+    No process ever holds more than its own part's tensors, those of one other part, and the total.
+
+    Args:
+        parts: of the pass, as :func:`shards` makes them.
+        sums: makes new tensors of one part.
+
+    Returns:
+        The sums over all parts, the same in every process.
     """
     total: list[Tensor] = []
     for begun in range(0, len(parts), count()):
@@ -93,8 +108,8 @@ def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Te
         own = [each.contiguous() for each in sums(turn[rank()])] if rank() < len(turn) else []
         like = own or total
         if begun == 0 and len(turn) < count():  # a process without a part has not seen its shape
-            told = from_first(lambda own=own: [(each.shape, each.dtype, each.device.type) for each in own])
-            like = [torch.empty(shape, dtype=dtype, device=own_device(kind)) for shape, dtype, kind in told]
+            shapes = from_first(lambda own=own: [(each.shape, each.dtype, each.device.type) for each in own])
+            like = [torch.empty(shape, dtype=dtype, device=own_device(kind)) for shape, dtype, kind in shapes]
         for by in range(len(turn)):
             part = own if by == rank() else [torch.empty_like(each) for each in like]
             if count() > 1:
@@ -105,21 +120,24 @@ def summed(parts: Sequence[T], sums: Callable[[T], Sequence[Tensor]]) -> list[Te
 
 
 def share(parts: Sequence[T]) -> Sequence[T]:
-    """Every so manieth of ``parts``, for this process, where particles are seen one by one and nothing is added."""
+    """The parts of this process, for work on particles one by one in which nothing is added up."""
     return parts[rank() :: count()]
 
 
 def fill_in(*results: Num[Tensor, "N ..."]) -> None:
-    """Exchange entries that one process has found and the others have left at zero: bits are added, not numbers."""
+    """Exchange the entries of tensors of which each was found by one process and left at zero by all others.
+
+    Bits are added and not numbers, so that every entry comes over exactly.
+    """
     if count() > 1:
         for each in results:
             dist.all_reduce(each.view(torch.int32))
 
 
 def from_first(compute: Callable[[], T]) -> T:
-    """What the first process computes, told to all of them."""
+    """Compute something in the first process and send the result to all."""
     if count() == 1:
         return compute()
-    told = [compute() if rank() == 0 else None]
-    dist.broadcast_object_list(told)
-    return told[0]  # pyright: ignore[reportReturnType]
+    result = [compute() if rank() == 0 else None]
+    dist.broadcast_object_list(result)
+    return result[0]  # pyright: ignore[reportReturnType]

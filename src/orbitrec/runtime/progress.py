@@ -75,10 +75,17 @@ def restored(kind: type[T], record: Mapping[str, Any]) -> T:
 class HistoryRow:
     """One step of a run: at which resolution it worked and how well the model explained the particles that it saw.
 
-    ``alternative`` tells starts, candidates and half-sets of one stage apart; ``log_likelihood`` is of one particle.
+    Attributes:
+        stage: a :class:`Stage`, or what a file of another version calls it.
+        alternative: which of the attempts that a stage makes side by side: the number of a start, or a half-set; empty
+            where there is only one.
+        step: of this stage, alternative and resolution, from 1.
+        resolution_A: finest that the step used, in Å.
+        log_likelihood: of one particle.
+        seconds: since the beginning of the run.
     """
 
-    stage: Stage
+    stage: str
     alternative: str
     step: int
     resolution_A: float

@@ -1,4 +1,4 @@
-"""A run that goes on where it was interrupted."""
+"""Folders of runs that can be interrupted and resumed."""
 
 import json
 import re
@@ -19,14 +19,17 @@ SETTINGS = "settings.json"
 def resumable_run(
     path: Path | str, settings: Mapping[str, object], *, resume: bool
 ) -> Iterator[tuple[RunFolder, Checkpoints]]:
-    """A run's folder and the records of its finished steps, which are removed when it ends well.
+    """Context manager that gives a run's folder and checkpoints; these are removed when the run ends well.
 
-    Without ``resume``, or where there is nothing to go on from, this is :func:`new_run`.
+    Without ``resume``, or where there is no interrupted run, the folder is one of :func:`new_run`.
 
     Args:
         path: the folder.
-        settings: all that decides the result, in JSON's types: an interrupted run goes on with the same only.
-        resume: go on where an interrupted run in ``path`` was.
+        settings: all that decides the result, in JSON's types. An interrupted run goes on only with the same settings.
+        resume: whether to go on with the interrupted run in ``path``.
+
+    Returns:
+        The folder, and the records of the finished steps.
 
     Raises:
         InputError: as :func:`new_run`; if the interrupted run had other settings, or the run in ``path`` is finished.
@@ -35,7 +38,7 @@ def resumable_run(
     if resume and (path / CHECKPOINT / SETTINGS).is_file():
         run = RunFolder(path)
         _check_settings(path, settings)
-        for stray in path.rglob(".*"):  # of writers that were killed
+        for stray in path.rglob(".*"):  # left by writers that were killed
             if re.match(r"\.\d+-", stray.name):
                 stray.unlink(missing_ok=True)
         yield run, Checkpoints(run.checkpoint)

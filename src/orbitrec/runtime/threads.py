@@ -1,4 +1,4 @@
-"""Independent work on all cores."""
+"""Independent jobs on all cores."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +10,11 @@ T = TypeVar("T")
 
 
 def run_threaded(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """What the jobs return, in order. Torch's threads are divided among them.
+    """Run jobs in threads, among which torch's threads are divided, and return their results in order.
 
-    Many small matrices are slower on two threads than on one. With a thread a job, as there is while jobs are many,
-    what torch computes does not depend on their number; numpy's and scipy's libraries have threads of their own.
+    Work on many small matrices is faster on one thread than on two. Where there are at least as many jobs as threads,
+    each job has one, and what torch computes does not depend on their number. Libraries of numpy and scipy have threads
+    of their own.
     """
     threads = torch.get_num_threads()
     workers = max(1, min(threads, len(jobs)))

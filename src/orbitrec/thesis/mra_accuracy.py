@@ -21,13 +21,14 @@ from orbitrec.io.files import replacing
 from orbitrec.io.runs import RunFolder
 from orbitrec.moments.losses import orbit_error
 from orbitrec.mra.families import LENGTH, default_law
-from orbitrec.mra.methods import METHODS, Recovery
+from orbitrec.mra.methods import Method, Recovery
 from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.mra.problem import MRAProblem
 from orbitrec.report.style import GREY, PALETTE, SMALL, TEXT, label_axes
 from orbitrec.thesis.records import ExperimentResult, TextTable
 
 _SEED = 20_241_000  # of the problems: no training's streams
+METHODS: Mapping[str, Recovery] = {method.label: method for method in Method}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from orbitrec.evaluation.alignment import align
-from orbitrec.evaluation.fsc import fourier_shell_correlation, soft_sphere
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.grids import pixels
 from orbitrec.geometry.harmonics import harmonic_count
 from orbitrec.geometry.quadrature import spherical_design

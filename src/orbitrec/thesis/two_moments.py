@@ -20,7 +20,7 @@ from torch import Tensor
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import Alignment
-from orbitrec.evaluation.fsc import soft_sphere
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design

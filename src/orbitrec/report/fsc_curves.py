@@ -11,7 +11,13 @@ from orbitrec.report.style import BLUE, GREY, ORANGE, PALETTE, SMALL, TEXT, labe
 
 
 def plot_fsc(axes: Axes, fsc: FSC, voxel_size_A: float) -> None:
-    """One curve with the truth, its cut-offs at 0.5 and 0.143 marked."""
+    """Draw the correlation with the truth, with its cut-offs at 0.5 and 0.143 marked.
+
+    Args:
+        axes: to draw on.
+        fsc: the curve.
+        voxel_size_A: edge of a voxel in Å.
+    """
     frequency = fsc.frequency.cpu().numpy() / (2 * math.pi * voxel_size_A)
     axes.plot(frequency, fsc.value.cpu().numpy(), color=BLUE, linewidth=1.8, zorder=3)
     for threshold, line, colour in ((0.5, "--", ORANGE), (0.143, ":", "black")):
@@ -25,7 +31,13 @@ def plot_fsc(axes: Axes, fsc: FSC, voxel_size_A: float) -> None:
 
 
 def plot_curves(axes: Axes, curves: Mapping[str, tuple[FSC, float | None]], voxel_size_A: float) -> None:
-    """Several curves by name, each with the threshold at which its resolution is read; thin where it has none."""
+    """Draw several curves.
+
+    Args:
+        axes: to draw on.
+        curves: name → the curve, and the threshold at which its resolution is read; a curve without is drawn thin.
+        voxel_size_A: edge of a voxel in Å.
+    """
     for (name, (fsc, threshold)), colour in zip(curves.items(), cycle(PALETTE), strict=False):
         frequency = fsc.frequency.cpu().numpy() / (2 * math.pi * voxel_size_A)
         values = fsc.value.cpu().numpy()
@@ -44,9 +56,9 @@ def plot_curves(axes: Axes, curves: Mapping[str, tuple[FSC, float | None]], voxe
     _finish(axes, [fsc for fsc, _ in curves.values()], voxel_size_A)
 
 
-def resolution_text(value_A: float) -> str:
-    """A resolution with its unit; "none" for ∞."""
-    return f"{value_A:.1f} Å" if math.isfinite(value_A) else "none"
+def resolution_text(value_A: float, digits: int = 1) -> str:
+    """A resolution with its unit, to so many decimal digits; "none" for ∞."""
+    return f"{value_A:.{digits}f} Å" if math.isfinite(value_A) else "none"
 
 
 def _finish(axes: Axes, curves: list[FSC], voxel_size_A: float) -> None:

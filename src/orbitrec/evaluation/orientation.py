@@ -1,6 +1,6 @@
-"""Particles that look alike, averaged, beside what the map predicts of them.
+"""Whether particles look as their orientations say: averages of similar views beside the map's projections.
 
-A handful of viewing directions is taken where particles are many and that lie apart. The particles nearest to each are
+A few viewing directions are chosen that many particles share and that lie apart. The particles nearest to each are
 corrected for their CTF, centred, rotated in their plane and averaged; the map is projected along the same direction.
 """
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from orbitrec.evaluation.fsc import soft_sphere
+from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import pixel_vectors, radial_frequencies, shell_frequencies, shell_indices
 from orbitrec.geometry.quadrature import spherical_design
@@ -29,10 +29,14 @@ _RIDGE = 0.1  # of the CTF's square, where it vanishes
 
 @dataclass(frozen=True, eq=False)
 class ViewAverages:
-    """V views, the most populated first.
+    """Averages and projections of V views, the most populated first.
 
-    ``directions``: (V, 3); ``counts``: particles averaged; ``averages`` and ``projections``: (V, n, n), through
-    one filter, dense positive; ``correlations``: of each pair within the particle's disc.
+    Attributes:
+        directions: unit vectors (V, 3).
+        counts: particles in each average.
+        averages: of the particles, (V, n, n), dense positive.
+        projections: of the map, (V, n, n), through the same filter.
+        correlations: of each average with its projection within the particle's disc.
     """
 
     directions: Float[Tensor, "V 3"]
@@ -54,18 +58,21 @@ def view_averages(
     views: int = 8,
     most: int = 150,
 ) -> ViewAverages:
-    """Averages of particles seen alike, and the map's projections along the same directions.
+    """Averages of particles with similar views, and the map's projections along the same directions.
 
     Args:
         stack: the particles.
-        rotations: RELION's rotation of each.
-        shifts_px: displacement (x, y) of each one's content in pixels.
-        volume: the map in the box of the stack, dense positive.
+        rotations: RELION's rotation matrix of each particle, (N, 3, 3).
+        shifts_px: displacement (x, y) of each image's content in pixels, (N, 2).
+        volume: the map in the box of the stack, dense positive, (n, n, n).
         radius_px: of the particle; images are compared and shown within it.
-        k_max: highest frequency shown, radians per pixel.
-        dense_is_dark: whether the images show dense as dark.
-        views: how many directions.
-        most: particles that are read for each of them.
+        k_max: the highest frequency shown, in radians per pixel.
+        dense_is_dark: whether dense parts of the particles are dark in the images.
+        views: the most directions.
+        most: the most particles that are read for each direction.
+
+    Returns:
+        One average and one projection for each direction.
     """
     rotations = rotations.detach().cpu().double()
     directions = popular_directions(rotations[:, :, 2], views)
@@ -92,13 +99,19 @@ def view_averages(
 
 
 def popular_directions(seen: Float[Tensor, "N 3"], views: int) -> Float[Tensor, "V 3"]:
-    """Up to ``views`` directions in the order of how many particles are within 10°, no two within 35°.
+    """The directions that most particles are seen from, the most populated first.
 
-    Opposite directions show mirror images of each other and count as near.
+    Args:
+        seen: the particles' viewing directions, unit vectors (N, 3).
+        views: the most directions that are returned.
+
+    Returns:
+        Directions (V, 3), ordered by how many particles are within 10°, no two within 35° of each other. Opposite
+        directions show mirror images of each other and count as near.
     """
     candidates = spherical_design(_DIRECTIONS_DEGREE)
-    reach = math.cos(math.radians(_CONE_DEG))
-    counts = sum((part.double() @ candidates.T > reach).sum(0) for part in seen.split(4096))
+    cone = math.cos(math.radians(_CONE_DEG))
+    counts = sum((part.double() @ candidates.T > cone).sum(0) for part in seen.split(4096))
     assert isinstance(counts, Tensor)
     chosen: list[Tensor] = []
     while len(chosen) < views and int(counts.max()) > 0:
@@ -115,7 +128,7 @@ def _aligned_sum(
     shifts_px: Float[Tensor, "b 2"],
     frame: Float[Tensor, "3 3"],
 ) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n"]]:
-    """Images times their CTF, moved to the direction's frame and added; the mean square CTF at every frequency."""
+    """The sum of images times their CTF, moved to the direction's frame; the mean square CTF at every frequency."""
     n = stack.n
     images = stack.images(rows)
     seen = torch.ones(n, n)
@@ -127,8 +140,8 @@ def _aligned_sum(
         once = torch.where(stack.premultiplied[rows][:, None, None], 1.0, ctf.on_grid(n, stack.pixel_size_A))
         images = centred_ifft(centred_fft(images) * once).real
     # R ≈ frame · Rz(a) shows the frame's picture rotated by −a and displaced by s: it is read at Rz(−a) x + s.
-    turn = frame.T @ rotations
-    angle = torch.atan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1])
+    relative = frame.T @ rotations
+    angle = torch.atan2(relative[:, 1, 0] - relative[:, 0, 1], relative[:, 0, 0] + relative[:, 1, 1])
     x, y = pixel_vectors(n).unbind(-1)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     points = torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1) + shifts_px[:, None, None]

@@ -1,0 +1,330 @@
+"""The tasks of the command line as function calls: what ``import orbitrec`` offers for particles.
+
+Every task takes a configuration record, the same that the command line fills, and returns a record that can be looked
+at, drawn in a notebook, and saved as the command would save it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, SearchConfig
+from orbitrec.cryoem.pipeline import initial_model
+from orbitrec.cryoem.refine import refined_map
+from orbitrec.cryoem.result import PosedMap
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from orbitrec.evaluation.alignment import Alignment, align, resampled
+from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
+from orbitrec.evaluation.masks import soft_sphere
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.runs import RunFolder, new_run
+from orbitrec.io.simulation import write_simulation
+from orbitrec.models.ctf import CTFParameters
+from orbitrec.models.simulate import ParticleSimulation, random_poses
+from orbitrec.report.notebook import notebook_html
+from orbitrec.report.run import KnownMap, compared_with_truth, summary_of, write_run
+from orbitrec.report.summary import RunKind, Summary
+from orbitrec.runtime.checkpoints import Checkpoints
+from orbitrec.runtime.progress import Callback, ignore
+from orbitrec.volumes.voxel import VoxelVolume
+
+MapLike = Float[Tensor, "n n n"] | Path | str
+"""A map: density (z, y, x), dense positive, at the box and pixel size of the particles; or an MRC file of any."""
+
+
+def open_particles(
+    path: Path | str,
+    *,
+    ctf: bool | None = True,
+    pixel_size_A: float | None = None,
+    datadir: Path | str | None = None,
+    passthrough: Path | str | None = None,
+) -> ParticleStack:
+    """The particle images that a table lists; they stay on disk until they are asked for.
+
+    Args:
+        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or a bare MRC stack.
+        ctf: whether to read the CTF; None reads it where the table has one.
+        pixel_size_A: pixel size of all images in Å, instead of what the file says.
+        datadir: another folder that holds the stacks.
+        passthrough: the passthrough file of a cryoSPARC job, where it is not beside the table.
+
+    Returns:
+        The particles.
+
+    Raises:
+        InputError: see :meth:`orbitrec.io.particles.ParticleStack.open`.
+    """
+    return ParticleStack.open(
+        path,
+        datadir=None if datadir is None else Path(datadir),
+        pixel_size_A=pixel_size_A,
+        passthrough=None if passthrough is None else Path(passthrough),
+        ctf=ctf,
+    )
+
+
+class Poses(NamedTuple):
+    """Where every particle is: RELION's ``rotations`` (N, 3, 3), and ``shifts_px`` (N, 2) of its content in pixels."""
+
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What :func:`abinitio` and :func:`refine` return. A notebook shows it as pictures and quality checks.
+
+    Attributes:
+        particles: the stack.
+        config: of the run.
+        found: everything that the run found.
+        kind: an initial model, or a refined map.
+        truth: a true map to compare with, where there is one.
+    """
+
+    particles: ParticleStack
+    config: SearchConfig
+    found: PosedMap
+    kind: RunKind
+    truth: KnownMap | None = None
+
+    @property
+    def map(self) -> Float[Tensor, "n n n"]:
+        """Density (z, y, x), dense positive, within the particle's ball, filtered by the half-maps' correlation."""
+        return self.found.combined.volume
+
+    @property
+    def voxel_size_A(self) -> float:
+        """Edge of a voxel in Å."""
+        return self.particles.pixel_size_A
+
+    @property
+    def half_maps(self) -> tuple[Float[Tensor, "n n n"], Float[Tensor, "n n n"]]:
+        """The maps of the two half-sets, neither masked nor filtered."""
+        return self.found.combined.half_maps
+
+    @property
+    def mask(self) -> Float[Tensor, "n n n"]:
+        """Soft mask, 1 where the particle is."""
+        return self.found.combined.mask
+
+    @property
+    def poses(self) -> Poses:
+        """Rotation and shift of every particle."""
+        return Poses(self.found.rotations, self.found.shifts_px)
+
+    @property
+    def fsc(self) -> FSC:
+        """Correlation of the half-maps within the mask, corrected for it (Chen et al. 2013)."""
+        return self.found.combined.masked.corrected
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """What gives reason to doubt the result, a sentence each; empty is the rule."""
+        return self.summary.checks
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The facts of the run, as ``summary.json`` has them."""
+        truth = None if self.truth is None else compared_with_truth(self.map, self.voxel_size_A, self.truth)[1]
+        return summary_of(self.particles.table.path, self.particles, self.config, self.found, truth)
+
+    def save(self, folder: Path | str) -> Summary:
+        """Write the files of the run into a new folder: map, half-maps, mask, posed particles, numbers, report.
+
+        Raises:
+            InputError: if the folder holds something already or cannot be made.
+            WriteError: if the disk is full.
+        """
+        with new_run(folder) as run:
+            return self.write(run)
+
+    def write(self, run: RunFolder) -> Summary:
+        """Write the same files into the folder of a run."""
+        path = self.particles.table.path
+        return write_run(run, path, self.particles, self.config, self.found, self.truth, self.kind)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
+
+
+def abinitio(
+    particles: ParticleStack | Path | str,
+    config: AbInitioConfig | None = None,
+    *,
+    truth: MapLike | None = None,
+    callback: Callback = ignore,
+    checkpoints: Checkpoints | None = None,
+) -> Reconstruction:
+    """A 3-D initial model and the pose of every particle, from a particle stack alone.
+
+    Args:
+        particles: a stack, or the table that lists it.
+        config: of the search; every field has a default.
+        truth: a true map to compare the result with.
+        callback: called with the status of the run whenever work has been done.
+        checkpoints: records of finished steps, to go on from where there are some: the result is the same.
+
+    Returns:
+        The map, the poses and how far to believe them. The handedness cannot be found from projections.
+
+    Raises:
+        InputError: for too few particles, bad images, or a configuration that does not fit the stack.
+    """
+    stack, config = _opened(particles), config or AbInitioConfig()
+    known = None if truth is None else _known(truth, stack)
+    return Reconstruction(
+        stack, config, initial_model(stack, config, callback, checkpoints), RunKind.INITIAL_MODEL, known
+    )
+
+
+def refine(
+    particles: ParticleStack | Path | str,
+    initial: MapLike,
+    config: RefineConfig | None = None,
+    *,
+    truth: MapLike | None = None,
+    callback: Callback = ignore,
+    checkpoints: Checkpoints | None = None,
+) -> Reconstruction:
+    """A map refined by likelihood on two independent half-sets of a stack.
+
+    Args:
+        particles: a stack, or the table that lists it. Where the table has origins, particles are taken to be centred
+            there.
+        initial: the map to refine. Its scale and sign are found; only what it shows at the first resolution is
+            believed.
+        config: of the refinement; every field has a default.
+        truth: a true map to compare the result with.
+        callback: called with the status of the run whenever work has been done.
+        checkpoints: records of finished steps, to go on from where there are some: the result is the same.
+
+    Returns:
+        The map, the poses and how far to believe them.
+
+    Raises:
+        InputError: for too few particles, bad images, a map that does not resemble them at any scale, or a
+            configuration that does not fit the stack.
+    """
+    stack, config = _opened(particles), config or RefineConfig()
+    start = _known(initial, stack)
+    known = None if truth is None else _known(truth, stack)
+    found = refined_map(stack, start.grid, config, callback, checkpoints)
+    return Reconstruction(stack, config, found, RunKind.REFINED, known)
+
+
+class Comparison(NamedTuple):
+    """How far a map agrees with a reference.
+
+    Attributes:
+        alignment: the rotation, shift and handedness that bring the map onto the reference.
+        aligned: the map there.
+        fsc: its correlation with the reference, shell by shell.
+        voxel_size_A: edge of a voxel of both.
+    """
+
+    alignment: Alignment
+    aligned: Float[Tensor, "n n n"]
+    fsc: FSC
+    voxel_size_A: float
+
+    @property
+    def fsc05_A(self) -> float:
+        """Resolution in Å at which the correlation falls below 0.5; ∞ if it never is above."""
+        return self.fsc.cutoff_A(0.5, self.voxel_size_A)
+
+    @property
+    def fsc0143_A(self) -> float:
+        """Resolution in Å at which the correlation falls below 0.143."""
+        return self.fsc.cutoff_A(0.143, self.voxel_size_A)
+
+    @property
+    def correlation(self) -> float:
+        """Of the voxels."""
+        return self.alignment.correlation
+
+
+def evaluate(
+    moving: Float[Tensor, "m m m"],
+    reference: Float[Tensor, "n n n"],
+    voxel_size_A: float,
+    *,
+    moving_voxel_size_A: float | None = None,
+    handedness: bool = True,
+    mask_radius_A: float | None = None,
+) -> Comparison:
+    """Align a map to a reference over rotation, shift and handedness, then compare them shell by shell.
+
+    Args:
+        moving: the map to judge, (z, y, x).
+        reference: the map it should be.
+        voxel_size_A: edge of a voxel of the reference.
+        moving_voxel_size_A: that of the map, where it differs; the map is brought to the reference's grid.
+        handedness: whether the mirrored map is tried as well.
+        mask_radius_A: compare within a soft sphere of this radius; None compares the whole boxes, which is harsher.
+
+    Returns:
+        The alignment and the correlation.
+    """
+    n, own = len(reference), moving_voxel_size_A or voxel_size_A
+    if (len(moving), own) != (n, voxel_size_A):
+        moving = resampled(moving, own, n, voxel_size_A)
+    alignment = align(moving, reference, handedness=handedness)
+    aligned = alignment.apply(moving)
+    mask = 1.0 if mask_radius_A is None else soft_sphere(n, mask_radius_A / voxel_size_A)
+    return Comparison(alignment, aligned, fourier_shell_correlation(aligned * mask, reference * mask), voxel_size_A)
+
+
+def simulate_particles(
+    folder: Path | str,
+    density: Float[Tensor, "n n n"],
+    pixel_size_A: float,
+    count: int,
+    *,
+    snr: float = 0.1,
+    shift_px: float = 2.0,
+    views: VonMisesFisherMixture | None = None,
+    ctf: CTFParameters | None = None,
+    seed: int = 1,
+) -> ParticleStack:
+    """A blind particle stack of a known density in a new folder, with its truth beside it.
+
+    Args:
+        folder: gets ``particles.star``, ``particles.mrcs``, ``truth.star`` and ``truth.mrc``.
+        density: what is projected, (z, y, x) in the images' box.
+        pixel_size_A: edge of a pixel.
+        count: particles.
+        snr: signal-to-noise ratio as :mod:`orbitrec.models.simulate` defines it; infinite for no noise.
+        shift_px: standard deviation of the shifts per axis.
+        views: density of viewing directions; uniform if None.
+        ctf: one row for each particle; no CTF if None.
+        seed: of poses and noise.
+
+    Returns:
+        The particles, without their poses.
+
+    Raises:
+        InputError: if the folder holds something already, the density is empty or a number is out of range.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    poses = random_poses(count, generator, views=views, shift_px=shift_px)
+    simulation = ParticleSimulation(VoxelVolume(density.float()), len(density), pixel_size_A, *poses, ctf)
+    with new_run(folder) as run:
+        write_simulation(run, simulation, snr, generator)
+    return open_particles(Path(folder) / "particles.star", ctf=ctf is not None)
+
+
+def _opened(particles: ParticleStack | Path | str) -> ParticleStack:
+    return particles if isinstance(particles, ParticleStack) else open_particles(particles, ctf=None)
+
+
+def _known(known: MapLike, stack: ParticleStack) -> KnownMap:
+    if isinstance(known, Tensor):
+        return KnownMap.given(known, stack)
+    return KnownMap.read(Path(known), stack)
