@@ -15,14 +15,15 @@ help:
 	@echo 'make lowest  a job and some tests with every dependency at its declared lower bound (PIN=torch==2.13.0: but this)'
 	@echo 'make clean   remove .venv, demo, site and dist'
 
-# The suite's tensors are small: a second thread costs more than it gains (11 s against a minute on two busy cores).
+# The suite's tensors are small: a second thread costs more than it gains (11 s against a minute on two busy cores), so a
+# core has a process. A file's tests stay together, since they share what was computed once.
 test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 demo: $(READY)
 	rm -rf demo

@@ -121,7 +121,7 @@ def test_networks_match_moments_and_one_on_top_of_their_mean_more_closely():
     mean = Consensus.of(members)
     refined = problem.refined(mean, seeded(6))
     before, after = (loss_of(problem, one.voxels, one.view_density(directions)) for one in (mean, refined))
-    assert after < 0.7 * before  # Adam’s path depends on how a machine rounds: 0.3 to 0.55 were seen
+    assert after < 0.7 * before  # the path of Adam depends on how a machine rounds: 0.3 to 0.55 were seen
     assert float(refined.view_density(directions).sum()) == pytest.approx(1)
 
 

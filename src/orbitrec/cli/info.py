@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orbitrec.cli.inputs import Datadir, Passthrough, PixelSize
+from orbitrec.cli.messages import for_command_line
 
 if TYPE_CHECKING:
     from orbitrec.io.mrc import MrcHeader
@@ -82,7 +83,7 @@ def _describe_images(stack: "ParticleStack") -> dict[str, object]:
     return {
         "contrast": f"{found.contrast_text()} ({found.contrast:.1f} standard errors)",
         "diameter_A": found.diameter_A,
-        "notes": found.notes(),
+        "notes": [for_command_line(note) for note in found.notes()],
     }
 
 

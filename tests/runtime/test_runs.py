@@ -1,0 +1,78 @@
+"""Folders of runs that can be resumed: what goes on, what begins anew, and what is refused."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+
+from orbitrec.errors import InputError
+from orbitrec.runtime.runs import resumable_run
+from orbitrec.runtime.threads import run_threaded
+
+SETTINGS = {"seed": 1, "table": "p.star"}
+
+
+class KilledError(BaseException):
+    pass
+
+
+def interrupted(path):
+    """A run that is stopped after its first step."""
+    with suppress(KilledError), resumable_run(path, SETTINGS, resume=False) as (_, checkpoints):
+        checkpoints.save("first", {"a": torch.ones(2)})
+        raise KilledError
+
+
+def test_a_finished_run_keeps_its_outputs_and_no_checkpoints(tmp_path):
+    with resumable_run(tmp_path / "run", SETTINGS, resume=False) as (run, checkpoints):
+        checkpoints.save("first", {"a": torch.ones(2)})
+        run.file("summary.json").write_text("{}")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["summary.json"]
+    with (
+        pytest.raises(InputError, match="is finished; there is nothing to resume"),
+        resumable_run(tmp_path / "run", SETTINGS, resume=True),
+    ):
+        pass
+
+
+def test_an_interrupted_run_goes_on_from_its_records(tmp_path):
+    interrupted(tmp_path / "run")
+    stray = tmp_path / "run" / ".123-half1.mrc"
+    stray.touch()
+    with resumable_run(tmp_path / "run", SETTINGS, resume=True) as (_, checkpoints):
+        assert torch.equal(checkpoints.load("first")["a"], torch.ones(2))
+        assert not stray.exists()
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_other_settings_do_not_go_on(tmp_path):
+    interrupted(tmp_path / "run")
+    with (
+        pytest.raises(InputError, match="was begun with seed 1, not 2; give the same"),
+        resumable_run(tmp_path / "run", {**SETTINGS, "seed": 2}, resume=True),
+    ):
+        pass
+    assert (tmp_path / "run" / "checkpoint" / "first.safetensors").exists()
+
+
+def test_without_resume_an_interrupted_run_is_left_alone(tmp_path):
+    interrupted(tmp_path / "run")
+    with (
+        pytest.raises(InputError, match="interrupted run; go on with it with `resume`"),
+        resumable_run(tmp_path / "run", SETTINGS, resume=False),
+    ):
+        pass
+
+
+def test_jobs_share_the_threads_and_come_back_in_order():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = run_threaded([lambda index=index: (index, torch.get_num_threads()) for index in range(5)])
+        assert found == [(index, 1) for index in range(5)]
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            run_threaded([lambda: 1 // 0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
