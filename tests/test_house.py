@@ -33,8 +33,7 @@ FULLER: dict[str, int] = {
 ARGUMENTS = 3
 """A public function of so many arguments is documented argument by argument."""
 
-UNDOCUMENTED: dict[str, int] = {
-}
+UNDOCUMENTED: dict[str, int] = {}
 """How many of a room's functions are not yet: only ever fewer."""
 
 COMMAND_LINES = {
