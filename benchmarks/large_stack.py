@@ -1,4 +1,4 @@
-"""A large stack in little memory: simulated particles → `orbitrec abinitio`, time of each stage and peak.
+"""A large stack in little memory: simulated particles → `orbitrec abinitio`, time of each part and peak.
 
     python benchmarks/large_stack.py MAP.mrc --ctf DEFOCUS.star -n 100000 -o FOLDER
 
@@ -47,10 +47,10 @@ def main() -> None:
     seconds, peak = measured([*ORBITREC, *command])
     summary = json.loads((run / "summary.json").read_text())
     table = Table(title=f"{summary['particles']} particles of {summary['box_px']} px, {summary['threads']} threads")
-    for name in ("stage", "seconds"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for stage, lap in summary["seconds"].items():
-        table.add_row(stage, f"{lap:.0f}")
+    for name in ("part", "seconds"):
+        table.add_column(name, justify="left" if name == "part" else "right")
+    for part, taken in summary["seconds"].items():
+        table.add_row(part, f"{taken:.0f}")
     table.add_row("the whole command", f"{seconds:.0f}")
     Console().print(table)
     stack_gib = (data / "particles.mrcs").stat().st_size / 2**30

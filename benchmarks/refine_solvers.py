@@ -1,6 +1,6 @@
 """`orbitrec refine` by each of its solvers, from the truth seen at a low resolution: the evidence for its default.
 
-Each solver runs in a process of its own, whose processor seconds are told.
+Each solver runs in a process of its own, whose processor seconds are printed.
 
     OMP_NUM_THREADS=1 python benchmarks/refine_solvers.py particles.star truth.mrc
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orbitrec.cli.refine import SolverName
+from orbitrec.cli.solver_names import SolverName
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.io.mrc import read_map, write_map

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from orbitrec.cryoem.config import Options
+from orbitrec.cryoem.config import AbInitioConfig
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.evaluation.alignment import align, resampled
@@ -39,7 +39,6 @@ from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.report.style import BLUE, GREY, ORANGE, SMALL, label_axes
 from orbitrec.runtime.checkpoints import Checkpoints
-from orbitrec.runtime.progress import restored
 
 ORBITREC = [sys.executable, "-m", "orbitrec"]
 # The initial-model job of RELION 3.1's interface with its default values.
@@ -49,7 +48,7 @@ RELION = """
 --sgd_ini_resol 35 --sgd_fin_resol 15 --sgd_ini_subset 100 --random_seed 1
 """.split()  # noqa: SIM905
 STAGES = ("start", "select", "march")
-"""Of orbitrec's climb, by the names of their records."""
+"""Of orbitrec's search, by the names of their records."""
 WRITING_S = 0.3
 """A file that has not changed for as long is whole."""
 
@@ -138,11 +137,11 @@ def orbitrec(data: Path, folder: Path, judge: Judge) -> Program:
 
 def _best_so_far(star: Path, kept: list[tuple[float, Path]]) -> Iterator[tuple[float, Tensor]]:
     stack = ParticleStack.open(star)
-    looked = image_statistics(stack)
-    stack, options = looked.applied(stack), Options().completed(looked)
-    radius, schedule = options.radius_px(stack), options.bandwidths(stack)
+    statistics = image_statistics(stack)
+    stack, config = statistics.applied(stack), AbInitioConfig().with_diameter(statistics.diameter_A)
+    radius, schedule = config.radius_px(stack), config.schedule_for(stack)
     grid = PolarGrid.for_radius(stack.n, max(schedule.march) / radius, radius + 3)
-    sweeps = [bandwidth for bandwidth in schedule.march for _ in range(schedule.sweeps)]
+    passes = [bandwidth for bandwidth in schedule.march for _ in range(schedule.passes)]
     best = (0, -math.inf)
     for at, path in kept:
         stage = path.stem[4:].rsplit("-")[0]
@@ -153,15 +152,17 @@ def _best_so_far(star: Path, kept: list[tuple[float, Path]]) -> Iterator[tuple[f
         if reached < best:
             continue
         best = reached
-        at_bandwidth = (schedule.start_bandwidth, schedule.select_bandwidth, sweeps[record.get("sweeps", 1) - 1])
+        at_bandwidth = (schedule.start_bandwidth, schedule.select_bandwidth, passes[record.get("done", 1) - 1])
         level = ResolutionLevel.at(grid, radius, at_bandwidth[reached[0]])
-        yield at, level.volume(restored(VolumeAndViews, record)).to_grid(stack.n)
+        part = "model." if stage == "march" else ""  # of the state of a multi-resolution run
+        model = VolumeAndViews(record[f"{part}coefficients"], record[f"{part}log_views"])
+        yield at, level.volume(model).to_grid(stack.n)
 
 
 def relion(data: Path, folder: Path, judge: Judge, steps: int, last_subset: int) -> Program:
     """RELION's 50 + 200 + 50 steps brought to ``steps`` in these proportions, a map written at every tenth."""
     stack = ParticleStack.open(data / "particles.star")
-    diameter_A = 2 * Options().completed(image_statistics(stack)).radius_px(stack) * stack.pixel_size_A
+    diameter_A = image_statistics(stack).diameter_A
     begin = round(steps / 6)
     numbers = {
         "sgd_ini_iter": begin, "sgd_inbetween_iter": steps - 2 * begin, "sgd_fin_iter": begin, "sgd_write_iter": 10,

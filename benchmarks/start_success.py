@@ -35,10 +35,10 @@ def run(star: str, truth: str, kind: str, seed: int) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         command = ["abinitio", star, "--truth", truth, "-o", f"{folder}/run", "--seed", str(seed), "--json"]
-        told = subprocess.run([*ORBITREC, *command, *ONE_START[kind]], check=True, capture_output=True, text=True)
+        printed = subprocess.run([*ORBITREC, *command, *ONE_START[kind]], check=True, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cost = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    summary = json.loads(told.stdout)
+    summary = json.loads(printed.stdout)
     return {"fsc05_A": summary["fsc05_A"], "starts_s": summary["seconds"]["starts"], "processor_s": cost}
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         f"within {SUCCESS_A:g} Å",
         "FSC 0.5 Å, median",
         "best – worst",
-        "start and climb s",
+        "starts, s",
         "processor s",
     )
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in arguments.kinds}

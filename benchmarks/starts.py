@@ -1,7 +1,7 @@
-"""Where should the climb begin? Random volumes, moment matching and MoM-net, on one stack.
+"""Where should the search begin? Random volumes, moment matching and MoM-net, on one stack.
 
-Every start climbs as `orbitrec abinitio` does, at the first bandwidth and then, all of them, at the second. Printed:
-the held-out log-likelihood (comparable down a column) and the resolution at FSC 0.5 against the truth at both.
+Every start makes the EM steps of `orbitrec abinitio`, at the first bandwidth and then, all of them, at the second.
+Printed: the held-out log-likelihood (comparable down a column) and the resolution at FSC 0.5 against the truth at both.
 
     python benchmarks/starts.py particles.star truth.mrc [--starts 4] [--seed 1] [--only NAME]
 """
@@ -15,32 +15,35 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from orbitrec.cryoem.centring import centre_marching
+from orbitrec.cryoem.centring import CENTRING_BANDWIDTHS, centre_from_coarse_to_fine
+from orbitrec.cryoem.config import AbInitioConfig
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.multiresolution import Schedule, climb, held_out_likelihood, random_batches
-from orbitrec.cryoem.pipeline import Options
+from orbitrec.cryoem.likelihood import centred_likelihood
+from orbitrec.cryoem.multi_start import OnlinePhase, held_out_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.starts import moment_starts, momnet_start
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
+from orbitrec.optim.driver import continued
+from orbitrec.optim.online import OnlineEM
 
 
 class Race:
-    """One stack, prepared and centred, and the climb that every start makes."""
+    """One stack, preprocessed and centred, and the steps that every start makes."""
 
     def __init__(self, star: str, truth: str, seed: int) -> None:
         self.stack = ParticleStack.open(star)
         self.truth = read_map(truth, self.stack.pixel_size_A)[0].double()
         self.generator = torch.Generator().manual_seed(seed)
-        self.schedule = Schedule()
-        self.radius = Options().radius_px(self.stack)
+        config = AbInitioConfig()
+        self.schedule, self.radius = config.schedule, config.radius_px(self.stack)
         self.data: ParticleModes = preprocess(self.stack, self.schedule.select_bandwidth / self.radius, self.radius + 3)
-        k_centre = [bandwidth / self.radius for bandwidth in (6.0, 9.0, 12.0)]
-        self.centres = centre_marching(self.data, k_centre, prior_px=0.05 * self.stack.n).centres
+        k_centre = [bandwidth / self.radius for bandwidth in CENTRING_BANDWIDTHS]
+        self.centres = centre_from_coarse_to_fine(self.data, k_centre, prior_px=0.05 * self.stack.n).centres
         order = torch.randperm(len(self.data), generator=self.generator)
-        self.held, self.pool = order[:1000], order[1000:]
+        self.held, self.pool = order.tensor_split([self.schedule.held_out_of(len(order))])
         self.low = ResolutionLevel.at(self.data.grid, self.radius, self.schedule.start_bandwidth)
         self.high = ResolutionLevel.at(self.data.grid, self.radius, self.schedule.select_bandwidth)
 
@@ -59,7 +62,7 @@ class Race:
             yield seconds, start.model
 
     def momnet(self, count: int) -> Iterator[tuple[float, VolumeAndViews]]:
-        """MoM-net's one answer; it climbs as often as the others do, on other batches."""
+        """MoM-net's one answer, as often as there are others, on other batches."""
         begun = time.monotonic()
         start = momnet_start(self.stack, self.low)
         seconds = time.monotonic() - begun
@@ -69,14 +72,19 @@ class Race:
     def run(self, model: VolumeAndViews) -> tuple[float, float, float, float]:
         """Held-out likelihood and resolution at both bandwidths."""
         s = self.schedule
-        for size, steps, keep in ((s.start_batch, s.start_steps, 0.95), (s.settle_batch, s.settle_steps, 0.8)):
-            batches = random_batches(self.pool, size, steps, keep, self.generator)
-            model = climb(self.data, self.low, model, self.centres, batches, lambda *step: None)
-        first = self.judged(self.low, model)
-        batches = random_batches(self.pool, s.select_batch, s.select_steps, 0.9, self.generator)
-        carried = self.low.carried(model, self.high)
-        model = climb(self.data, self.high, carried, self.centres, batches, lambda *step: None)
-        return *first, *self.judged(self.high, model)
+        first = OnlinePhase(s.start_batch, s.start_steps, 0.95), OnlinePhase(s.settle_batch, s.settle_steps, 0.8)
+        for phase in first:
+            model = self.improved(self.low, model, phase)
+        judged, second = self.judged(self.low, model), OnlinePhase(s.select_batch, s.select_steps, 0.9)
+        model = self.improved(self.high, self.low.prolongated(model, self.high), second)
+        return *judged, *self.judged(self.high, model)
+
+    def improved(self, level: ResolutionLevel, model: VolumeAndViews, phase: OnlinePhase) -> VolumeAndViews:
+        """The model after the steps of a phase."""
+        problem = centred_likelihood(self.data, level, self.centres, self.pool)
+        solver = OnlineEM(min(phase.batch, len(self.pool)), phase.kept, passes=False)
+        begun = solver.init(problem, level.unknowns(model))
+        return level.model(continued(solver, problem, begun, self.generator, phase.steps).w)
 
     def judged(self, level: ResolutionLevel, model: VolumeAndViews) -> tuple[float, float]:
         """Held-out likelihood, and FSC 0.5 against the truth in Å."""
@@ -102,12 +110,16 @@ def main() -> None:
     columns = (
         "start",
         "s to make",
-        "s to climb",
+        "s of EM",
         *(f"{name} at {limit:.0f} Å" for limit in at for name in ("ℓ", "FSC 0.5 Å")),
     )
     for column in columns:
         table.add_column(column)
-    kinds = {"random, energy 0.5 (faint)": 0.5, "random, energy 20": 20.0, "random, energy 150 (as the data)": 150.0}
+    kinds = {
+        "random, energy 0.5 (default)": 0.5,
+        "random, energy 20": 20.0,
+        "random, energy 150 (as the data)": 150.0,
+    }
     made = {name: race.random(energy, arguments.starts) for name, energy in kinds.items()}
     made["moment matching"] = race.matched(arguments.starts)
     made["MoM-net"] = race.momnet(arguments.starts)

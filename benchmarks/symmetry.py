@@ -1,4 +1,4 @@
-"""Does `--symmetry` help where it is right, and is it told where it is wrong?
+"""Does `--symmetry` help where it is right, and is it noticed where it is wrong?
 
 Copies of a real map around a common axis are a particle whose symmetry is known. One simulated set of it is given to
 `orbitrec abinitio` with every symmetry that is asked for; printed are the score that the map without it has, the
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("map", type=Path)
     parser.add_argument("--truth", default="C3", help="symmetry of the particle that is made")
-    parser.add_argument("--ask", nargs="+", default=["C1", "C3", "C4"], help="symmetries that runs are told")
+    parser.add_argument("--ask", nargs="+", default=["C1", "C3", "C4"], help="symmetries that runs are given")
     parser.add_argument("--distance", type=float, default=42.0, help="of a copy from the axis, Å")
     parser.add_argument("--box", type=int, default=40)
     parser.add_argument("--pixel-size", type=float, default=6.0)

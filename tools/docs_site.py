@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tools"))  # mkdocs runs this file by its path
 import api_reference  # noqa: E402
 import rooms  # noqa: E402
 import run_tutorials  # noqa: E402
+import thesis_tables  # noqa: E402
 
 COMMANDS = "commands.md"
 CONTRIBUTING = "contributing.md"
@@ -62,10 +63,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A tutorial with what its code printed below each block; the sizes of the rooms where they are asked for."""
+    """A tutorial with what its code printed below each block; the sizes of rooms and results where asked for."""
     address = Path(page.file.src_uri)
     if address.parent.name == "tutorials":
         return run_tutorials.with_outputs(markdown, address.stem)
+    markdown = thesis_tables.with_tables(markdown, Path(config.docs_dir) / address.parent)
     return markdown.replace(SIZES, rooms.table())
 
 

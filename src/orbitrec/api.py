@@ -1,7 +1,7 @@
 """The tasks of the command line as function calls: what ``import orbitrec`` offers for particles.
 
-Every task takes a configuration record, the same that the command line fills, and returns a record that can be looked
-at, drawn in a notebook, and saved as the command would save it.
+Every task takes a configuration record, the same that the command line fills, and returns a record that can be
+inspected, drawn in a notebook, and saved as the command would save it.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def open_particles(
     datadir: Path | str | None = None,
     passthrough: Path | str | None = None,
 ) -> ParticleStack:
-    """The particle images that a table lists; they stay on disk until they are asked for.
+    """The particle images that a table lists; they stay on disk until they are used.
 
     Args:
         path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or a bare MRC stack.
@@ -70,7 +70,12 @@ def open_particles(
 
 
 class Poses(NamedTuple):
-    """Where every particle is: RELION's ``rotations`` (N, 3, 3), and ``shifts_px`` (N, 2) of its content in pixels."""
+    """The poses of particles.
+
+    Attributes:
+        rotations: (N, 3, 3) RELION's rotation of each.
+        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
+    """
 
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
@@ -126,7 +131,7 @@ class Reconstruction:
 
     @property
     def checks(self) -> tuple[str, ...]:
-        """What gives reason to doubt the result, a sentence each; empty is the rule."""
+        """One sentence for each reason to doubt the result; most results have none."""
         return self.summary.checks
 
     @cached_property
@@ -236,7 +241,7 @@ class Comparison(NamedTuple):
 
     @property
     def fsc05_A(self) -> float:
-        """Resolution in Å at which the correlation falls below 0.5; ∞ if it never is above."""
+        """Resolution in Å at which the correlation falls below 0.5; infinite if it is below at all frequencies."""
         return self.fsc.cutoff_A(0.5, self.voxel_size_A)
 
     @property
@@ -246,7 +251,7 @@ class Comparison(NamedTuple):
 
     @property
     def correlation(self) -> float:
-        """Of the voxels."""
+        """Pearson correlation of the aligned map with the reference, over the voxels of the whole box."""
         return self.alignment.correlation
 
 
@@ -270,7 +275,10 @@ def evaluate(
         mask_radius_A: compare within a soft sphere of this radius; None compares the whole boxes, which is harsher.
 
     Returns:
-        The alignment and the correlation.
+        The alignment, the aligned map, and the correlation of every shell (Harauz and van Heel 1986).
+
+    Raises:
+        InputError: if one of the maps is constant, or the reference is not a cube of at least 8 voxels along an edge.
     """
     n, own = len(reference), moving_voxel_size_A or voxel_size_A
     if (len(moving), own) != (n, voxel_size_A):

@@ -28,7 +28,7 @@ def test_every_method_recovers_a_signal(method):
 
 def test_a_method_is_its_function():
     problem, _ = _problem()
-    by_method = Method.em(problem, torch.Generator().manual_seed(3))
+    by_method = Method.EM(problem, torch.Generator().manual_seed(3))
     by_function = recover_em(problem, torch.Generator().manual_seed(3))
     assert torch.equal(by_method.signal, by_function.signal)
     assert [method.label for method in Method] == [

@@ -45,7 +45,7 @@ def test_variance_reduction_with_all_terms_is_the_full_method(problem, full, red
 
 def test_inner_steps_with_all_terms_are_steps_of_gradient_descent(problem, starts):
     w = starts(problem, 1)[0]
-    solver = solvers.Solver(solvers.gradient, VarianceReduced(1.0, 5), longest=1e-3, average=False)
+    solver = solvers.SnapshotSolver(solvers.gradient, VarianceReduced(1.0, 5), longest=1e-3, average=False)
     state, _ = solver.step(problem, solver.init(problem, w))
     for _ in range(5):
         w = w - 1e-3 * problem.gradient(w)[1]
@@ -54,7 +54,7 @@ def test_inner_steps_with_all_terms_are_steps_of_gradient_descent(problem, start
 
 def test_snapshots_are_means_of_an_epoch(problem, starts):
     w = starts(problem, 1)[0]
-    solver = solvers.Solver(solvers.gradient, VarianceReduced(1.0, 3), longest=1e-3)
+    solver = solvers.SnapshotSolver(solvers.gradient, VarianceReduced(1.0, 3), longest=1e-3)
     state, _ = solver.step(problem, solver.init(problem, w))
     path = []
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_costs_as_printed_and_as_measured(problem, starts):
 
 def test_a_rejected_epoch_is_run_again_with_a_shorter_step(problem, starts):
     w = starts(problem, 1)[0]
-    solver = solvers.Solver(solvers.gradient, Full(), longest=1e3)  # absurd
+    solver = solvers.SnapshotSolver(solvers.gradient, Full(), longest=1e3)  # absurd
     state = solver.init(problem, w)
     state, _ = solver.step(problem, state)
     state, info = solver.step(problem, state)

@@ -70,7 +70,7 @@ def recover(
         if sigma is None:
             console.print(f"--sigma is not given: estimated from the data as {problem.sigma:.4g}")
         with console.status(f"recovering by {method}" if console.is_terminal else ""):
-            estimate = recover_signal(problem, Method[method.name], torch.Generator().manual_seed(seed))
+            estimate = recover_signal(problem, Method[method.name.upper()], torch.Generator().manual_seed(seed))
         for warning in estimate.warnings:
             console.print(f"[bold yellow]warning:[/] {escape(warning)}")
         facts = {"file": observations, "method": method.value, "seed": seed, "sigma_estimated": sigma is None}

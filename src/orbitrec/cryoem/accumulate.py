@@ -16,7 +16,7 @@ from orbitrec.moments.estimator import MomentAccumulator
 from orbitrec.runtime.distributed import shards, summed
 
 LEAST_CTF = 0.1
-"""What was multiplied by less than this is not divided by less."""
+"""Least absolute value of a CTF that images are divided by, where they were multiplied by it."""
 
 
 def accumulate_moments(
@@ -31,15 +31,20 @@ def accumulate_moments(
     """Moments of a stack's whitened images, read once and in order; memory does not grow with the stack.
 
     Images are whitened by the noise spectrum of their group and cut to 1.2 times the resolution's frequency,
-    so the grid's box and its pixels, ``pixel size · n / grid.box``, are those of the smaller images.
+    so the grid's box and its pixels, ``pixel size · n / grid.box``, are those of the smaller images. The moments are
+    the estimators (2.19), averaged over in-plane rotations and corrected for the CTF (see
+    :mod:`orbitrec.moments.estimator`).
 
     Args:
         stack: the particles.
-        resolution_A: the moments' finest resolution.
-        radius_A: of a ball that holds the particle and its shifts.
+        resolution_A: the moments' finest resolution, in Å.
+        radius_A: radius in Å of a ball that holds the particle and its shifts.
         chunk: images held at a time.
         progress: called with the number of images done.
-        device: where images are transformed and multiplied; what is returned is on the CPU.
+        device: where images are transformed and multiplied.
+
+    Returns:
+        The sums of all images, on the CPU; their ``estimate`` gives the moments.
 
     Raises:
         InputError: if the resolution is beyond Nyquist or too coarse for the radius, or if an image is bad.

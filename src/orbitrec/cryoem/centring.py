@@ -19,22 +19,26 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.runtime.progress import RunState
 
 CENTRING_BANDWIDTHS = (6.0, 9.0, 12.0)
-"""Images are centred at these in turn, none above the finest of the search."""
+"""Bandwidths at which images are centred, one after the other; none above the finest of the search is used."""
 
 
 def shift_grid(radius: float, step: float) -> Float[Tensor, "s 2"]:
-    """Displacements (x, y) on a square lattice of ``step`` within ``radius`` pixels; always holds zero."""
+    """Displacements (x, y) on a square lattice of ``step`` pixels within ``radius`` pixels; zero is one of them."""
     points = step * pixel_vectors(2 * int(radius / step) + 3).reshape(-1, 2)
     return points[points.norm(dim=1) <= radius * (1 + 1e-9)]
 
 
 @dataclass(frozen=True)
 class Centring:
-    """The fit: where each particle's content sits.
+    """Where each particle's content is in its image, as the fit of a radially symmetric template finds it.
 
-    ``centres``: (N, 2) posterior mean displacement in pixels; ``prior_px``: fitted standard deviation of shifts per
-    axis; ``residual_px``: posterior standard deviation per axis, neither below what the lattice of shifts can tell (its
-    step/√12); ``profile``: t(k) in polar coordinates of mode 0.
+    Neither standard deviation is below that of a cell of the lattice of shifts, its step/√12.
+
+    Attributes:
+        centres: (N, 2) posterior mean of the displacement (x, y), in pixels.
+        prior_px: fitted standard deviation of the shifts per axis, in pixels.
+        residual_px: posterior standard deviation of the shifts per axis, in pixels.
+        profile: (k,) the template t(k), in polar coordinates of mode 0.
     """
 
     centres: Float[Tensor, "N 2"]
@@ -58,7 +62,22 @@ def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Flo
 
 
 def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1024, iterations: int = 8) -> Centring:
-    """Centre all particles at frequencies up to ``k_max`` from a Gaussian prior of ``prior_px`` per axis."""
+    """Centre all particles by EM, for a radially symmetric template and a Gaussian prior of the shifts.
+
+    The E-step is the posterior over a lattice of shifts, with the images' mode 0 after each shift by the Jacobi–Anger
+    expansion. The M-step updates the template, by weighted least squares, and the width of the prior.
+
+    Args:
+        data: the particles.
+        k_max: highest frequency used, in radians per pixel.
+        prior_px: first guess of the shifts' standard deviation per axis, in pixels; shifts up to three of them are
+            tried.
+        chunk: particles at once.
+        iterations: of EM.
+
+    Returns:
+        Centres, template and widths.
+    """
     max_radius = 3 * prior_px
     grid = data.grid.truncated(k_max, max_radius + 1)
     step = 0.8 / k_max
@@ -88,10 +107,18 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
 
 
 def centre_from_coarse_to_fine(data: ParticleModes, k_starts: list[float], *, prior_px: float) -> Centring:
-    """Centre at rising frequencies for as long as the fit stays a centring.
+    """Centre all particles at rising frequencies, until the fit no longer describes shifts of whole particles.
 
-    A radial template can lock on to a feature smaller than the particle. It then moves images about more than they were
-    moved, and the fitted width of the shifts grows: the last resolution before that happens is kept.
+    A radial template can lock on to a feature that is smaller than the particle. It then moves the images more than
+    they were displaced, and the fitted width of the shifts grows: the last resolution before that happens is kept.
+
+    Args:
+        data: the particles.
+        k_starts: highest frequencies of the fits, rising, in radians per pixel.
+        prior_px: first guess of the shifts' standard deviation per axis, in pixels, with which every fit begins.
+
+    Returns:
+        The fit at the last frequency that was kept.
     """
     best = centre(data, k_starts[0], prior_px=prior_px)
     for k_max in k_starts[1:]:
@@ -107,13 +134,13 @@ def centred(data: ParticleModes, radius: float, finest: float, shift_px: float, 
 
     Args:
         data: the particles.
-        radius: of the particle's ball, pixels.
-        finest: bandwidth of the search, which centring does not go beyond.
-        shift_px: first guess of the shifts' standard deviation per axis.
+        radius: of the particle's ball, in pixels.
+        finest: bandwidth (radius · k_max) of the search, which centring does not go beyond.
+        shift_px: first guess of the shifts' standard deviation per axis, in pixels.
         run: keeps the record.
 
     Returns:
-        The fit at the last bandwidth at which it still was a centring.
+        The fit at the last bandwidth that :func:`centre_from_coarse_to_fine` keeps.
     """
     at = sorted({min(bandwidth, finest) / radius for bandwidth in CENTRING_BANDWIDTHS})
     return Centring(**run.step("centring", lambda: vars(centre_from_coarse_to_fine(data, at, prior_px=shift_px))))

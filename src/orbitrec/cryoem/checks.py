@@ -1,6 +1,6 @@
-"""Quality checks: what goes wrong in practice and how it shows, a sentence for each in a finished run.
+"""Quality checks of a finished run: for each thing that goes wrong in practice, a test and a sentence.
 
-Thresholds are far from what good data show, so that silence is the rule.
+Thresholds are far from the values of good data, so that most runs get no sentence.
 """
 
 import math
@@ -22,13 +22,13 @@ FEW_PARTICLES = 1000
 CONE_DEG = 20.0
 """Half-angle of the cone, and half-width of the belt, in which views are counted."""
 COLLAPSED_SHARE = 0.5
-"""Of all views in one cone, which holds 6 % of uniform ones."""
+"""Share of all views in one cone above which they have collapsed; the cone holds 6 % of uniform views."""
 UNSEEN_SHARE = 0.1
-"""Of the slices that uniform views put through a direction."""
+"""Slices through a direction, over those of uniform views, below which the direction is hardly seen."""
 SILENT_SHARE = 0.02
-"""Of the CTF's power at neighbouring frequencies, below which a frequency is as good as not measured."""
+"""Power of the CTF, over that at neighbouring frequencies, below which a frequency is not measured."""
 EDGE_SHARE = 0.5
-"""Of the density's power in the outer tenth of the ball's radius, which is a quarter of its volume."""
+"""Largest share of the density's power in the outer tenth of the ball's radius, a quarter of its volume."""
 AS_GOOD = 0.01
 """Starts whose likelihood is within this share of the best explain the particles as well."""
 SYMMETRIC = 0.5
@@ -41,7 +41,17 @@ OTHER_MAP = 0.8
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a result is judged by; ``rotations`` are RELION's, ``radius`` is of the ball in pixels."""
+    """What a result is judged by.
+
+    Attributes:
+        combined: map and half-maps.
+        rotations: (N, 3, 3) RELION's rotation of every particle.
+        radius: of the particle's ball, in pixels.
+        pixel_size_A: of the images, in Å.
+        data: the particles.
+        selection: the starts.
+        symmetry: how symmetric the map was before a symmetry was imposed; None without.
+    """
 
     combined: CombinedMap
     rotations: Float[Tensor, "N 3 3"]
@@ -53,7 +63,7 @@ class Evidence:
 
 
 def quality_checks(evidence: Evidence) -> list[str]:
-    """One sentence for everything that gives reason to doubt the result; none is the rule."""
+    """One sentence for each reason to doubt the result; most results have none."""
     parts = (_particles, _symmetry, _starts, _views, _resolution, _ball, _silent_shells)
     return [sentence for part in parts for sentence in part(evidence)]
 
@@ -86,10 +96,16 @@ def _starts(evidence: Evidence) -> Iterator[str]:
 
 
 def view_shares(rotations: Float[Tensor, "N 3 3"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-    """For directions all over the sphere: share of views in the cone around each, and slices through its neighbourhood.
+    """How evenly views cover the sphere: for many directions, the share of views near each, and the slices through it.
 
-    The second is over what uniform views would give. A view and its opposite are the same; a slice goes through the
-    directions that are at right angles to its view.
+    A view and its opposite are the same. The slice of a view goes through the directions at right angles to it.
+
+    Args:
+        rotations: (N, 3, 3) RELION's rotation of every particle.
+
+    Returns:
+        Share of the views in a cone around each direction, and the number of slices that go near it over that of
+        uniform views.
     """
     directions = spherical_design(15)
     cosine = (directions @ rotations[:, :, 2].to(directions).mT).abs()

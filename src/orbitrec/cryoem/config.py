@@ -1,4 +1,4 @@
-"""What a person may set of a run: one validated record for each task."""
+"""Settings of the tasks: one validated record for each."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from orbitrec.optim.solvers import Solver, em
 FEWEST_PARTICLES = 100
 NYQUIST_SHARE = 0.9
 DIAMETER_SHARE = 0.625
-"""Particle diameter over the box where it cannot be told: boxes are commonly cut at one and a half diameters."""
+"""Particle diameter over the box if the images do not show it: boxes are commonly one and a half diameters wide."""
 FEWEST_SHELLS = 6.0
 """Least bandwidth that a search can work at: two resolved shells."""
 
@@ -22,14 +22,14 @@ C = TypeVar("C", bound="SearchConfig")
 
 
 class StartKind(StrEnum):
-    """Where the starts that know the stack's moments are from; ``random``: there are none."""
+    """How starts are made from the stack's moments: by matching, by the pretrained network, or not at all."""
 
     moments = "moments"
     momnet = "momnet"
     random = "random"
 
     def at_most(self, count: int) -> int:
-        """How many there are where ``count`` are asked for: the network has one answer."""
+        """How many starts of the kind there are if ``count`` are wanted; the network gives only one."""
         return {StartKind.moments: count, StartKind.momnet: min(count, 1), StartKind.random: 0}[self]
 
 
@@ -38,13 +38,14 @@ class Schedule:
     """Sizes of the search; bandwidths are ``radius · k_max``.
 
     All starts make ``start_steps`` EM steps on ``start_batch`` images at ``start_bandwidth``, then ``settle_steps`` on
-    ``settle_batch``; the better half makes ``select_steps`` on ``select_batch`` at ``select_bandwidth``, ranked by the
-    likelihood of ``held_out`` particles; the best goes through the bandwidths ``march`` with ``passes`` over the
-    particles at each. Once its search has been narrowed a particle is compared with ``candidates`` directions; the
-    model moves after every ``batch`` particles.
+    ``settle_batch``. They are ranked by the likelihood of ``held_out`` particles, and the better half makes
+    ``select_steps`` on ``select_batch`` at ``select_bandwidth``. The best goes through the bandwidths ``march`` with
+    ``passes`` over the particles at each. Once its search has been narrowed a particle is compared with ``candidates``
+    directions; the model is updated after every ``batch`` particles.
 
-    ``rounds`` and ``round_passes`` serve a solver other than online EM: at each resolution it makes so many data passes
-    in so many rounds, each with the prior renewed from the present volume.
+    ``rounds`` and ``round_passes`` are for a solver other than online EM: with every start it makes so many rounds of
+    so many data passes, each round with the prior of the present volume; in frequency marching every pass is followed
+    by ``round_passes`` of its own.
     """
 
     start_bandwidth: float = 14.0
@@ -80,16 +81,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What every search for poses has in common; ``None`` is chosen from the data.
+    """Settings of every search for poses. Where a field is None, its value is chosen from the data.
 
     Attributes:
-        diameter_A: of a ball that holds the particle.
-        resolution_A: finest resolution of the search for poses; the map goes to Nyquist.
-        shift_px: first guess of the shifts' standard deviation per axis; a twentieth of the box if None.
+        diameter_A: diameter in Å of a ball that holds the particle.
+        resolution_A: finest resolution of the search for poses, in Å; the map has all frequencies up to Nyquist.
+        shift_px: first guess of the shifts' standard deviation per axis, in pixels; a twentieth of the box if None.
         seed: of all random numbers. The same seed gives the same result on one machine.
-        group: symmetry of the particle, where it is known.
-        dense_is_dark: whether dense is dark in the images; if None, the sign that makes the map look like a particle.
-        flip: give the map of the other handedness, with its poses.
+        group: symmetry of the particle, if it is known.
+        dense_is_dark: whether dense parts of the particle are dark in the images; if None, the sign that makes the map
+            look like a particle.
+        flip: return the map of the opposite handedness, with its poses.
         device: where images are compared with templates: ``cpu``, ``cuda:0`` …
         schedule: sizes of the search.
 
@@ -114,7 +116,7 @@ class SearchConfig:
                 raise InputError(f"`{name}` must be a positive number, not {value:g}")
 
     def with_diameter(self: C, found_A: float) -> C:
-        """The record with a diameter where none is given."""
+        """The settings with the diameter ``found_A`` (Å), unless they have one."""
         return self if self.diameter_A is not None else replace(self, diameter_A=found_A)
 
     def radius_px(self, stack: ParticleStack) -> float:
@@ -134,10 +136,10 @@ class SearchConfig:
         return radius
 
     def schedule_for(self, stack: ParticleStack) -> Schedule:
-        """The schedule with its bandwidths cut at Nyquist and at ``resolution_A``.
+        """The schedule with its bandwidths limited by Nyquist and by ``resolution_A``.
 
         Raises:
-            InputError: if that leaves too little to recover anything from.
+            InputError: if what is left is too coarse to recover anything.
         """
         radius, schedule = self.radius_px(stack), self.schedule
         limit = NYQUIST_SHARE * math.pi * radius
@@ -154,15 +156,15 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class AbInitioConfig(SearchConfig):
-    """How to find an initial model.
+    """Settings of the search for an initial model.
 
     Attributes:
-        start: where the starts that know the stack's moments are from.
-        matched: how many of them.
-        random: random starts beside them.
-        solver: of the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own. None is EM on
-            batches with discounted statistics (:class:`orbitrec.optim.online.OnlineEM`), one pass of which updates the
-            poses too.
+        start: how starts are made from the stack's moments.
+        matched: how many such starts.
+        random: how many random starts.
+        solver: for the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own. None is EM on
+            batches with discounted statistics (:class:`orbitrec.optim.online.OnlineEM`), which updates the poses in the
+            same pass.
 
     Raises:
         InputError: if there is no start.
@@ -180,16 +182,16 @@ class AbInitioConfig(SearchConfig):
 
     @property
     def starts(self) -> int:
-        """All starts."""
+        """Number of starts of all kinds."""
         return self.start.at_most(self.matched) + self.random
 
 
 @dataclass(frozen=True)
 class RefineConfig(SearchConfig):
-    """How to refine a given map.
+    """Settings of the refinement of a given map.
 
     Attributes:
-        solver: of the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own.
+        solver: for the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own.
         passes: its data passes at each resolution, at least two.
 
     Raises:

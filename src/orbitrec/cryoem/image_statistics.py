@@ -1,4 +1,4 @@
-"""What some of a stack's images say before a run: contrast, background, scale of the signal, size of the particle."""
+"""Statistics of a stack's images before a run: contrast, background, scale of the signal, size of the particle."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,31 +16,33 @@ from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise, corner_mask
 
 AGREES = 0.2
-"""The usual share of the box stands where what the images show is within this share of it: it was measured to serve
-better than a ball that just holds what can be seen."""
+"""The diameter is the usual share of the box if the one that the images show is within this share of it: measured
+results are better than with a ball that just holds what the images show."""
 MARGIN = 1.1
-"""Of the ball over what can be seen, otherwise."""
+"""Radius of the ball over the radius that the images show, otherwise."""
 HELD = 0.98
-"""Share of the signal's energy in projection that the particle's ball is to hold."""
+"""Share of the signal's energy within the radius that the images show."""
 CYCLES = 6
-"""Standard deviation of the low-pass filter that sizes are measured behind, cycles per box."""
+"""Standard deviation of the low-pass filter before sizes are measured, in cycles per box."""
 UNEVEN_MEAN, UNEVEN_DEVIATION = 0.2, 0.1
 """Backgrounds further from one another than this, in standard deviations, are normalised image by image."""
 UNEVEN_SIGNAL = 0.1
-"""Groups whose signal differs in scale by more than this share are brought to one scale."""
+"""Groups are brought to one scale if their signals differ in scale by more than this share."""
 CLEAR = 5.0
-"""Standard errors that a finding is above chance by."""
+"""Standard errors above which a statistic is taken to differ from zero."""
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """The findings.
+    """Statistics of a stack's images, and how it is to be read because of them.
 
-    ``diameter_A``: of the particle's ball; ``diameter_found``: whether the images show the particle's size, or the
-    usual share of the box is taken without; ``contrast``: skewness of the images, their CTF's sign undone, in standard
-    errors, positive where dense is bright, for a particle is compact and dense on an empty ground; ``normalised``:
-    backgrounds differ and are normalised on reading; ``scales``: the signal's scale in each noise group over that of
-    all, ones where they agree.
+    Attributes:
+        diameter_A: of the particle's ball, in Å.
+        diameter_found: whether the images show the particle's size; otherwise the usual share of the box is assumed.
+        contrast: skewness of the images, corrected for the sign of the CTF, in standard errors. It is positive if dense
+            is bright, since a particle is compact and dense on an empty background.
+        normalised: whether backgrounds differ, so that images are normalised when they are read.
+        scales: (g,) scale of the signal in each noise group over that of all; ones where they agree.
     """
 
     diameter_A: float
@@ -50,22 +52,22 @@ class ImageStatistics:
     scales: Float[Tensor, "g"]
 
     def applied(self, stack: ParticleStack) -> ParticleStack:
-        """The stack read as the findings ask for."""
+        """The stack with images normalised and scaled as these statistics demand."""
         factors = stack.factors / self.scales[stack.noise_groups()].numpy()
         return replace(stack, normalised=self.normalised, factors=factors)
 
     def contrast_text(self) -> str:
-        """What the contrast is, in words."""
+        """The contrast in words."""
         if abs(self.contrast) < CLEAR:
             return "not clear from the images"
         return "dense is bright" if self.contrast > 0 else "dense is dark"
 
     def notes(self, inverted: bool | None = None, *, diameter_given: bool = False) -> list[str]:
-        """One sentence for everything that was done or could not be told.
+        """One sentence for everything that was done to the images, or that they do not show.
 
         Args:
-            inverted: whether the map that came of the images says that dense is dark in them, once there is one.
-            diameter_given: whether a person has set the diameter.
+            inverted: whether dense is dark in the images according to the map of a run; None before there is one.
+            diameter_given: whether the diameter was set by hand.
         """
         notes = []
         if inverted is not None and abs(self.contrast) >= CLEAR and (self.contrast < 0) != inverted:
@@ -174,11 +176,11 @@ def _look(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _Look:
 
 
 def particle_radius(profile: Float[Tensor, "r"], error: Float[Tensor, "r"]) -> float | None:
-    """Radius in pixels of the disc that holds nearly all of a signal, or None where that cannot be told.
+    """Radius in pixels of the disc that holds nearly all of a signal, or None if the images do not show it.
 
-    The signal ends where its variance first falls below a hundredth of the largest, or below three standard errors. It
-    cannot be told if it is not clear of the noise anywhere, or has not ended at 0.45 of the box, or ends with less than
-    a tenth of the box: then what is seen is no single particle.
+    The signal ends where its variance first falls below a hundredth of the largest, or below three standard errors.
+    There is no radius if the signal is nowhere clear of the noise, if it has not ended at 0.45 of the box, or if it is
+    smaller than a tenth of the box: such images do not show a single particle.
 
     Args:
         profile: variance of the signal at radius 0, 1, …, half the box.

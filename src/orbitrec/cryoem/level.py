@@ -31,9 +31,11 @@ DENSITY_FLOOR = 0.2
 
 @dataclass(frozen=True, eq=False)
 class VolumeAndViews:
-    """The unknowns.
+    """The unknowns of a search: a volume, and the density of the views of it.
 
-    ``coefficients``: (p,) of the volume, real; ``log_views``: (d,) log density of views, which sums to one.
+    Attributes:
+        coefficients: (p,) real coefficients of the volume.
+        log_views: (d,) log probability of each viewing direction; the probabilities sum to 1.
     """
 
     coefficients: Float[Tensor, "p"]
@@ -55,11 +57,11 @@ class ShellPowerPrior:
         return 1 / self.level.prior_variance(w).double()
 
     def energy(self, w: Float[Tensor, "p"]) -> float:
-        """Zero."""
+        """Zero, as explained above."""
         return 0.0
 
     def fixed(self, w: Float[Tensor, "p"]) -> GaussianPrior:
-        """The Gaussian prior that w gives, for a solver that needs an objective that stays."""
+        """The prior with the variances that w gives, for a solver whose objective must not change."""
         return GaussianPrior(self.precision(w))
 
 
@@ -75,9 +77,19 @@ class ResolutionLevel:
     def at(
         cls, grid: PolarGrid, radius: float, bandwidth: float, group: PointGroup = NO_SYMMETRY, device: str = "cpu"
     ) -> "ResolutionLevel":
-        """The level of ``bandwidth`` for a particle of ``radius`` pixels and some symmetry, on a prefix of ``grid``.
+        """The level of a bandwidth, for a particle of some radius and symmetry.
 
-        Its templates, and what is compared with them, are on ``device``; its models are on the CPU.
+        Directions are a spherical design of a degree a little above the bandwidth B, and there are about 2.4 B angles.
+
+        Args:
+            grid: the images' polar grid; the level has its part below the bandwidth.
+            radius: of the particle's ball, in pixels.
+            bandwidth: radius · k_max.
+            group: symmetry of the volume.
+            device: where its templates, and the images compared with them, are; its models are on the CPU.
+
+        Returns:
+            Projector and circle.
         """
         part = grid.truncated(bandwidth / radius, radius)
         basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
@@ -98,7 +110,7 @@ class ResolutionLevel:
 
     @property
     def directions(self) -> Float[Tensor, "d 3"]:
-        """Viewing directions searched."""
+        """The viewing directions that are searched, unit vectors (d, 3)."""
         return self.projector.directions
 
     def volume(self, model: VolumeAndViews) -> SphericalBesselVolume:
@@ -106,18 +118,18 @@ class ResolutionLevel:
         return SphericalBesselVolume(self.basis, model.coefficients.double())
 
     def density(self, model: VolumeAndViews) -> tuple[Float[Tensor, "n n n"], float]:
-        """The volume on the coarsest lattice that holds what it shows, and the lattice's spacing in pixels."""
+        """The volume (n, n, n) on the coarsest lattice that resolves it, and the lattice's spacing in pixels."""
         pixel = 0.8 * math.pi / self.basis.k_max  # its Nyquist frequency is 1.25 k_max
         scaled = replace(self.basis, radius=self.basis.radius / pixel, k_max=self.basis.k_max * pixel)
         n = 2 * math.ceil(1.3 * scaled.radius + 1)
         return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
 
     def unknowns(self, model: VolumeAndViews) -> Float[Tensor, "p_plus_d"]:
-        """The model as a solver sees it: coefficients, then log density of views (float64)."""
+        """The model as a solver's vector: coefficients, then log density of views (float64)."""
         return torch.cat([model.coefficients, model.log_views]).double()
 
     def model(self, unknowns: Float[Tensor, "p_plus_d"]) -> VolumeAndViews:
-        """The model of what a solver has found, in the precision of the work."""
+        """The model of a solver's vector, in the projector's precision."""
         coefficients, log_views = unknowns.to(self.projector.dtype).split([len(self.basis), len(self.directions)])
         return VolumeAndViews(coefficients, log_views)
 
@@ -143,9 +155,9 @@ class ResolutionLevel:
         the first posterior on to noise and end in worse optima (``docs/architecture.md``).
 
         Args:
-            generator: source of the volume.
+            generator: source of the random coefficients.
             ctf2_over_noise: (k,) mean h² of the particles.
-            energy: Σ h² |T|² of its templates on average.
+            energy: mean over directions of Σ h² |T|² of its templates.
 
         Returns:
             The model.

@@ -1,4 +1,4 @@
-"""The likelihood at one resolution as a finite sum, as a solver of :mod:`orbitrec.optim` is given it."""
+"""The likelihood at one resolution as a finite sum, the form that solvers of :mod:`orbitrec.optim` work on."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from orbitrec.inference.likelihood import Assignment, Observations
 from orbitrec.inference.orbit_likelihood import MStep, ObservationSet, OrbitLikelihood
 
 FEW_ITERATIONS = MStep(dense=0, iterations=8, relative_residual=1e-3)
-"""Of a generalised EM step, after a batch that tells little."""
+"""How a generalised EM step is solved: after one batch, whose statistics are noisy, more iterations are wasted."""
 
 Record = Callable[[Int[Tensor, "b"], Assignment], None]
 
@@ -28,8 +28,8 @@ def centred_likelihood(
     Args:
         data: the particles.
         level: the resolution.
-        centres: where each one's content is, pixels.
-        rows: which of them count.
+        centres: (N, 2) displacement of each particle's content, in pixels.
+        rows: indices of the particles that are used.
 
     Returns:
         The likelihood, with the prior and the M-step of an ab initio search.
@@ -53,17 +53,17 @@ def searched_likelihood(
     candidates: int,
     record: Record | None = None,
 ) -> OrbitLikelihood:
-    """The likelihood of volume and views, each particle near where its last posterior has left it.
+    """The likelihood of volume and views, each particle searched near its last posterior.
 
-    It is marginal over a particle's ``candidates`` likeliest directions, all in-plane angles, and shifts around its
-    centre.
+    It is marginal over a particle's ``candidates`` most probable directions, all in-plane angles, and shifts around its
+    centre: the sum (4.25) restricted to where the posterior is not negligible.
 
     Args:
         data: the particles.
         level: the resolution.
         particles: what is known of each of them.
         candidates: directions that a particle is compared with once its search has been narrowed.
-        record: is given what every E-step finds.
+        record: called with the indices and the posterior of the particles of every E-step.
 
     Returns:
         The likelihood, with the prior and the M-step of an ab initio search.
@@ -84,9 +84,18 @@ def searched_likelihood(
 
 
 def given_views(problem: OrbitLikelihood, level: ResolutionLevel, model: VolumeAndViews) -> OrbitLikelihood:
-    """The same likelihood of the volume alone, under the model's views and a prior from its power that stays.
+    """The same likelihood as a function of the volume alone, with the model's views and a fixed prior.
 
-    That is an objective which solvers of every kind can compare at two points.
+    The prior is that of the model's own power. With both held, the objective is one function, whose values at two
+    points a solver can compare.
+
+    Args:
+        problem: the likelihood of volume and views.
+        level: its resolution.
+        model: gives the views and the prior.
+
+    Returns:
+        The likelihood of the volume's coefficients.
     """
     angles = level.circle.angles
     log_density = (model.log_views - math.log(angles))[:, None].expand(-1, angles).contiguous()

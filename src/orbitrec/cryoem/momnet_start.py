@@ -1,4 +1,4 @@
-"""A start for the main job from MoM-net: a stack's moments on the network's grid, and the network's answer.
+"""A start of the ab initio search from MoM-net: a stack's moments on the network's grid, and what it finds.
 
 The moments are accumulated as for moment matching and prolongated from their own radial nodes to the network's.
 """
@@ -17,13 +17,16 @@ from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
 
 
 def carried_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, radius: float) -> Moments:
-    """A batch of one on the setting's grid for a particle's ball of ``radius`` pixels of ``grid``.
+    """The moments of a stack on the grid of the network, as a batch of one.
 
     Args:
-        moments: uniform-angle moments of one stack.
-        grid: their grid; it must reach the setting's frequencies and modes.
+        moments: of one stack, averaged over in-plane rotations.
+        grid: their polar grid; it must hold the setting's frequencies and modes.
         setting: the network's.
-        radius: of the ball, in the pixels of ``grid``.
+        radius: of the particle's ball, in the pixels of ``grid``.
+
+    Returns:
+        The same moments, interpolated at the radial nodes of the network.
 
     Raises:
         InputError: if the images do not reach the network's resolution.
@@ -39,10 +42,18 @@ def carried_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, r
 
 
 def log_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> Float[Tensor, "d"]:
-    """Log probabilities of directions, summing to 1, of an estimate that is a batch of one.
+    """The log density of views that the network found, at any directions.
 
-    The network was trained on the setting's directions alone. Between them its polynomial runs wild, so the density is
-    smoothed from there.
+    The network was trained on the setting's directions only, and between them its polynomial oscillates. So the density
+    is taken at the setting's directions and smoothed from there.
+
+    Args:
+        estimate: the network's output, a batch of one.
+        setting: the network's.
+        directions: unit vectors (d, 3).
+
+    Returns:
+        Log probabilities (d,) of the directions; the probabilities sum to 1.
     """
     own = estimate.density(setting.harmonics(setting.directions))[0]
     smooth = GriddedDensity(setting.directions, own).probabilities(directions.to(own))
@@ -50,7 +61,16 @@ def log_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Floa
 
 
 def smooth_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> MomNetEstimate:
-    """The same estimate, its log density the polynomial nearest to :func:`log_views` on many directions."""
+    """The estimate with a smooth density: the polynomial nearest to :func:`log_views`, by least squares.
+
+    Args:
+        estimate: the network's output, a batch of one.
+        setting: the network's.
+        directions: unit vectors (d, 3) on which the polynomial is fitted.
+
+    Returns:
+        The same estimate with this log density.
+    """
     harmonics = setting.harmonics(directions).to(estimate.log_density)
     design = torch.cat([harmonics, harmonics.new_ones(len(directions), 1)], dim=1)
     fitted = torch.linalg.lstsq(design, log_views(estimate, setting, directions)[:, None]).solution

@@ -33,8 +33,10 @@ from orbitrec.runtime.progress import RunState, Stage, restored
 class Candidate:
     """A start that went on to the second level.
 
-    ``score``: its held-out likelihood there; ``agreement``: correlation of its map with the chosen one's, over the best
-    rotation, shift and handedness.
+    Attributes:
+        start: its index.
+        score: its held-out log-likelihood there, of one particle.
+        agreement: correlation of its map with the chosen one's, after alignment over rotation, shift and handedness.
     """
 
     start: int
@@ -56,7 +58,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class OnlinePhase:
-    """So many ``steps`` of online EM on batches of ``batch``, with a share ``kept`` of the statistics."""
+    """Steps of online EM.
+
+    Attributes:
+        batch: particles in a batch.
+        steps: how many.
+        kept: share of the old statistics that every step keeps.
+    """
 
     batch: int
     steps: int
@@ -70,14 +78,17 @@ def held_out_likelihood(
     centres: Float[Tensor, "N 2"],
     rows: Int[Tensor, "h"],
 ) -> float:
-    """Mean log-likelihood of the particles ``rows``.
+    """The mean log-likelihood of some particles, over that of images without a particle.
 
     Args:
         data: the particles.
         level: the resolution.
-        model: what explains them.
-        centres: where each one's content is, pixels.
-        rows: which of them.
+        model: volume and views.
+        centres: (N, 2) displacement of each particle's content, in pixels.
+        rows: (h,) indices of the particles.
+
+    Returns:
+        The log-likelihood of one particle.
     """
     statistics = centred_likelihood(data, level, centres, rows).statistics(level.unknowns(model))
     return statistics.log_likelihood / statistics.count
@@ -92,10 +103,10 @@ def in_rounds(
     seed: int,
     callback: Callable[[StepInfo], None],
 ) -> VolumeAndViews:
-    """A solver other than online EM at one resolution.
+    """Improve a model at one resolution by a solver other than online EM.
 
-    Each round has its own objective: views as the last round has left them, and a prior from the power of the volume,
-    which so can grow from round to round.
+    Each round has its own objective, with the views of the last round and a prior from the power of its volume, so that
+    the volume can grow from round to round.
 
     Args:
         problem: the likelihood of volume and views.
@@ -122,7 +133,7 @@ def in_rounds(
 
 @dataclass(frozen=True)
 class _MultiStart:
-    """The race: what every runner needs."""
+    """What the steps of every start have in common."""
 
     data: ParticleModes
     centres: Float[Tensor, "N 2"]
@@ -167,19 +178,19 @@ def multi_start(
     run: RunState,
     matched: Callable[[ResolutionLevel], list[Start]] = lambda level: [],
 ) -> Selection:
-    """The best of all starts, at the second bandwidth of the schedule.
+    """Improve all starts, rank them by held-out likelihood, and choose the best at the second bandwidth.
 
     Args:
         data: the particles.
-        radius: of the particle's ball, pixels.
-        centres: where each particle's content is, pixels.
+        radius: of the particle's ball, in pixels.
+        centres: (N, 2) displacement of each particle's content, in pixels.
         config: of the search.
         schedule: its sizes for these particles.
         run: keeps a record of every start.
         matched: makes starts from the stack's moments at the first level.
 
     Returns:
-        The chosen start, and what became of the others.
+        The chosen start, and the likelihoods of the others.
     """
     generator = run.generator
     order = torch.randperm(len(data), generator=generator)

@@ -3,10 +3,10 @@
 One driver (:class:`orbitrec.optim.multiresolution.MultiResolution`) serves the ab initio search and the refinement of a
 given map. They differ in their steps:
 
-* a pass of online EM looks at every particle once, near where its last posterior has left it, and moves the model after
-  every batch: search and refinement in one, the cheapest way while the model still changes much;
-* a pose search looks at every particle with the model held, and then any solver of :mod:`orbitrec.optim` moves the
-  model with the searched neighbourhoods held.
+* a pass of online EM searches every particle once, near its last posterior, and updates the model after every batch:
+  search and refinement in one, the cheapest way while the model still changes much;
+* a pose search searches every particle with the model held; then any solver of :mod:`orbitrec.optim` updates the model
+  with the particles' candidate directions and shifts held.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from orbitrec.runtime.distributed import count
 from orbitrec.runtime.progress import RunState, Stage
 
 FEWEST_BATCHES = 5
-"""Of a pass of online EM, so that the model moves during it."""
+"""Least number of batches in a pass of online EM, so that the model changes during the pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class State:
         model: volume and views.
         particles: what is known of the particles.
         rotations: (N, 3, 3) most probable rotation of each; None before the first pass.
-        shifts_px: (N, 2) displacement of its content.
+        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
         statistics: of online EM, kept from pass to pass at one level.
-        terms: how many particles they stand for.
+        terms: how many particles the statistics stand for.
     """
 
     model: VolumeAndViews
@@ -56,9 +56,14 @@ class State:
 
 @dataclass(frozen=True)
 class PosedVolume:
-    """The end of a multi-resolution run: the finest ``level``, its ``model``, and what is known of each particle.
+    """A volume, and the pose of every particle: the end of a multi-resolution run.
 
-    ``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) displacement of the content, pixels.
+    Attributes:
+        level: the finest resolution.
+        model: volume and views there.
+        particles: posterior of each particle.
+        rotations: (N, 3, 3) the most probable rotation of each.
+        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
     """
 
     level: ResolutionLevel
@@ -87,7 +92,7 @@ class Search:
     part: str = ""
 
     def online_pass(self, batch: int) -> Callable[[ResolutionLevel, State], State]:
-        """A pass of EM on batches, which updates model and poses at once."""
+        """A step that makes one pass of online EM with batches of a given size, which updates model and poses."""
 
         def step(level: ResolutionLevel, state: State) -> State:
             found = PosesFound(level, state.particles, self.candidates)
@@ -103,7 +108,7 @@ class Search:
         return step
 
     def pose_search(self, level: ResolutionLevel, state: State) -> State:
-        """A pass with the volume held: the particles, the density of views and the best poses are updated."""
+        """A pass with the volume held, which updates the particles, the density of views and the best poses."""
         found = PosesFound(level, state.particles, self.candidates)
 
         def record(*searched: Any) -> None:  # noqa: ANN401 — what ObservationSet.record is given
@@ -120,13 +125,16 @@ class Search:
         return State(model, particles, found.rotations, found.shifts_px)
 
     def solved(self, solver: Solver, passes: float, seed: int, name: str) -> Callable[[ResolutionLevel, State], State]:
-        """A step that moves the volume by a solver, views and neighbourhoods held.
+        """A step that updates the volume by a solver; views, candidate directions and shifts are held.
 
         Args:
             solver: the method.
-            passes: its data passes.
+            passes: data passes that it may make.
             seed: of its random numbers.
-            name: of the record of its own state, after each of its epochs.
+            name: of the checkpoint of its own state, which is written after each of its epochs.
+
+        Returns:
+            The step: a function of the level and of the state before, which returns the state after.
         """
 
         def step(level: ResolutionLevel, state: State) -> State:
@@ -215,7 +223,16 @@ def marched(
 
 
 def prolongated(level: ResolutionLevel, finer: ResolutionLevel, state: State) -> State:
-    """The same volume, views and posteriors on a finer level; statistics of online EM begin anew there."""
+    """The state on a finer level: volume, views and posteriors; statistics of online EM begin anew there.
+
+    Args:
+        level: of the state.
+        finer: the level that is next.
+        state: at ``level``.
+
+    Returns:
+        The state at ``finer``: coefficients embedded in the larger basis, densities interpolated.
+    """
     model, particles = level.prolongated(state.model, finer), state.particles.prolongated(level, finer)
     return State(model, particles, state.rotations, state.shifts_px)
 

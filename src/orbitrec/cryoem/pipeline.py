@@ -1,4 +1,4 @@
-"""The main job: stack → modes → centres → starts → frequency marching → poses → map."""
+"""The ab initio search: stack → modes → centres → starts → frequency marching → poses → map."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def initial_model(
     callback: Callback = ignore,
     checkpoints: Checkpoints | None = None,
 ) -> PosedMap:
-    """A 3-D map and the pose of every particle from a stack and nothing else.
+    """A 3-D map and the pose of every particle, from a particle stack alone.
 
     Args:
         stack: the particles, with their CTF if they have one.
@@ -77,15 +77,19 @@ def initial_model(
 def marching_plan(
     search: Search, config: AbInitioConfig, schedule: Schedule
 ) -> list[tuple[float, Callable[[ResolutionLevel, State], State]]]:
-    """Bandwidth and step, one after the other.
+    """The steps of frequency marching, each with its bandwidth.
 
-    A pass of online EM both searches and updates. Another solver needs neighbourhoods that stay: each of its passes is
-    a pose search and then the solver's own, and a last search finds the poses.
+    A pass of online EM both searches poses and updates the volume. Another solver needs candidates that do not change
+    while it works: each pass is then a pose search followed by the solver's own passes, and a last search finds the
+    poses.
 
     Args:
-        search: the steps that the particles can make.
-        config: says which solver.
-        schedule: bandwidths and passes at each.
+        search: makes the steps.
+        config: names the solver.
+        schedule: the bandwidths, and the passes at each.
+
+    Returns:
+        Bandwidth (radius · k_max) and step, in order.
     """
     solver = config.solver
     if solver is None:

@@ -28,10 +28,14 @@ OVERSAMPLING = 3
 
 
 class SliceInterpolator:
-    """``v̂`` and ``∇v̂`` anywhere below ``k_max`` by trilinear interpolation of oversampled grids.
+    """``v̂`` and ``∇v̂`` anywhere below ``k_max``, by trilinear interpolation of oversampled grids.
 
-    Works in a lattice of its own, whose Nyquist frequency is 1.25 k_max, so cost does not depend on the stack's box; on
-    ``device``, where the points must be.
+    The grids belong to a lattice with the Nyquist frequency 1.25 k_max, so that the cost does not depend on the stack's
+    box.
+
+    Args:
+        volume: v; its basis gives k_max.
+        device: where the grids are, and where points must be.
     """
 
     def __init__(self, volume: SphericalBesselVolume, device: str = "cpu") -> None:
@@ -71,7 +75,13 @@ class SliceInterpolator:
 
 @dataclass(frozen=True)
 class Poses:
-    """``rotations``: (N, 3, 3); ``shifts_px``: (N, 2) content displacement; ``log_likelihood``: (N,) of the pose."""
+    """The poses of particles.
+
+    Attributes:
+        rotations: (N, 3, 3) RELION's rotation of each.
+        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
+        log_likelihood: (N,) of each particle at its pose, over that of an image without a particle.
+    """
 
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
@@ -89,17 +99,18 @@ def refine_poses(
     chunk: int = 256,
     progress: Progress = lambda count: None,
 ) -> Poses:
-    """Poses of greater likelihood near given ones, by Levenberg–Marquardt for each particle by itself.
+    """Poses of greater likelihood near given ones, by Levenberg–Marquardt for each particle separately.
 
-    A step that does not raise a particle's likelihood is not taken, and its damping grows tenfold.
+    The likelihood and its derivatives are those of the module's docstring. A step that does not raise a particle's
+    likelihood is not taken, and its damping grows tenfold.
 
     Args:
-        data: the particles, on circular modes.
-        grid: the part of their polar grid that counts.
+        data: the particles, in circular modes.
+        grid: the part of their polar grid that is used.
         volume: the map that they are compared with.
-        rotations: where to start.
-        shifts_px: where to start: displacement (x, y) of each image's content in pixels.
-        steps: steps that are tried.
+        rotations: (N, 3, 3) where to begin.
+        shifts_px: (N, 2) where to begin: displacement (x, y) of each image's content, in pixels.
+        steps: the most steps that are tried.
         chunk: particles at once.
         progress: called with the number of particles after each chunk.
 

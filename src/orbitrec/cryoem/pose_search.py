@@ -1,7 +1,7 @@
-"""Where each particle is and which way it looks: what an E-step finds of it, and how that narrows the next search.
+"""The pose of each particle: what an E-step finds of it, and how that narrows the next search.
 
-The first pass looks at every direction and finds a posterior for each particle. From there on the search is narrowed to
-the directions near those that this posterior favours, and to shifts around the particle's present centre.
+The first pass compares every particle with all directions and finds its posterior over them. From there on the search
+is narrowed to the directions near those of high posterior, and to shifts around the particle's present centre.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class ParticleState:
     """What is known of each particle between passes.
 
     Attributes:
-        centres: (N, 2) displacement of its content, pixels.
-        residual_px: standard deviation of what is left of the shifts, per axis.
+        centres: (N, 2) displacement (x, y) of its content, in pixels.
+        residual_px: standard deviation of the true shifts around these centres, per axis, in pixels.
         directions: (N, d) posterior of its viewing direction; None before the first pass.
     """
 
@@ -33,14 +33,17 @@ class ParticleState:
     directions: Float[Tensor, "N d"] | None = None
 
     def prolongated(self, level: ResolutionLevel, finer: ResolutionLevel) -> "ParticleState":
-        """The same on the directions of a finer level."""
+        """The same particles, with their posteriors on the directions of a finer level."""
         if self.directions is None:
             return self
         return ParticleState(self.centres, self.residual_px, self.directions @ finer.directional_kernel(level).mT)
 
 
 def shift_search(level: ResolutionLevel, particles: ParticleState) -> tuple[Float[Tensor, "s 2"], Float[Tensor, "s"]]:
-    """Displacements around a particle's centre and their log prior; none before directions have been narrowed."""
+    """Displacements (s, 2) around a particle's centre, in pixels, and their log prior.
+
+    Only the zero displacement before a first pass has narrowed the directions.
+    """
     if particles.directions is None:
         return NO_SHIFT, torch.zeros(1)
     k_max = float(level.grid.nodes[-1])
@@ -49,24 +52,37 @@ def shift_search(level: ResolutionLevel, particles: ParticleState) -> tuple[Floa
 
 
 def candidate_directions(level: ResolutionLevel, particles: ParticleState, count: int) -> Int[Tensor, "N c"]:
-    """The directions each particle is compared with: all of them until a posterior narrows the search."""
+    """The directions that each particle is compared with: all of them until a posterior narrows the search.
+
+    Args:
+        level: the resolution.
+        particles: what is known of them.
+        count: directions of each particle, once it has a posterior.
+
+    Returns:
+        Indices (N, c) into the level's directions, the most probable ones first.
+    """
     if particles.directions is None or count >= len(level.directions):
         return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
     return particles.directions.topk(count, dim=1).indices
 
 
 def images_at_once(level: ResolutionLevel, shifts: int) -> int:
-    """How many images, moved by every shift, take about 64 MiB."""
+    """How many images take about 64 MiB when each is held at so many ``shifts``."""
     return max(1, (1 << 26) // (8 * shifts * (level.grid.max_mode + 1) * level.grid.node_count))
 
 
 class PosesFound:
-    """What the E-steps of one pass over the particles find of each of them.
+    """Collects what the E-steps of one pass over the particles find of each of them.
 
     Args:
         level: the resolution of the search.
-        particles: what was known before.
-        candidates: directions that a particle was compared with.
+        particles: what was known of them before.
+        candidates: directions that each particle is compared with once its search has been narrowed.
+
+    Attributes:
+        rotations: (N, 3, 3) most probable rotation of each particle so far.
+        shifts_px: (N, 2) most probable displacement (x, y) of its content, in pixels.
     """
 
     def __init__(self, level: ResolutionLevel, particles: ParticleState, candidates: int) -> None:
@@ -96,7 +112,7 @@ class PosesFound:
         self._variance[rows] = (weight * (displaced - mean[:, None]).square()).sum((1, 2)) / 2
 
     def state(self) -> ParticleState:
-        """What is known of the particles after the pass; every process gets what all of them have found."""
+        """What is known of the particles after the pass, the same in every process."""
         fill_in(self.rotations, self.shifts_px, self._directions, self._centres, self._variance)
         residual = self._before.residual_px
         # The lattice of shifts cannot resolve less than its own spacing, nor should the next search be narrower.

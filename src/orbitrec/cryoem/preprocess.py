@@ -1,4 +1,4 @@
-"""Stack → filtered circular modes: the one reading of the images that everything after works on.
+"""Stack → filtered circular modes: images are read once, and all later steps work on what is made of them here.
 
 Each image's unitary transform F is divided by the noise spectrum S and multiplied by its exact 2-D CTF c, cut to the
 working resolution and put on the polar grid: ``Y = c F / S``. That is the matched filter ``h·y`` of whitened data with
@@ -25,16 +25,23 @@ Progress = Callable[[int], None]
 PIXELS_AT_ONCE = 1 << 21
 NO_SHIFT = torch.zeros(1, 2, dtype=torch.float64)
 SAMPLED_IMAGES = 2000
-"""About so many images a noise spectrum is taken from."""
+"""About how many images a noise spectrum is estimated from."""
 
 
 @dataclass(frozen=True, eq=False)
 class ParticleModes:
     """All particles in filtered circular modes, in memory.
 
-    ``modes``: (N, m, k) complex64; ``filters``: (u, k) distinct h², one for each CTF and noise, and ``filter_index``:
-    (N,) which one a particle has; ``grid``: their polar grid, in pixels of the original box; ``device``: where the work
-    on them is done. They are with the CPU, whose memory holds more, and what is looked at is brought there.
+    They are in the CPU's memory, which is larger; what is worked on is copied to ``device``.
+
+    Attributes:
+        grid: the polar grid, in pixels of the original box.
+        modes: (N, m, k) complex64.
+        filters: (u, k) distinct h², one for each pair of a CTF and a noise spectrum.
+        filter_index: (N,) which of them a particle has.
+        noise: of the images.
+        pixel_size_A: of the images, in Å.
+        device: where the work on the modes is done.
     """
 
     grid: PolarGrid
@@ -53,7 +60,7 @@ class ParticleModes:
         return 2 * math.pi * self.pixel_size_A / k_max
 
     def seen(self, rows: Int[Tensor, "b"], grid: PolarGrid) -> tuple[Complex[Tensor, "b m k"], Float[Tensor, "b k"]]:
-        """Modes and h² of the particles ``rows`` on a smaller grid, brought to the device."""
+        """Modes and h² of the particles ``rows`` on a smaller grid, copied to :attr:`device`."""
         modes = self.modes[rows, : grid.max_mode + 1, : grid.node_count]
         return modes.to(self.device), self.ctf2_over_noise(rows)[:, : grid.node_count].to(self.device)
 
@@ -69,17 +76,17 @@ class ParticleModes:
         shifts: Float[Tensor, "s 2"],
         log_shift: Float[Tensor, "s"],
     ) -> Observations:
-        """Particles on a smaller grid, moved back by their centre and every shift.
+        """Some particles as the E-step takes them, moved back by their centres and by every shift.
 
         Args:
-            rows: which particles.
-            grid: a part of their own (:meth:`PolarGrid.below`).
-            centres: displacement (x, y) of the content of each, pixels.
-            shifts: displacements to be marginalised beside it, pixels.
-            log_shift: their log probabilities.
+            rows: (b,) indices of the particles.
+            grid: a part of :attr:`grid` (:meth:`PolarGrid.truncated`).
+            centres: (b, 2) displacement (x, y) of the content of each, in pixels.
+            shifts: (s, 2) further displacements, over which the likelihood is marginalised, in pixels.
+            log_shift: (s,) their log probabilities.
 
         Returns:
-            What the E-step works on, on :attr:`device`.
+            The observations, on :attr:`device`.
         """
         modes, power = self.seen(rows, grid)
         circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(power))
@@ -99,15 +106,18 @@ def preprocess(
     progress: Progress = lambda count: None,
     device: str = "cpu",
 ) -> ParticleModes:
-    """Read a stack once and put it on a polar grid up to ``k_max`` (radians per pixel).
+    """Read a stack once and put its filtered transforms on a polar grid.
 
     Args:
         stack: the particles.
-        k_max: working resolution, radians per pixel of the stack, at most π.
+        k_max: highest frequency kept, in radians per pixel of the stack, at most π.
         radius: pixels within which content is kept: the particle's radius plus the largest shift.
-        chunk: images held at a time; as many as make two million pixels if left out.
+        chunk: images held at a time; by default as many as have two million pixels together.
         progress: called with the number of images done.
         device: where images are transformed, and where the work on their modes is to be done.
+
+    Returns:
+        The particles' filtered modes ``Y = c F / S``, with ``h² = c²/S``.
 
     Raises:
         InputError: for NaN or constant images, or when noise cannot be estimated.
@@ -148,8 +158,8 @@ def preprocess(
 def estimated_noise(stack: ParticleStack) -> Noise:
     """The noise spectrum of every group of :meth:`ParticleStack.noise_groups`, each from about 2000 images.
 
-    Where images were multiplied by their CTF it is the spectrum before that: the corners' over the mean square of the
-    CTF.
+    Where images were multiplied by their CTF, it is the spectrum before that: the spectrum in the corners of the images
+    divided by the mean square of the CTF.
 
     Raises:
         InputError: for NaN or constant images, or where the corners are constant.
@@ -160,7 +170,16 @@ def estimated_noise(stack: ParticleStack) -> Noise:
 
 
 def sampled_runs(stack: ParticleStack, rows: Int[Tensor, "g"], count: int = SAMPLED_IMAGES) -> list[Int[Tensor, "_"]]:
-    """About ``count`` of the particles ``rows``, spread over them in runs of neighbours, which are read together."""
+    """A sample of particles, in runs of neighbours, which are read together, spread evenly over all.
+
+    Args:
+        stack: the particles; only the size of its images counts.
+        rows: (g,) indices to sample from.
+        count: about how many to take.
+
+    Returns:
+        The indices of each run.
+    """
     runs = rows.split(min(count, max(1, PIXELS_AT_ONCE // stack.n**2)))
     wanted = min(len(runs), -(-count // len(runs[0])))
     return [runs[int(i)] for i in torch.linspace(0, len(runs) - 1, wanted).long()]

@@ -27,19 +27,23 @@ from orbitrec.volumes.voxel import VoxelVolume
 TOLERANCE = 1e-4
 LARGEST_BOX = 160
 """Voxels along the edge that a map is solved on: larger boxes are solved at coarser voxels and padded in Fourier space
-afterwards, since an initial model does not reach their Nyquist frequency and 2³ times their memory is not to be had."""
+afterwards, since an initial model does not reach their Nyquist frequency and memory grows with the edge's cube."""
 RIDGE = 0.02
-"""Weight of ``‖v‖²`` over the mean eigenvalue of the normal operator: damps frequencies that no particle saw."""
+"""Weight of ``‖v‖²`` relative to the mean eigenvalue of the normal operator: damps frequencies that no view covers."""
 
 
 @dataclass(frozen=True)
 class CombinedMap:
-    """Maps of two half-sets, the FSC between them within the ball, and their mean in the ball, filtered by it.
+    """The map of all particles, from the maps of two half-sets.
 
-    The half-maps are not masked. Where they come from poses that one model gave to both halves, the FSC says where the
-    map is reproducible, not how right it is.
+    If both half-sets were posed by one model, the FSC says where the map is reproducible, not how right it is.
 
-    ``mask``: soft, where the particle is; ``masked``: the half-maps' correlation within it, corrected for what it adds.
+    Attributes:
+        volume: mean of the half-maps within the ball, filtered by their FSC.
+        half_maps: of the two half-sets, neither masked nor filtered.
+        fsc: between the half-maps, within the ball.
+        mask: soft mask of the particle's shape.
+        masked: the half-maps' correlation within the mask, corrected for what the mask adds.
     """
 
     volume: Float[Tensor, "n n n"]
@@ -49,11 +53,11 @@ class CombinedMap:
     masked: HalfMapFSC
 
     def negated(self) -> "CombinedMap":
-        """The same with dense and empty exchanged."""
+        """The maps with the opposite contrast, multiplied by −1."""
         return replace(self, volume=-self.volume, half_maps=(-self.half_maps[0], -self.half_maps[1]))
 
     def mirrored(self) -> "CombinedMap":
-        """The same of the other hand, ``v(−x, y, z)``."""
+        """The maps of the opposite handedness, ``v(−x, y, z)``."""
         volume, first, second, mask = map(mirror_image, (self.volume, *self.half_maps, self.mask))
         return replace(self, volume=volume, half_maps=(first, second), mask=mask)
 
@@ -81,20 +85,23 @@ def half_map(
     progress: Progress = lambda count: None,
     device: str = "cpu",
 ) -> Float[Tensor, "m m m"]:
-    """The map of the particles ``rows``, on the stack's box or, where that is larger, on :data:`LARGEST_BOX` voxels.
+    """The map of posed particles: the minimiser of the regularised least squares of the module's docstring.
 
-    All frequencies inside the Nyquist circle are used, for a stack of larger images those of :data:`LARGEST_BOX`.
+    All frequencies inside the Nyquist circle of the map's box are used.
 
     Args:
         stack: the particles, read once more in chunks.
         noise: their noise spectrum.
-        rows: which of them.
-        rotations: RELION's rotation of every particle of the stack.
-        shifts_px: displacement (x, y) of every particle's content in pixels.
-        group: rotations of the map's point group; every particle is entered at each of its equivalent poses.
-        chunk: images held at a time; as many as make two million pixels if left out.
+        rows: (h,) indices of the particles that are used.
+        rotations: RELION's rotation of every particle of the stack, (N, 3, 3).
+        shifts_px: displacement (x, y) of every particle's content in pixels, (N, 2).
+        group: rotations (g, 3, 3) of the map's point group; every particle is used at each of its equivalent poses.
+        chunk: images held at a time; by default as many as have two million pixels together.
         progress: called with the number of images done.
-        device: where the equations are solved; they are added up on the CPU, by finufft.
+        device: where the equations are solved; their coefficients are summed on the CPU, by finufft.
+
+    Returns:
+        The map (m, m, m), z, y, x, in the stack's box; a larger box is sampled at :data:`LARGEST_BOX` voxels.
     """
     n = min(stack.n, LARGEST_BOX)
 
@@ -114,9 +121,19 @@ def half_map(
 def combined(
     halves: tuple[Float[Tensor, "m m m"], Float[Tensor, "m m m"]], n: int, radius: float, generator: torch.Generator
 ) -> CombinedMap:
-    """The result on n³ voxels from two half-maps of :func:`half_map` and the ball's ``radius`` in pixels.
+    """Combine two half-maps: their mean, filtered by their FSC, and the correlation within a mask.
 
-    ``generator`` draws the random phases of the correction for the mask.
+    Every shell of the mean is multiplied by ``2 FSC / (1 + FSC)`` (Rosenthal and Henderson, J. Mol. Biol. 333, 2003),
+    and by 0 from the first shell on in which the FSC is below 0.143.
+
+    Args:
+        halves: two half-maps of :func:`half_map`, (m, m, m) each.
+        n: voxels along an edge of the result.
+        radius: of the particle's ball, in voxels of the result.
+        generator: draws the random phases of the correction for the mask.
+
+    Returns:
+        The maps on n³ voxels, and their correlations.
     """
     m = len(halves[0])
     ball = soft_sphere(m, radius * m / n)

@@ -32,7 +32,7 @@ from orbitrec.runtime.progress import Callback, RunState, Stage, ignore
 from orbitrec.volumes.voxel import VoxelVolume
 
 SCALE_IMAGES = 300
-"""Images that the map's scale and sign are found on."""
+"""Number of images on which the map's scale and sign are found."""
 
 
 def refined_map(
@@ -44,12 +44,12 @@ def refined_map(
 ) -> PosedMap:
     """A map refined on two half-sets of a stack: its scale and sign are found, poses are searched for anew.
 
-    The halves begin with what the map shows at the first resolution, and then know nothing of each other.
+    Both halves begin with what the map shows at the first resolution; from then on they are independent.
 
     Args:
-        stack: the particles; where the table has origins, particles are taken to be centred there.
+        stack: the particles. If their table has origins, particles are taken to be centred there.
         initial: the map in the box and pixels of the stack.
-        config: of the refinement; the first bandwidth of its schedule is what the map is believed to.
+        config: of the refinement. The map is used up to the first bandwidth of its schedule.
         callback: called with the status of the run whenever work has been done.
         checkpoints: records of finished steps, to go on from where there are some: the result is the same.
 
@@ -131,7 +131,7 @@ def _joined(halves: Int[Tensor, "N"], poses: tuple[Poses, Poses]) -> Poses:
 
 
 def _centred(session: Session, radius: float) -> ParticleState:
-    """Where the table says, or where a radially symmetric template fits."""
+    """Centres from the particles' table, or from the fit of a radially symmetric template."""
     stack, data, config = session.stack, session.data, session.config
     k_max = float(data.grid.nodes[-1])
     known = stack.poses()

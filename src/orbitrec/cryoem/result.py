@@ -1,4 +1,4 @@
-"""How every run on particles ends: half-sets, poses off the grid, the map, and the result."""
+"""The last steps of every run on particles: half-sets, refined poses, the map, and the result."""
 
 import math
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ class PosedMap:
     """A map, the pose of every particle, and how they were found.
 
     Attributes:
-        combined: map and half-maps in the sign of the particle (dense is positive).
-        inverted: whether the images show dense as dark.
+        combined: map and half-maps, dense positive.
+        inverted: whether dense parts of the particle are dark in the images.
         rotations: (N, 3, 3) RELION's rotation of every particle.
-        shifts_px: (N, 2) displacement of its content.
+        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
         half_sets: (N,) 1 or 2.
-        independent: whether the half-sets were refined apart, so that their correlation stands for the resolution.
-        radius_px: of the particle's ball.
-        search_resolution_A: finest resolution used to find poses.
-        shift_spread_px: standard deviation of the shifts per axis.
-        selection: the starts and what became of them.
-        symmetry: the group that was imposed and how well the map before showed it; None without.
+        independent: whether the half-sets were refined apart, so that their correlation measures the resolution.
+        radius_px: of the particle's ball, in pixels.
+        search_resolution_A: finest resolution used to find poses, in Å.
+        shift_spread_px: standard deviation of the shifts per axis, in pixels.
+        selection: the starts, their likelihoods, and which one was chosen.
+        symmetry: the group that was imposed, and how symmetric the map was before; None without a symmetry.
         history: every step of the search.
         seconds: of each part of the run.
-        image_statistics: what the images looked like before.
+        image_statistics: of the images, before the run.
         checks: what may be wrong with the result, one sentence each.
     """
 
@@ -63,7 +63,7 @@ class PosedMap:
 
 
 def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
-    """Half-set of every particle, 1 or 2: as the input has split them, by turns where it has not.
+    """Half-set of every particle, 1 or 2: the input's own, or alternately where it has none.
 
     Raises:
         InputError: if the input names other sets, or leaves too few particles to one of them.
@@ -91,9 +91,9 @@ class Session:
     """What a run on particles works with, from its beginning to its end.
 
     Attributes:
-        stack: the particles, read as their image statistics ask for.
+        stack: the particles, normalised and scaled as their image statistics demand.
         data: the same in filtered circular modes.
-        image_statistics: what the images looked like.
+        image_statistics: of the images.
         config: of the run.
         run: its state.
     """
@@ -105,7 +105,16 @@ class Session:
     run: RunState
 
     def refined_poses(self, found: PosedVolume, name: str, data: ParticleModes | None = None) -> Poses:
-        """Poses refined off the grid from those that were ``found``; ``data`` where not all particles have one."""
+        """Refine the poses that a search found between the points of its grids (:func:`refine_poses`).
+
+        Args:
+            found: volume and poses of the search.
+            name: of the record in the run's checkpoints.
+            data: the particles that ``found`` has poses of; all of the session's if None.
+
+        Returns:
+            The refined poses.
+        """
         own = self.data if data is None else data
 
         def refined() -> dict[str, object]:
@@ -117,7 +126,16 @@ class Session:
         return Poses(**self.run.step(name, refined))
 
     def rebuilt_map(self, noise: Noise, poses: Poses, halves: Int[Tensor, "N"]) -> CombinedMap:
-        """The map of the posed particles, from all frequencies."""
+        """The map of posed particles, from all frequencies of the images.
+
+        Args:
+            noise: of the images.
+            poses: of all particles.
+            halves: (N,) their half-sets, 1 or 2.
+
+        Returns:
+            Map and half-maps, in the contrast of the images.
+        """
         config, stack = self.config, self.stack
         group = config.group.matrices() if config.group.order > 1 else None
 
@@ -143,17 +161,17 @@ class Session:
         *,
         independent: bool,
     ) -> PosedMap:
-        """The map and the result, in the sign of the particle and the handedness asked for.
+        """Compute the map and put the result together, dense positive and in the handedness of the configuration.
 
         Args:
             poses: of all particles.
-            halves: their half-sets.
+            halves: (N,) their half-sets, 1 or 2.
             selection: the starts that the run had.
-            symmetry: the check of the one that was imposed.
+            symmetry: what the model before said of the symmetry that was imposed; None without.
             independent: whether the half-sets were refined apart.
 
         Returns:
-            All that is known at the end.
+            Map, poses, and how they were found.
         """
         found = self.rebuilt_map(self.data.noise, poses, halves)
         skewness = float((found.volume - found.volume.mean()).pow(3).mean())

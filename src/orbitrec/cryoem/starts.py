@@ -1,7 +1,7 @@
-"""Where the search begins: volumes from the stack's moments, beside random ones of low energy.
+"""Starts of the search: volumes from the stack's moments, beside random ones of low energy.
 
-Moments are matched in the setting that was found best for them: frequencies up to two thirds of the first bandwidth's,
-in a ball of 0.44 box, since moments see all that the images show and not only the particle.
+Moments are matched with the settings that were found best for them: frequencies up to two thirds of the first
+bandwidth's, in a ball of radius 0.44 box, since everything in the images enters the moments and not only the particle.
 """
 
 import math
@@ -38,7 +38,21 @@ class Start:
 def matched_starts(
     kind: StartKind, stack: ParticleStack, level: ResolutionLevel, count: int, generator: torch.Generator
 ) -> list[Start]:
-    """``count`` starts of a kind on ``level``, or as many as there are."""
+    """Starts from the moments of a stack.
+
+    Args:
+        kind: by matching moments, or by the pretrained network.
+        stack: the particles.
+        level: the resolution of the starts.
+        count: how many are wanted; the network has one, and the kind ``random`` none.
+        generator: source of the random numbers of moment matching.
+
+    Returns:
+        At most ``count`` starts.
+
+    Raises:
+        InputError: if the images do not reach the network's resolution, or one of them is bad.
+    """
     if kind.at_most(count) == 0:
         return []
     if kind is StartKind.momnet:
@@ -47,9 +61,22 @@ def matched_starts(
 
 
 def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, generator: torch.Generator) -> list[Start]:
-    """One pass over the stack for its moments, then ``count`` matches of them, best loss first, on ``level``.
+    """Starts by moment matching: one pass over the stack for its moments, then several matches of them.
 
-    The density of views comes with each volume; the particles' shifts are fitted as one Gaussian.
+    Each match gives a volume and a density of views; the particles' shifts are fitted as one Gaussian, (3.6) and (3.7).
+    See :func:`orbitrec.moments.matching.match_moments` for the loss.
+
+    Args:
+        stack: the particles.
+        level: the resolution of the starts.
+        count: how many.
+        generator: source of the random numbers of moment matching.
+
+    Returns:
+        The starts, in order of their loss.
+
+    Raises:
+        InputError: if an image is bad.
     """
     if count == 0:
         return []
@@ -71,7 +98,7 @@ def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, gene
 
 
 def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
-    """One pass over the stack for its moments, and the pretrained network's answer to them.
+    """A start by the pretrained network: one pass over the stack for its moments, and what the network makes of them.
 
     Raises:
         InputError: if the images do not reach the network's resolution.
@@ -94,12 +121,22 @@ def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
 def random_starts(
     level: ResolutionLevel, ctf2_over_noise: Float[Tensor, "k"], count: int, generator: torch.Generator
 ) -> list[Start]:
-    """Random volumes of low energy, seen uniformly."""
+    """Random volumes of low energy, with uniform views (:meth:`ResolutionLevel.random_model`).
+
+    Args:
+        level: the resolution of the starts.
+        ctf2_over_noise: (k,) mean h² of the particles.
+        count: how many.
+        generator: source of the random coefficients.
+
+    Returns:
+        The starts.
+    """
     return [Start(StartKind.random, level.random_model(generator, ctf2_over_noise)) for _ in range(count)]
 
 
 def fitted_coefficients(level: ResolutionLevel, volume: Volume) -> Float[Tensor, "p"]:
-    """Coefficients of any volume in the level's own basis, by least squares on templates."""
+    """Coefficients of any volume in the level's basis, by regularised least squares on its templates."""
     projector = level.projector
     templates = polar_templates(volume, level.grid, level.directions)
     kind = torch.complex64 if projector.dtype == torch.float32 else torch.complex128

@@ -1,4 +1,4 @@
-"""A symmetry that is known: found in the model, checked, and from then on kept."""
+"""Imposing a known symmetry: its axes are found in the model, the model is checked and made symmetric."""
 
 from dataclasses import dataclass, replace
 
@@ -18,15 +18,18 @@ from orbitrec.models.cryoem import PolarProjector
 from orbitrec.volumes.voxel import VoxelVolume
 
 CHECKED = 300
-"""Particles that tell whether the model has lost by being averaged."""
+"""Number of particles on which the likelihood of the model and of its average over the group are compared."""
 
 
 @dataclass(frozen=True)
 class SymmetryCheck:
-    """What the model before says of the group that was applied.
+    """How symmetric the model was before a symmetry was imposed.
 
-    ``score``: of :class:`orbitrec.evaluation.symmetry.Axes`; ``kept``: share of the particles' log-likelihood, over
-    that of no model at all, which is left when the model is averaged over the group.
+    Attributes:
+        group: the symmetry.
+        score: of :class:`orbitrec.evaluation.symmetry.Axes`.
+        kept: log-likelihood of the particles, over that of images without a particle, when the model is averaged over
+            the group, divided by that of the model before.
     """
 
     group: PointGroup
@@ -37,9 +40,20 @@ class SymmetryCheck:
 def impose_symmetry(
     level: ResolutionLevel, model: VolumeAndViews, group: PointGroup, data: ParticleModes, centres: Float[Tensor, "N 2"]
 ) -> tuple[ResolutionLevel, VolumeAndViews, SymmetryCheck | None]:
-    """The model in the group's setting, and the level whose basis has nothing but symmetric functions.
+    """Rotate a model to the standard setting of a group and average it over the group.
 
-    Fitting the rotated model in that basis averages it over the group. Without a symmetry everything stays.
+    The average is the least-squares fit of the rotated model in a basis of symmetric functions only.
+
+    Args:
+        level: the resolution.
+        model: volume and views.
+        group: the symmetry; without one, level and model are returned as they are.
+        data: the particles, some of which check the model.
+        centres: (N, 2) displacement (x, y) of each particle's content, in pixels.
+
+    Returns:
+        The level whose basis is symmetric, the model on it with uniform views, and how symmetric the model was before;
+        None without a symmetry.
     """
     if group.order == 1:
         return level, model, None
@@ -48,7 +62,7 @@ def impose_symmetry(
     rotated = Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(density)
     symmetric = ResolutionLevel.at(level.grid, level.basis.radius, level.bandwidth, group, data.device)
     fitted = VolumeAndViews(_fitted(symmetric, rotated, spacing), symmetric.uniform_views())
-    # Turned back, it is seen from where the model was and needs no other centres.
+    # Rotated back, it has the views and the centres of the model before.
     back = axes.rotation.mT
     placed = Alignment(back, -back @ axes.shift_px, False, 1.0).apply(symmetric.density(fitted)[0])
     averaged = replace(model, coefficients=_fitted(level, placed, spacing))

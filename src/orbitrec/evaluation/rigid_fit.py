@@ -83,7 +83,18 @@ class RigidFit:
 
     @staticmethod
     def of(moving: Float[Tensor, "n n n"], reference: Float[Tensor, "n n n"], cycles: int) -> "RigidFit":
-        """Compare two maps on one grid up to ``cycles`` per box, fewer than ``n // 2``; in single precision."""
+        """The fit of two maps on the same grid, in single precision.
+
+        The derivative of the reference's transform is the transform of ``−i x v(x)``.
+
+        Args:
+            moving: the map to move, (n, n, n), z, y, x.
+            reference: the map that stays, (n, n, n).
+            cycles: highest frequency used, in cycles per box; less than ``n // 2``.
+
+        Returns:
+            The fit, at no position yet.
+        """
         n = reference.shape[0]
         axis = torch.arange(-cycles, cycles + 1)
         lattice = torch.cartesian_prod(axis[cycles:], axis, axis)

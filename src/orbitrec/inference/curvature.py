@@ -22,7 +22,7 @@ from orbitrec.models.cryoem import PolarProjector
 
 @dataclass(frozen=True, eq=False)
 class CurvedOrbitLikelihood(OrbitLikelihood):
-    """A likelihood on the polar grid that knows its Hessian and its empirical Fisher matrix.
+    """A likelihood on the polar grid with its Hessian and its empirical Fisher matrix.
 
     The density is known and there are no displacements.
     """
@@ -31,7 +31,7 @@ class CurvedOrbitLikelihood(OrbitLikelihood):
 
     @property
     def fisher_passes(self) -> float:
-        """As measured: :meth:`fisher` takes the time of one and a half gradients (64 coefficients)."""
+        """Cost of :meth:`fisher` in passes, as measured: the time of one and a half gradients (64 coefficients)."""
         return 1.5
 
     def hessian(self, w: Float[Tensor, "p"], index: Int[Tensor, "b"] | None = None) -> Float[Tensor, "p p"]:

@@ -1,4 +1,4 @@
-"""What is known of the group: the density of directions and angles, given, or estimated with the object."""
+"""The density of the latent group elements, directions and angles: given, or estimated together with the object."""
 
 import math
 from dataclasses import dataclass
@@ -22,21 +22,45 @@ class GroupDensity(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the log density, and so of the work on templates."""
+        """Type of the log density, and so of the computations on templates."""
         ...
 
     def log(self, unknowns: Float[Tensor, "u"]) -> Float[Tensor, "d a"]:
-        """Log probability of every direction and angle; the probabilities sum to 1."""
+        """The log density.
+
+        Args:
+            unknowns: (u,).
+
+        Returns:
+            Log probability (d, a) of every direction and angle; the probabilities sum to 1.
+        """
         ...
 
     def gradient(self, unknowns: Float[Tensor, "u"], occupancy: Float[Tensor, "d a"]) -> Float[Tensor, "u"]:
-        """Gradient of ``−Σ occupancy · log ρ`` for the mean posterior of the group's elements."""
+        """The gradient of ``−Σ occupancy · log ρ``, the density's part of the expected complete-data likelihood.
+
+        Args:
+            unknowns: (u,) the present ones.
+            occupancy: (d, a) mean posterior of the group's elements.
+
+        Returns:
+            Derivatives (u,) by the unknowns.
+        """
         ...
 
     def updated(
         self, unknowns: Float[Tensor, "u"], occupancy: Float[Tensor, "d a"], inertia: float
     ) -> Float[Tensor, "u"]:
-        """M-step: the unknowns that the mean posterior asks for; ``inertia`` weighs the present density."""
+        """The M-step: the unknowns of greatest expected likelihood, whose density is the mean posterior (4.19).
+
+        Args:
+            unknowns: (u,) the present ones.
+            occupancy: (d, a) mean posterior of the group's elements.
+            inertia: weight of the present density, which is added to the mean posterior.
+
+        Returns:
+            The next unknowns, (u,).
+        """
         ...
 
 
@@ -57,13 +81,13 @@ class KnownDensity:
         return self.log_density
 
     def gradient(self, unknowns: Float[Tensor, "u"], occupancy: Float[Tensor, "d a"]) -> Float[Tensor, "u"]:
-        """Empty: there is no unknown."""
+        """An empty vector, since there are no unknowns."""
         return unknowns
 
     def updated(
         self, unknowns: Float[Tensor, "u"], occupancy: Float[Tensor, "d a"], inertia: float
     ) -> Float[Tensor, "u"]:
-        """Empty: there is no unknown."""
+        """An empty vector, since there are no unknowns."""
         return unknowns
 
 
@@ -74,7 +98,7 @@ class EstimatedDirections:
     Attributes:
         directions: d.
         angles: a.
-        floor: weight of the uniform density that is mixed into every estimate, so that no direction is given up.
+        floor: weight of the uniform density that is mixed into every estimate, so that no direction vanishes.
         dtype: of the log density.
     """
 

@@ -28,10 +28,12 @@ CACHED, BUSY = 1 << 22, 1 << 28
 
 @dataclass(frozen=True)
 class Observations:
-    """A batch in circular modes, filtered once: ``Y = h·y`` and ``h²``, in units where the noise variance is one.
+    """A batch of observations in circular modes, in units where the noise variance is one.
 
-    ``modes``: (b, s, m, k) with s displacements; ``ctf2_over_noise``: (b, k); ``log_shift``: (s,) log weights of the
-    displacements.
+    Attributes:
+        modes: (b, s, m, k) matched filter ``Y = h·y`` of each observation, at s displacements.
+        ctf2_over_noise: (b, k) ``h²``.
+        log_shift: (s,) log prior probabilities of the displacements.
     """
 
     modes: Complex[Tensor, "b s m k"]
@@ -49,15 +51,29 @@ class Observations:
 
 
 def scores(observed: Observations, bank: TemplateBank) -> Float[Tensor, "b s d a"]:
-    """Log joint density of every observation with every displacement, direction and angle (module docstring)."""
+    """Log joint density of every observation with every displacement, direction and angle.
+
+    Args:
+        observed: b observations at s displacements.
+        bank: templates of d directions, and the log prior of directions and a angles.
+
+    Returns:
+        The scores (b, s, d, a) of the module's docstring.
+    """
     return _scores(observed, bank, None).unflatten(2, (observed.modes.shape[1], -1)).permute(0, 2, 3, 1)
 
 
 def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b"]]:
-    """Posterior probabilities and the log marginal likelihood of each observation. ``score`` is overwritten.
+    """Posterior probabilities and the log marginal likelihood of each observation, (4.20).
 
-    Probabilities are kept above the smallest normal number, far below rounding: subnormal ones would take several times
-    as long as all the rest.
+    Probabilities are kept above the smallest normal number, far below rounding: computing with subnormal numbers would
+    take several times as long as everything else.
+
+    Args:
+        score: log joint densities, the observation first. It is overwritten.
+
+    Returns:
+        Probabilities in the shape of ``score``, which sum to 1 for each observation, and log marginal likelihoods (b,).
     """
     dims = tuple(range(1, score.ndim))
     peak = score.amax(dims, keepdim=True)
@@ -83,7 +99,7 @@ class Statistics:
     count: float
 
     def to(self, device: str) -> "Statistics":
-        """The same on another device."""
+        """A copy on another device."""
         first, second, occupancy = (each.to(device) for each in (self.first, self.second, self.occupancy))
         return Statistics(first, second, occupancy, self.log_likelihood, self.count)
 
@@ -95,7 +111,7 @@ class Statistics:
         )  # fmt: skip
 
     def scaled(self, factor: float) -> "Statistics":
-        """Every sum multiplied: the forgetting of a running average."""
+        """The statistics with every sum multiplied by a factor, as a running average needs them."""
         return Statistics(
             self.first * factor, self.second * factor, self.occupancy * factor,
             self.log_likelihood * factor, self.count * factor,
@@ -104,10 +120,13 @@ class Statistics:
 
 @dataclass
 class Assignment:
-    """What the E-step knows of each observation.
+    """What the E-step finds of each observation.
 
-    ``direction``: (b, c) posterior of each candidate direction; ``shift``: (b, s) posterior of each displacement;
-    ``best``: (b, 3) indices (s, c, a) of the most probable element; ``log_likelihood``: (b,).
+    Attributes:
+        direction: (b, c) posterior of each candidate direction.
+        shift: (b, s) posterior of each displacement.
+        best: (b, 3) indices (s, c, a) of the most probable displacement, direction and angle.
+        log_likelihood: (b,) log marginal likelihoods.
     """
 
     direction: Float[Tensor, "b c"]
@@ -116,7 +135,7 @@ class Assignment:
     log_likelihood: Float[Tensor, "b"]
 
     def to(self, device: str) -> "Assignment":
-        """The same on another device."""
+        """A copy on another device."""
         return Assignment(*(each.to(device) for each in vars(self).values()))
 
 
@@ -127,11 +146,18 @@ def expectation(
     candidates: Int[Tensor, "b c"] | None = None,
     chunk_bytes: int | None = None,
 ) -> tuple[Statistics, Assignment]:
-    """The E-step: one pass over a batch, never holding more than about ``chunk_bytes`` of scores.
+    """The E-step on a batch: posteriors (4.20) and their sums.
 
-    ``candidates`` restricts each observation to its own list of c directions (a narrowed search: every other direction
-    is taken to have no posterior mass); without it all directions are searched. What is found is where observations and
-    templates are.
+    Args:
+        observed: b observations.
+        bank: templates and prior, on the same device.
+        candidates: (b, c) indices of the directions that each observation is compared with. All other directions are
+            taken to have no posterior mass. None compares with all.
+        chunk_bytes: size of the scores that are held at a time; by default :data:`CACHED` on a CPU and :data:`BUSY` on
+            other devices.
+
+    Returns:
+        The sums over the batch, and what was found of each observation; both on the templates' device.
     """
     if chunk_bytes is None:
         chunk_bytes = CACHED if bank.templates.device.type == "cpu" else BUSY
@@ -155,7 +181,15 @@ def expectation(
 
 
 def summed_statistics(parts: Sequence[T], statistics: Callable[[T], Statistics]) -> Statistics:
-    """The statistics of all ``parts``' observations."""
+    """The statistics of several parts of the observations together, each part computed by one process.
+
+    Args:
+        parts: of the observations.
+        statistics: computes those of a part.
+
+    Returns:
+        Their sum, the same in every process.
+    """
 
     def sums(part: T) -> list[Tensor]:
         own = statistics(part)

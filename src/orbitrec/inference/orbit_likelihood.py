@@ -2,9 +2,9 @@
 
 Templates are linear in the object, ``T = C w``, so the complete-data likelihood is quadratic and everything follows
 from the E-step's statistics (:class:`orbitrec.inference.likelihood.Statistics`): the gradient is
-``C*(second · C w − first)`` and the M-step solves ``C* second C w = C* first``. Which problem it is is the projector's
-and the circle's to say: cryo-EM on the polar grid, or on the Cartesian one as the thesis prints it, planar images under
-rotation, signals under shifts.
+``C*(second · C w − first)`` and the M-step solves ``C* second C w = C* first``. Projector and circle decide which
+problem this is: cryo-EM on the polar grid, or on the Cartesian one as in the thesis, planar images under rotation,
+signals under shifts.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ from orbitrec.runtime.distributed import FEWEST, shards
 
 @runtime_checkable
 class Prior(Protocol):
-    """A Gaussian prior of the object's coefficients, independent of each other."""
+    """A Gaussian prior of the object's coefficients, under which they are independent."""
 
     def precision(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
-        """Inverse variances that an M-step from w uses."""
+        """Inverse variances (p,) for an M-step from the coefficients w, (p,)."""
         ...
 
     def energy(self, w: Float[Tensor, "p"]) -> float:
-        """Minus the log density of w, up to a constant."""
+        """Minus the log density of the coefficients w, (p,), up to a constant."""
         ...
 
 
@@ -45,7 +45,7 @@ class GaussianPrior:
 
     @classmethod
     def flat(cls, dimension: int) -> "GaussianPrior":
-        """No prior."""
+        """The prior without any effect: all inverse variances are zero."""
         return cls(torch.zeros(dimension, dtype=torch.float64))
 
     def precision(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
@@ -59,15 +59,15 @@ class GaussianPrior:
 
 @dataclass(frozen=True, eq=False)
 class ObservationSet:
-    """The observations of a likelihood, made when they are asked for.
+    """The observations of a likelihood, made batch by batch when an E-step needs them.
 
     Attributes:
-        observe: the observations of given indices, on whatever computes them, in noise variances of one.
+        observe: makes the observations of given indices, in units where the noise variance is one, on any device.
         count: how many there are, N.
         ctf2_over_noise: (k,) mean of h² over all of them.
-        batch: how many ``observe`` is asked for at a time.
-        candidates: (N, c) the directions each is compared with, others having no mass; all of them if None.
-        record: is given the indices and what every E-step finds of them, or None.
+        batch: how many ``observe`` makes at a time.
+        candidates: (N, c) the directions that each is compared with, others having no posterior mass; None for all.
+        record: called with the indices and the posteriors of every batch of an E-step.
     """
 
     observe: Callable[[Int[Tensor, "b"]], Observations]
@@ -78,7 +78,7 @@ class ObservationSet:
     record: Callable[[Int[Tensor, "b"], Assignment], None] | None = None
 
     def statistics(self, rows: Int[Tensor, "b"], bank: TemplateBank) -> Statistics:
-        """The E-step's sums over ``rows``, shared among processes."""
+        """The E-step's sums over the observations ``rows``; the processes share the work."""
 
         def of_batch(own: Int[Tensor, "b"]) -> Statistics:
             listed = None if self.candidates is None else self.candidates[own]
@@ -99,8 +99,8 @@ class MStep:
 
     Attributes:
         dense: largest number of unknowns for which the matrix is made and factorised; conjugate gradients beyond.
-        iterations: of conjugate gradients, from the present point: a few make a generalised EM step.
-        relative_residual: at which they end; the root of the precision if None.
+        iterations: the most of conjugate gradients, from the present point; only a few make a generalised EM step.
+        relative_residual: at which they end; the square root of the machine's precision if None.
     """
 
     dense: int = 200
@@ -134,7 +134,7 @@ class OrbitLikelihood:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number of observations, N."""
         return self.data.count
 
     @property

@@ -1,4 +1,4 @@
-"""Templates laid out for matrix products: what scores and E-steps do with templates before any observation is seen.
+"""Templates laid out for matrix products: the part of scores and E-steps that does not depend on observations.
 
 On ``A`` angles ``e^{imα}`` depends on m modulo A only, so modes that alias are added before the circle is synthesised:
 for q = 0 … A/2 the nodes of all modes m ≡ q and, conjugated, of all m ≡ −q stand side by side in one long row,
@@ -26,8 +26,10 @@ from orbitrec.models.base import Circle
 class Fold:
     """Which coordinates (m, k) make up row q, and which of them are conjugated.
 
-    ``index``: (q, r) into the flattened (m, k); ``real``, ``imaginary``: (q, r) factors of the two parts, 1, −1 for a
-    conjugated imaginary part, and 0 where a row is padded.
+    Attributes:
+        index: (q, r) into the flattened (m, k).
+        real: (q, r) factors of the real parts: 1, and 0 where a row is padded.
+        imaginary: (q, r) factors of the imaginary parts: 1, −1 where they are conjugated, and 0 where a row is padded.
     """
 
     index: Int[Tensor, "q r"]
@@ -36,7 +38,16 @@ class Fold:
 
     @classmethod
     def of(cls, circle: Circle, kept: Bool[Tensor, "m k"], dtype: torch.dtype) -> "Fold":
-        """The fold of the ``kept`` coordinates of a circle's modes, for real ``dtype`` and where ``kept`` is."""
+        """The fold of some coordinates of a circle's modes (module docstring).
+
+        Args:
+            circle: its modes and angles.
+            kept: (m, k) the coordinates that are used; the fold is on the same device.
+            dtype: of the factors, a real type.
+
+        Returns:
+            The fold, with a row for each q from 0 to half the number of angles.
+        """
         device = kept.device
         residue = circle.modes.cpu() % circle.angles
         order = torch.minimum(residue, circle.angles - residue)
@@ -49,14 +60,14 @@ class Fold:
         return cls(*(x.to(device) for x in (index, real, torch.where(conjugated, -real, real))))
 
     def rows(self, modes: Complex[Tensor, "... m k"]) -> Float[Tensor, "q ... two r"]:
-        """Real rows: real parts, then imaginary parts, of every coordinate of row q."""
+        """The rows of modes (…, m, k): real parts, then imaginary parts, of the coordinates of every row q."""
         flat = modes.flatten(-2)
         picked = flat[..., self.index.flatten()].unflatten(-1, self.index.shape).movedim(-2, 0)
         shape = (len(self.index), *(1,) * (modes.ndim - 2), -1)
         return torch.stack([picked.real * self.real.view(shape), picked.imag * self.imaginary.view(shape)], dim=-2)
 
     def unfolded(self, rows: Float[Tensor, "q d two r"], shape: tuple[int, int]) -> Complex[Tensor, "d m k"]:
-        """Sums in rows back in their coordinates (m, k): inverts :meth:`rows` where every coordinate is kept."""
+        """Add rows up in their coordinates (m, k), the inverse of :meth:`rows` if every coordinate is kept."""
         values = torch.complex(rows[:, :, 0] * self.real[:, None], rows[:, :, 1] * self.imaginary[:, None])
         flat = values.new_zeros(rows.shape[1], shape[0] * shape[1])
         flat.index_add_(1, self.index.flatten(), values.movedim(0, 1).flatten(1))
@@ -139,7 +150,15 @@ class TemplateBank:
     def products(
         self, rows: Float[Tensor, "q b s two r"], candidates: Int[Tensor, "b c"] | None
     ) -> Float[Tensor, "b q p s c"]:
-        """``(C_q, S_q)`` of observations in rows of :attr:`reached`, with all templates or each one's candidates."""
+        """``(C_q, S_q)`` of observations with templates (module docstring).
+
+        Args:
+            rows: of b observations at s displacements, by the fold :attr:`reached`.
+            candidates: (b, c) the directions that each observation is compared with; None for all.
+
+        Returns:
+            The p = 1 or 2 products of every row, (b, q, p, s, c).
+        """
         Q, b, s, _, r = rows.shape
         if self.parts == 1:
             y = rows.reshape(Q, b, s, 2 * r)

@@ -2,20 +2,33 @@
 
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from orbitrec.mra.likelihood import MRALikelihood
 from orbitrec.mra.problem import MRAEstimate, MRAProblem
 from orbitrec.mra.starts import starting_signals
 from orbitrec.optim.driver import run
 from orbitrec.optim.growing import growing_sizes
+from orbitrec.optim.multiresolution import MultiResolution
 from orbitrec.optim.solvers import em
-from orbitrec.optim.termination import Cost, Termination
+from orbitrec.optim.termination import Termination
+from orbitrec.runtime.progress import RunState
 
 _FIRST = 10_000  # observations on which the starts compete
 _TRIAL = 20  # iterations of each
 _GROWTH = 10  # of the part, up to all observations
+
+
+class _Search(NamedTuple):
+    """The next point of EM, F at the point before, and passes so far."""
+
+    w: Float[Tensor, "d"]
+    value: float = float("inf")
+    passes: float = 0.0
 
 
 def recover_em(
@@ -42,24 +55,28 @@ def recover_em(
         InputError: if only moments are known or σ is not positive.
     """
     began = time.perf_counter()
-    observations = problem.given_observations()
-    whole = MRALikelihood(problem.model, observations, problem.sigma)
+    whole = MRALikelihood(problem.model, problem.given_observations(), problem.sigma)
+    sizes = growing_sizes(whole.count, _FIRST, _GROWTH)
+
+    def part(size: int) -> MRALikelihood:
+        return replace(whole, observations=whole.observations[:size])
+
+    def ascended(part: MRALikelihood, state: _Search, termination: Termination) -> _Search:
+        found = run(em(), part, state.w, termination)
+        passes = state.passes + found.trace[-1].cost.measured * part.count / whole.count
+        return _Search(found.state.w, found.trace[-1].value, passes)
+
+    def converged(part: MRALikelihood, state: _Search) -> _Search:
+        return ascended(part, state, Termination(moved=tolerance / part.count, epochs=iterations))
+
     uniform = torch.full((problem.model.n,), 1 / problem.model.n, dtype=torch.float64)
-    sizes = growing_sizes(len(observations), _FIRST, _GROWTH)
-    cost, part, trial = Cost(), _part(whole, sizes[0]), Termination(moved=0.0, epochs=_TRIAL)
+    trial = Termination(moved=0.0, epochs=_TRIAL)
     trials = [
-        run(em(), part, part.vector(signal, uniform), trial) for signal in starting_signals(problem, generator, starts)
+        ascended(part(sizes[0]), _Search(whole.vector(signal, uniform)), trial)
+        for signal in starting_signals(problem, generator, starts)
     ]
-    for found in trials:
-        cost = cost + found.trace[-1].cost.scaled(sizes[0] / whole.count)
-    w = min(trials, key=lambda found: found.trace[-1].value).state.w
-    for size in sizes:
-        stage = run(em(), _part(whole, size), w, Termination(moved=tolerance / size, epochs=iterations))
-        w, cost = stage.state.w, cost + stage.trace[-1].cost.scaled(size / whole.count)
-    signal, log_density = whole.parameters(w)
-    return MRAEstimate(signal, log_density.exp(), cost.measured, time.perf_counter() - began)
-
-
-def _part(whole: MRALikelihood, size: int) -> MRALikelihood:
-    """The likelihood of the first ``size`` observations."""
-    return replace(whole, observations=whole.observations[:size])
+    best = min(trials, key=lambda found: found.value)._replace(passes=sum(found.passes for found in trials))
+    growing = MultiResolution("em", [(size, converged) for size in sizes], part, lambda smaller, larger, state: state)
+    _, found = growing.run(best, RunState(generator))
+    signal, log_density = whole.parameters(found.w)
+    return MRAEstimate(signal, log_density.exp(), found.passes, time.perf_counter() - began)

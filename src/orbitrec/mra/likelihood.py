@@ -62,7 +62,7 @@ class MRALikelihood:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number of observations, N."""
         return len(self.observations)
 
     @property

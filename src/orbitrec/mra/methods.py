@@ -17,23 +17,23 @@ Recovery = Callable[[MRAProblem, torch.Generator], MRAEstimate]
 
 
 class Method(Enum):
-    """The methods. Each is a :data:`Recovery`: ``Method.em(problem, generator)``.
+    """The methods. Each is a :data:`Recovery`: ``Method.EM(problem, generator)``.
 
     Attributes:
-        moments: what pretrained encoders find from the moments; where the data refute it, moment matching from there.
-        encoder: what pretrained encoders find, and no more.
-        spectral: eigenvectors of the second moment, in closed form; for aperiodic shifts.
-        least_squares: the match of signal and density to the first two moments from several starts.
-        bispectrum: from shift-invariant averages, whatever the density of shifts.
-        em: the maximum of the likelihood, by expectation maximisation.
+        MOMENTS: what pretrained encoders find from the moments; where the data refute it, moment matching from there.
+        ENCODER: what pretrained encoders find, and no more.
+        SPECTRAL: eigenvectors of the second moment, in closed form; for aperiodic shifts.
+        LEAST_SQUARES: the match of signal and density to the first two moments from several starts.
+        BISPECTRUM: from shift-invariant averages, whatever the density of shifts.
+        EM: the maximum of the likelihood, by expectation maximisation.
     """
 
-    moments = member(recover_moments)
-    encoder = member(recover_encoder)
-    spectral = member(lambda problem, generator: recover_spectral(problem))
-    least_squares = member(recover_least_squares)
-    bispectrum = member(recover_bispectrum)
-    em = member(recover_em)
+    MOMENTS = member(recover_moments)
+    ENCODER = member(recover_encoder)
+    SPECTRAL = member(lambda problem, generator: recover_spectral(problem))
+    LEAST_SQUARES = member(recover_least_squares)
+    BISPECTRUM = member(recover_bispectrum)
+    EM = member(recover_em)
 
     def __call__(self, problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
         """The recovery of a problem by this method."""
@@ -41,15 +41,15 @@ class Method(Enum):
 
     @property
     def label(self) -> str:
-        """The method's name with hyphens, as tables show it."""
-        return self.name.replace("_", "-")
+        """The name in lower case with hyphens, as tables show it."""
+        return self.name.lower().replace("_", "-")
 
 
 def recover_signal(problem: MRAProblem, method: Method, generator: torch.Generator) -> MRAEstimate:
     """A signal and the density of its shifts, from observations or from their moments alone.
 
-    Both are determined up to one shift that moves the signal forth and the density back. Only ``bispectrum`` and ``em``
-    can recover a signal whose shifts are uniform, and only ``least_squares`` and ``em`` one that is seen through a
+    Both are determined up to one shift that moves the signal forth and the density back. Only ``BISPECTRUM`` and ``EM``
+    can recover a signal whose shifts are uniform, and only ``LEAST_SQUARES`` and ``EM`` one that is seen through a
     window.
 
     Args:

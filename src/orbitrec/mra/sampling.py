@@ -124,7 +124,7 @@ class SignalProblems:
         )
 
     def to(self, device: torch.device) -> "SignalProblems":
-        """The same on another device."""
+        """A copy on another device."""
         m = self.moments
         return SignalProblems(
             self.signal.to(device),

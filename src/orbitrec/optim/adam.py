@@ -1,4 +1,4 @@
-"""Adam on torch parameters with a learning rate for every step, the one place that calls torch's.
+"""Adam on torch parameters with a schedule of learning rates: torch's implementation.
 
 Kingma and Ba 2015, with their β = (0.9, 0.999).
 """
@@ -25,7 +25,16 @@ def cosine(rate: float, steps: int) -> Schedule:
 
 
 def warm_up_cosine(rate: float, steps: int, warm_up: int) -> Schedule:
-    """The same, risen to linearly over the first ``warm_up`` steps."""
+    """:func:`cosine` times a factor that rises linearly to 1 over the first steps.
+
+    Args:
+        rate: the learning rate that the cosine begins with.
+        steps: after which the rate is zero.
+        warm_up: number of steps over which the factor rises.
+
+    Returns:
+        The rate of each step.
+    """
     return lambda step: cosine(rate * min(1.0, (step + 1) / warm_up), steps)(step)
 
 
@@ -33,12 +42,12 @@ class ScheduledAdam:
     """Adam with a schedule.
 
     Args:
-        parameters: what is varied.
+        parameters: the variables.
         schedule: the learning rate of each step.
-        largest_norm: gradients whose norm over all parameters is larger are shortened to this before each step.
+        largest_norm: gradients with a larger norm over all parameters are scaled to this norm before each step.
 
     Attributes:
-        steps: taken so far; what the schedule is asked for next.
+        steps: how many have been taken; the argument of the schedule for the next one.
     """
 
     def __init__(self, parameters: Iterable[Tensor], schedule: Schedule, largest_norm: float = math.inf) -> None:
@@ -48,13 +57,13 @@ class ScheduledAdam:
         self.steps = 0
 
     def step(self, loss: Float[Tensor, ""]) -> None:
-        """Differentiate the loss and go one step down."""
+        """Differentiate the loss and take one step."""
         self.zero_grad()
         loss.backward()
         self.step_down()
 
     def zero_grad(self) -> None:
-        """Forget the parameters' gradients, before others are added up."""
+        """Set the parameters' gradients to zero, before those of several losses are added up."""
         self._adam.zero_grad()
 
     def step_down(self) -> None:
@@ -67,10 +76,10 @@ class ScheduledAdam:
         self.steps += 1
 
     def state(self) -> dict[int, dict[str, Tensor]]:
-        """Running means of each parameter by its place: ``step``, ``exp_avg``, ``exp_avg_sq``, as torch names them."""
+        """Running means of each parameter by its index: ``step``, ``exp_avg``, ``exp_avg_sq``, as torch names them."""
         return self._adam.state_dict()["state"]
 
     def restore(self, state: dict[int, dict[str, Tensor]], steps: int) -> None:
-        """Go on from a :meth:`state` after so many steps."""
+        """Go on from what :meth:`state` returned after ``steps`` steps."""
         self._adam.load_state_dict({"state": state, "param_groups": self._adam.state_dict()["param_groups"]})
         self.steps = steps

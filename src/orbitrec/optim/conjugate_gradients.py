@@ -22,10 +22,10 @@ def solve_symmetric(
 
     Args:
         apply: A, on tensors of the shape of ``right``.
-        right: the right-hand side, on the CPU; its dtype is that of the work.
-        start: the first guess; zero if it is not given.
-        diagonal: positive diagonal of a preconditioner near A; none if it is not given.
-        relative_residual: ends the iterations at this ``‖right − A x‖ / ‖right‖``.
+        right: the right-hand side, on the CPU; computations are in its dtype.
+        start: the first guess; zero if None.
+        diagonal: positive diagonal of a preconditioner near A; no preconditioner if None.
+        relative_residual: iterations end when ``‖right − A x‖ / ‖right‖`` is below this.
         iterations: the most that are made.
 
     Returns:

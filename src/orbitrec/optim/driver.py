@@ -1,4 +1,4 @@
-"""Run a solver until it ends, keeping a trace; interrupt it and go on with the same trajectory."""
+"""Run a solver until a criterion ends it, keeping a trace; an interrupted run goes on along the same trajectory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,17 +29,17 @@ def run(
     every: int = 50,
     callback: Callable[[StepInfo], None] = lambda info: None,
 ) -> Result:
-    """Epochs of a solver from w until it ends.
+    """Minimise a finite sum: epochs of a solver until a criterion is met or the budget is spent.
 
     Args:
         solver: the method.
-        problem: what is minimised.
-        w: where to begin, (d,).
+        problem: F, the finite sum.
+        w: (d,) where to begin.
         termination: when to end.
         seed: of the solver's random numbers.
         checkpoint: a file to which the state is written every ``every`` epochs and at the end. If it exists, the run
             goes on from it, draws the same batches and ends at the same point as one that was not interrupted.
-        every: epochs between two writings.
+        every: epochs between two checkpoints.
         callback: called after each epoch.
 
     Returns:
@@ -71,15 +71,16 @@ def continued(
     epochs: int,
     callback: Callable[[StepInfo], None] = lambda info: None,
 ) -> S:
-    """So many epochs of a solver from a state, with the random numbers of ``generator``, which is advanced.
+    """Make a number of epochs of a solver from a given state.
 
-    For solvers whose state outlives the problem: the same unknowns, and observations seen in another way.
+    It serves solvers whose state is passed from one problem to the next, where the problems have the same unknowns and
+    differ in how their observations are seen.
 
     Args:
         solver: the method.
-        problem: what is minimised.
+        problem: F, the finite sum.
         state: of the solver, with a field ``generator``.
-        generator: source of its random numbers.
+        generator: source of its random numbers; it is advanced.
         epochs: how many.
         callback: called after each.
 

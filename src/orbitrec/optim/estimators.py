@@ -21,14 +21,32 @@ Field = Callable[[Counted, Float[Tensor, "d"], Int[Tensor, "b"] | None], tuple[f
 def gradient(
     problem: Counted, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None
 ) -> tuple[float, Float[Tensor, "d"]]:
-    """Value and ∇F(w)."""
+    """The field of gradient methods, ∇F of (4.5), or of a batch (4.6).
+
+    Args:
+        problem: F, the finite sum.
+        w: (d,).
+        index: (b,) the terms; None for all.
+
+    Returns:
+        Mean value and gradient of these terms at w.
+    """
     return problem.gradient(w, index)
 
 
 def em_residual(
     problem: Counted, w: Float[Tensor, "d"], index: Int[Tensor, "b"] | None
 ) -> tuple[float, Float[Tensor, "d"]]:
-    """Value and w − Ψ(w)."""
+    """The field of EM methods, w − Ψ(w) with the map (4.12), or w − ψ_I(w) with that of a batch (4.15).
+
+    Args:
+        problem: F, a negative log-likelihood with an EM map.
+        w: (d,).
+        index: (b,) the terms; None for all.
+
+    Returns:
+        Mean value of these terms at w, and the residual.
+    """
     value, image = em_map(problem, w, index)
     return value, w - image
 
@@ -43,20 +61,34 @@ class Snapshot(NamedTuple):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """How a step between snapshots learns the field; ``steps`` of them make an epoch."""
+    """An estimator of the field for the steps between two snapshots."""
 
     def steps(self, count: int) -> int:
-        """m, the inner steps of an epoch on N terms."""
+        """Number m of inner steps in an epoch, for ``count`` = N terms."""
         ...
 
     def reported_passes(self, count: int) -> float:
-        """The thesis's cost of an epoch (4.5.1), which counts one of the two batches of a variance-reduced step."""
+        """Cost of an epoch in passes by the thesis's rule (section 4.5.1), for ``count`` = N terms.
+
+        Of the two batches of a variance-reduced step it counts one.
+        """
         ...
 
     def estimate(
         self, field: Field, problem: Counted, w: Float[Tensor, "d"], snapshot: Snapshot, generator: torch.Generator
     ) -> Float[Tensor, "d"]:
-        """The field at w."""
+        """Estimate the field at a point.
+
+        Args:
+            field: computes value and field of some terms.
+            problem: F, which counts the passes.
+            w: (d,) the point.
+            snapshot: an earlier point at which the full field is known.
+            generator: draws the terms of a batch.
+
+        Returns:
+            The estimate, (d,).
+        """
         ...
 
 
@@ -65,61 +97,71 @@ class Full:
     """The field itself: one step per epoch, from the snapshot."""
 
     def steps(self, count: int) -> int:
-        """One."""
+        """One step."""
         return 1
 
     def reported_passes(self, count: int) -> float:
-        """One."""
+        """One pass."""
         return 1.0
 
     def estimate(
         self, field: Field, problem: Counted, w: Float[Tensor, "d"], snapshot: Snapshot, generator: torch.Generator
     ) -> Float[Tensor, "d"]:
-        """What the snapshot holds."""
+        """The field at the snapshot, which is where the one step begins."""
         return snapshot.field
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The field on a random batch of ``share`` of all terms; ``inner`` steps make an epoch."""
+    """The field of a random batch, (4.6) and (4.14).
+
+    Attributes:
+        share: of all terms in a batch.
+        inner: steps of an epoch.
+    """
 
     share: float = 0.1
     inner: int = 20
 
     def steps(self, count: int) -> int:
-        """``inner``."""
+        """The number ``inner``, whatever the number of terms."""
         return self.inner
 
     def reported_passes(self, count: int) -> float:
-        """mb/N."""
+        """mb/N, for m steps on batches of b terms."""
         return self.inner * batch_size(self.share, count) / count
 
     def estimate(
         self, field: Field, problem: Counted, w: Float[Tensor, "d"], snapshot: Snapshot, generator: torch.Generator
     ) -> Float[Tensor, "d"]:
-        """e_I(w)."""
+        """The mean field e_I(w) of a new batch."""
         return field(problem, w, draw(problem.count, batch_size(self.share, problem.count), generator))[1]
 
 
 @dataclass(frozen=True)
 class VarianceReduced:
-    """e_I(w) − e_I(w̃) + e(w̃) on a random batch of ``share`` of all terms; ``inner`` steps make an epoch."""
+    """The field of a random batch with its variance reduced, e_I(w) − e_I(w̃) + e(w̃), (4.7) and (4.16).
+
+    Attributes:
+        share: of all terms in a batch.
+        inner: steps of an epoch.
+    """
 
     share: float = 0.1
     inner: int = 20
 
     def steps(self, count: int) -> int:
-        """``inner``."""
+        """The number ``inner``, whatever the number of terms."""
         return self.inner
 
     def reported_passes(self, count: int) -> float:
-        """1 + mb/N."""
+        """1 + mb/N, for the snapshot and m steps on batches of b terms."""
         return 1 + self.inner * batch_size(self.share, count) / count
 
     def estimate(
         self, field: Field, problem: Counted, w: Float[Tensor, "d"], snapshot: Snapshot, generator: torch.Generator
     ) -> Float[Tensor, "d"]:
-        """(4.7) or (4.16); at the snapshot itself both are the field there, and no batch is needed."""
+        """The variance-reduced field on a new batch; at the snapshot itself it is the full field, without a batch."""
         if w is snapshot.w:
             return snapshot.field
         index = draw(problem.count, batch_size(self.share, problem.count), generator)
@@ -131,19 +173,38 @@ class VarianceReduced:
 def reduced(
     field: Field, problem: Counted, w: Float[Tensor, "d"], snapshot: Snapshot, index: Int[Tensor, "b"]
 ) -> Float[Tensor, "d"]:
-    """The variance-reduced field on a given batch."""
+    """The variance-reduced field on a given batch, e_I(w) − e_I(w̃) + e(w̃): (4.7) for gradients, (4.16) for EM.
+
+    Args:
+        field: computes value and field of some terms.
+        problem: F, the finite sum.
+        w: (d,) the point.
+        snapshot: w̃ and the full field there.
+        index: (b,) the batch.
+
+    Returns:
+        The estimate, (d,).
+    """
     return field(problem, w, index)[1] - field(problem, snapshot.w, index)[1] + snapshot.field
 
 
 def batch_size(share: float, count: int) -> int:
-    """Terms in a batch: at least one."""
+    """Number of terms in a batch that is a ``share`` of ``count`` terms, at least one."""
     return max(1, round(share * count))
 
 
 def draw(count: int, size: int, generator: torch.Generator) -> Int[Tensor, "b"] | None:
-    """``size`` different terms of ``count`` at random, or None for all of them.
+    """Draw different terms at random.
 
-    Large problems are sampled by rejection: a permutation of all terms would cost more than the batch.
+    Large problems are sampled by rejection, since a permutation of all terms would cost more than the batch.
+
+    Args:
+        count: number of all terms, N.
+        size: terms to draw.
+        generator: source of the random numbers.
+
+    Returns:
+        Indices (size,) of the terms; None for all terms if ``size`` is at least ``count``.
     """
     if size >= count:
         return None

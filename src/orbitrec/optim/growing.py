@@ -1,8 +1,8 @@
-"""Growing batches: go far on few terms, end on all of them.
+"""Growing batches: most iterations are made on few terms, the last ones on all.
 
-A minimum over n terms is the minimum over all within the noise of n terms, so that going further on n is waste. From
-``first`` terms on, each stage begins where the one before it ended, until the last has all N: the way from a random
-start, which takes the most steps, then costs a small part of one pass.
+A minimum over n terms is that over all terms up to the noise of n terms, so that further iterations on n are wasted.
+Each stage has more terms and begins where the one before it ended, until the last has all N. The iterations far from
+the minimum, which are most of them, then cost a small part of one pass.
 """
 
 from typing import Any
@@ -18,7 +18,16 @@ from orbitrec.optim.termination import Cost, Result, Termination
 
 
 def growing_sizes(count: int, first: int, factor: int) -> list[int]:
-    """``first``, ``first · factor``, … as far as it is below ``count``, then ``count``."""
+    """Sizes of the stages: ``first``, ``first · factor``, … as long as they are below ``count``, then ``count``.
+
+    Args:
+        count: number of all terms, N.
+        first: terms of the first stage.
+        factor: ratio of the sizes of two stages.
+
+    Returns:
+        The sizes, rising.
+    """
     sizes = []
     while first < count:
         sizes.append(first)
@@ -36,22 +45,22 @@ def run_growing(
     factor: int = 10,
     seed: int = 0,
 ) -> Result:
-    """Stages of growing numbers of random terms, then all. The trace is that of the last stage.
+    """Minimise a finite sum in stages of growing numbers of random terms, the last of which has all.
 
-    A stage of n terms ends when F moves by less than 0.1/n in an epoch: a likelihood's noise is d/2n. What the stages
-    cost, in passes over all terms and in seconds, is in the trace from its first entry on.
+    A stage of n terms ends when F changes by less than 0.1/n in an epoch, since the noise of a likelihood is d/2n.
 
     Args:
         solver: the method.
-        problem: what is minimised.
-        w: where to begin, (d,).
+        problem: F, the finite sum.
+        w: (d,) where to begin.
         termination: of the last stage.
         first: terms of the first stage.
-        factor: how many times as many the next one has.
+        factor: ratio of the sizes of two stages.
         seed: of the order of terms and of the solver's random numbers.
 
     Returns:
-        The end of the last stage.
+        The result of the last stage. Its trace begins with that stage; the costs in it include those of all stages
+        before, in passes over all terms and in seconds.
     """
     order, before = torch.randperm(problem.count, generator=torch.Generator().manual_seed(seed)), Cost()
     *stages, _ = growing_sizes(problem.count, first, factor)

@@ -1,4 +1,4 @@
-"""L-BFGS: scipy's implementation on tensors, the one place that calls it.
+"""L-BFGS: scipy's implementation on tensors; only this module calls it.
 
 Quasi-Newton steps from the last few changes of the gradient (Liu and Nocedal 1989; Nocedal and Wright 2006, algorithm
 7.5) with a line search; scipy's L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995), here always without bounds.
@@ -34,14 +34,14 @@ class Minimum(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """How a search goes and when it ends.
+    """Memory of a search, and when it ends.
 
     Attributes:
         iterations: the most steps.
         evaluations: the most evaluations of the function; None for as many as the steps need.
-        pairs: changes of point and gradient that are remembered.
+        pairs: changes of point and gradient that are kept.
         value_tolerance: end when a step lowers the function by less than this share of its size (scipy's ``ftol``).
-        gradient_tolerance: end when no entry of the gradient is larger (scipy's ``gtol``).
+        gradient_tolerance: end when no entry of the gradient is larger than this (scipy's ``gtol``).
     """
 
     iterations: int
@@ -52,12 +52,15 @@ class Rules:
 
 
 def minimise(loss: Callable[[Tensor], Tensor], start: Float[Tensor, "x"], iterations: int) -> Minimum:
-    """The minimum of a differentiable loss, scaled so that it is one at the start; derivatives by autograd.
+    """The minimum of a differentiable loss, scaled to be one at the start; derivatives by autograd.
 
     Args:
-        loss: a scalar of a vector like ``start``, positive at the start.
-        start: where to begin. The search works in float64 on losses of any dtype.
+        loss: a scalar function of a vector like ``start``, positive at the start.
+        start: (x,) where to begin. The search works in float64 on losses of any dtype.
         iterations: the most steps; there are at most twice as many evaluations.
+
+    Returns:
+        The last accepted point, and the loss there.
     """
     unit = float(loss(start.detach()))
 
@@ -75,13 +78,16 @@ def minimise_function(
     rules: Rules,
     stop: Callable[[Evaluation], bool] = lambda evaluation: False,
 ) -> Minimum:
-    """The minimum of a function that gives its own gradient, in its own units.
+    """The minimum of a function that computes its own gradient.
 
     Args:
-        function: value and gradient at a float64 vector.
-        start: where to begin.
-        rules: when to end.
-        stop: called with every accepted point, each an iteration; True ends the search there.
+        function: value and gradient at a float64 vector (x,).
+        start: (x,) where to begin.
+        rules: memory of the search, and when it ends.
+        stop: called with the accepted point of every iteration; True ends the search there.
+
+    Returns:
+        The last accepted point, and the function there.
     """
     latest: dict[bytes, tuple[float, Tensor]] = {}
 

@@ -33,8 +33,8 @@ class Damping:
         start: λ at the beginning.
         decrease: λ is divided by this after a step that lowered F.
         increase: λ is multiplied by this after one that did not.
-        floor: keeps D positive where the data say nothing of a parameter.
-        ridge: added to the diagonal whatever λ is, so that the system can be solved.
+        floor: keeps D positive where F does not depend on a parameter.
+        ridge: added to the diagonal for every λ, so that the system can be solved.
     """
 
     start: float = 1e-3
@@ -53,16 +53,19 @@ def minimise(
     damping: Damping = Damping(),
     settled: float = 0.0,
 ) -> tuple[Point, Float[Tensor, "b"]]:
-    """Points of lower F, one for each item, and F there; no item's F ever rises.
+    """Minimise F of each of b independent items from its own point. No item's F ever rises.
 
     Args:
         model: value, gradient and matrix of all items at their points.
-        retract: the points that steps lead to: ``p + δ``, or on a manifold the one that δ in the tangent space stands
-            for; gradient and matrix are derivatives in the same δ.
+        retract: the points that steps lead to: ``p + δ``, or on a manifold the point that belongs to δ in the tangent
+            space. Gradient and matrix are derivatives in the same δ.
         start: where each item begins.
         steps: the most that are tried; the model is evaluated once more than this.
-        damping: the rule for λ, which every item follows for itself.
+        damping: the rule for λ; every item has its own λ.
         settled: end early when no item's F would change by as much as this; 0 makes all steps.
+
+    Returns:
+        The last accepted point of each item, and F (b,) there.
 
     Raises:
         RuntimeError: if the damped matrix of some item is singular; a ``floor`` or a ``ridge`` prevents it.

@@ -1,9 +1,9 @@
-"""Metrics: what turns a field into a step. One form of inverse Hessian, and the rules for what it holds.
+"""Metrics: inverse Hessians, which turn a field into a step. There are several rules for them, and one form.
 
     H⁻¹ ≈ Q (Λ⁻¹ − γ I) Qᵀ + γ I, then corrected by secant pairs (s, y) through the BFGS formula (4.10)
 
-With no directions and no pairs it is γ times the identity. Directions from a subsampled Hessian make SVRG+I (4.8);
-pairs from one snapshot to the next make SVRG+II and sEM-vr+QN.
+Without directions Q and without pairs it is γ times the identity. Directions from a subsampled Hessian make SVRG+I
+(4.8); pairs from one snapshot to the next (4.9) make SVRG+II and sEM-vr+QN.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class InverseHessian(NamedTuple):
         steps: s of every secant pair, oldest first, all with sᵀy > 0.
         changes: y of every pair: the change of the preconditioned field.
         preconditioner: a matrix that multiplies every field first (e = d), or empty (e = 0) for the identity.
-        age: pairs since the last refresh, for rules that refresh only now and then.
+        age: pairs since the last refresh, for rules that do not refresh at every snapshot.
     """
 
     basis: Float[Tensor, "d r"]
@@ -42,7 +42,7 @@ class InverseHessian(NamedTuple):
 
     @classmethod
     def scaled_identity(cls, dimension: int, rest: float = 1.0) -> "InverseHessian":
-        """The metric γ I, before anything is known of the problem."""
+        """The metric γ I that every rule begins with; γ is ``rest``."""
         empty = torch.zeros(dimension, 0, dtype=torch.float64)
         return cls(empty, empty[0], rest, empty.T, empty.T, empty[:0])
 
@@ -67,15 +67,18 @@ class InverseHessian(NamedTuple):
         return vector
 
     def with_pair(self, s: Float[Tensor, "d"], y: Float[Tensor, "d"], memory: int) -> "InverseHessian":
-        """The same with one more secant pair.
+        """Add a secant pair (4.10).
 
         A pair with too little curvature, sᵀy < 0.2 yᵀH⁻¹y, is damped (Powell 1978, in the inverse form): s moves
-        towards H⁻¹y until the ratio is 0.2. A pair of no length is dropped.
+        towards H⁻¹y until the ratio is 0.2. A pair of zero length is dropped.
 
         Args:
-            s: the step between two points.
-            y: the change of the field along it, before the preconditioner.
-            memory: how many pairs are kept; the oldest beyond it are dropped.
+            s: (d,) the step between two points.
+            y: (d,) the change of the field along it, before the preconditioner.
+            memory: how many pairs are kept; the oldest are dropped.
+
+        Returns:
+            The matrix with the new pair.
         """
         y = self._preconditioned(y)
         image = self._apply(y)
@@ -89,42 +92,57 @@ class InverseHessian(NamedTuple):
         return self._replace(steps=pairs[0], changes=pairs[1])
 
     def without_pairs(self) -> "InverseHessian":
-        """The same, with all secant pairs dropped."""
+        """The matrix without its secant pairs."""
         return self._replace(steps=self.steps[:0], changes=self.changes[:0])
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """A rule for the inverse Hessian: how two snapshots update it, and how the problem's curvature refreshes it."""
+    """A rule for the inverse Hessian: how two snapshots update it, and how the problem's curvature refreshes it.
+
+    The form is that of the module's docstring.
+    """
 
     def reported_passes(self, problem: Counted) -> float:
-        """Passes that the thesis counts for :meth:`refreshed`, beyond those of the epoch (4.5.1)."""
+        """Passes that the thesis's rule (section 4.5.1) counts for :meth:`refreshed`, beyond those of the epoch."""
         ...
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
-        """The metric when the full field is known at two points, whether or not F is lower at the new one."""
+        """Update the metric when the full field is known at two points, whether or not F is lower at the new one.
+
+        Args:
+            inverse: the metric so far.
+            new: the point that was just evaluated.
+            old: the snapshot before.
+
+        Returns:
+            The new metric, for instance with one more secant pair (4.9).
+        """
         ...
 
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """The metric for the steps from an accepted snapshot.
+        """Refresh the metric for the steps from an accepted snapshot.
 
         Args:
             inverse: the metric so far.
-            problem: may be asked for curvature, which is counted.
+            problem: F, which computes curvature and counts the passes.
             at: the snapshot.
-            generator: draws the terms whose curvature is asked for.
+            generator: draws the terms whose curvature is computed.
+
+        Returns:
+            The new metric, for instance with the directions of a subsampled Hessian (4.8).
         """
         ...
 
 
 @dataclass(frozen=True)
 class Identity:
-    """No metric: the step is the field. The other rules inherit from here what they do not change."""
+    """No metric: the step is the field. The other rules inherit the methods that they do not change."""
 
     def reported_passes(self, problem: Counted) -> float:
-        """No passes."""
+        """None, since nothing is computed."""
         return 0.0
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
@@ -160,7 +178,7 @@ class SubsampledNewton(Identity):
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """The directions of a new subsample."""
+        """The metric with the directions of a new subsample."""
         index = draw(problem.count, batch_size(self.share, problem.count), generator)
         values, basis = torch.linalg.eigh(problem.hessian(at.w, index))
         order = values.abs().argsort(descending=True)
@@ -199,7 +217,7 @@ class InformationBFGS(BFGS):
 
     The Jacobian of w − Ψ(w) is ``S⁻¹ ∇²F`` at a solution (Dempster, Laird and Rubin 1977): symmetric in the inner
     product of S and in no other, while a BFGS matrix is symmetric by construction. So the preconditioner S turns fields
-    into gradients, and the matrix starts from S⁻¹, which makes the first step EM's own.
+    into gradients, and the matrix starts from S⁻¹, which makes the first step that of EM.
     """
 
     scaled: bool = False
@@ -207,7 +225,7 @@ class InformationBFGS(BFGS):
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """The metric of S at the snapshot, which touches no data."""
+        """The metric of S at the snapshot, which needs no pass over the data."""
         information = problem.information(at.w)
         values, basis = torch.linalg.eigh(information)
         sizes = values.clamp(min=_LEAST_CURVATURE**2 * float(values.max()))
@@ -216,20 +234,20 @@ class InformationBFGS(BFGS):
 
 @dataclass(frozen=True)
 class FisherBFGS(Identity):
-    """BFGS pairs upon the damped empirical Fisher matrix of a few terms, refreshed now and then.
+    """BFGS pairs on top of the damped empirical Fisher matrix of a few terms, which is renewed periodically.
 
     For a likelihood the Fisher matrix is an estimate of the Hessian that needs first derivatives only and is never
-    negative; 16 d terms give it to about 25 %, and the pairs do the rest. Far from a solution it is damped in the
-    manner of Levenberg and Marquardt, by ``damping · min(1, ‖∇F‖)`` of its mean eigenvalue. Few terms see some
-    directions badly, and fewer than d do not see some at all: no eigenvalue is taken below ``unseen · (d/terms)³`` of
-    the mean, 7·10⁻⁵ for 16 d of them.
+    negative; 16 d terms give it to about 25 %, and the pairs correct the rest. Far from a solution it is damped as by
+    Levenberg and Marquardt, by ``damping · min(1, ‖∇F‖)`` times its mean eigenvalue. With few terms some eigenvalues
+    are poorly known, and with fewer than d terms some are zero: none is taken below ``unseen · (d/terms)³`` times the
+    mean, which is 7·10⁻⁵ for 16 d terms.
 
     Attributes:
-        terms: per unknown, of the Fisher matrix.
-        period: snapshots between two refreshes.
+        terms: of the Fisher matrix, per unknown.
+        period: snapshots between two renewals of the matrix.
         memory: pairs kept.
-        damping: see above.
-        unseen: see above.
+        damping: share of the mean eigenvalue, see above.
+        unseen: share of the mean eigenvalue, see above.
     """
 
     terms: int = 16
@@ -239,7 +257,7 @@ class FisherBFGS(Identity):
     unseen: float = 0.3
 
     def reported_passes(self, problem: Counted) -> float:
-        """The measured passes, spread over the period; the thesis has no such method."""
+        """The measured passes, divided by the period; the thesis has no such method."""
         return problem.fisher_passes * min(1.0, self.terms * problem.dimension / problem.count) / self.period
 
     def updated(self, inverse: InverseHessian, new: Snapshot, old: Snapshot) -> InverseHessian:
@@ -249,7 +267,7 @@ class FisherBFGS(Identity):
     def refreshed(
         self, inverse: InverseHessian, problem: Counted, at: Snapshot, generator: torch.Generator
     ) -> InverseHessian:
-        """The metric with a new matrix below the pairs, once in a period."""
+        """The metric with a new Fisher matrix, once in a period; otherwise unchanged."""
         if len(inverse.inverse) and inverse.age < self.period:
             return inverse
         index = draw(problem.count, self.terms * problem.dimension, generator)

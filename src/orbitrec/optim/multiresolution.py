@@ -1,8 +1,8 @@
 """From coarse to fine: steps at a list of levels, each beginning where the one before it ended.
 
-Frequency marching of an ab initio search, refinement of a given map and growing parts of a data set are all this: a
-level is a resolution or a number of observations, a step takes the state at a level to a better one, and where the
-level changes the state is prolongated to the finer one.
+This is the form of frequency marching in an ab initio search and of the refinement of a given map. A level is a
+resolution, a step takes the state at a level to a better one, and when the level changes the state is prolongated to
+the finer one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +24,10 @@ class MultiResolution(Generic[V, L, S]):
     """A plan of steps at levels that never get coarser.
 
     Attributes:
-        name: of its records in a run's checkpoints.
+        name: of its record in a run's checkpoints.
         plan: the level of every step, and the step.
-        level: what is needed at a level. It is made when it is reached and forgotten when it is left, since it may hold
-            large matrices.
+        level: makes what is needed at a level. That is kept only while the run is at the level, since it may hold large
+            matrices.
         prolong: takes a state from one level to the next finer one.
     """
 
@@ -37,11 +37,12 @@ class MultiResolution(Generic[V, L, S]):
     prolong: Callable[[L, L, S], S]
 
     def run(self, state: S, run: RunState) -> tuple[L, S]:
-        """All steps from a state at the first level, or those that the run's checkpoints do not have.
+        """Make all steps of the plan that are not yet in the run's checkpoints.
 
         Args:
-            state: where to begin.
-            run: keeps a record after every step. Going on from it gives the same result as never having stopped.
+            state: where to begin, at the first level.
+            run: keeps a record after every step. A run that goes on from a record has the same result as one that was
+                not interrupted.
 
         Returns:
             The last level and the state at its end.

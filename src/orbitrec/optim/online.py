@@ -1,8 +1,8 @@
 """EM on batches whose sufficient statistics are kept and discounted (Cappé and Moulines 2009).
 
 The statistics of EM are sums over observations, so those of a batch can be added to what is kept of earlier ones. An
-M-step after every batch then costs no more memory than one after a pass, and the model moves long before all
-observations have been seen. This is what an ab initio search runs on.
+M-step after every batch then costs no more memory than one after a pass, and the unknowns improve long before all
+observations have been seen. It is the default solver of an ab initio search.
 """
 
 import math
@@ -20,10 +20,16 @@ from orbitrec.optim.termination import Cost, StepInfo
 
 
 class OnlineState(NamedTuple):
-    """The unknowns, what is kept of the statistics, and what is left of the present pass.
+    """The unknowns, the running statistics, and what is left of the present pass.
 
-    ``statistics``: (s,) discounted mean; ``terms``: how many observations it stands for; ``left``: those that the pass
-    has not seen.
+    Attributes:
+        w: (d,) the unknowns.
+        snapshot: the same point, with the last batch's value before its M-step and the residual w − ψ_I(w) there.
+        statistics: (s,) discounted mean of the expected statistics.
+        terms: how many observations the mean stands for.
+        left: indices of the observations that the pass has not yet used.
+        generator: state of the random numbers.
+        cost: of all steps so far.
     """
 
     w: Float[Tensor, "d"]
@@ -37,16 +43,17 @@ class OnlineState(NamedTuple):
 
 @dataclass(frozen=True)
 class OnlineEM:
-    """One batch and one M-step an epoch. It needs an :class:`orbitrec.optim.problem.ExpectationMaximisation`.
+    """A solver whose epoch is one batch and one M-step (Cappé and Moulines 2009).
 
-    F of all terms is never evaluated, so the value that is reported is that of the batch, before its M-step, and every
-    epoch is accepted.
+    It needs an :class:`orbitrec.optim.problem.ExpectationMaximisation`. F of all terms is never evaluated: the value
+    that is reported is that of the batch, before its M-step, and every epoch is accepted.
 
     Attributes:
         batch: terms in a batch.
         kept: share of the old statistics that is kept at each batch. None keeps ``1 − b/N`` of them, so that they
             always stand for about one pass.
-        passes: batches of a random order, each term once a pass; else every batch is drawn from all terms.
+        passes: whether batches go through all terms in a random order, each once in a pass; otherwise every batch is
+            drawn from all terms.
     """
 
     batch: int = 1000
@@ -54,13 +61,13 @@ class OnlineEM:
     passes: bool = True
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> OnlineState:
-        """The state at w, without statistics."""
+        """The state at w, before any statistics."""
         w, empty = w.detach().double(), torch.zeros(0, dtype=torch.float64)
         generator = torch.Generator().manual_seed(seed).get_state()
         return OnlineState(w, Snapshot(w, math.inf, torch.zeros_like(w)), empty, 0.0, empty.long(), generator, Cost())
 
     def step(self, problem: FiniteSum, state: OnlineState) -> tuple[OnlineState, StepInfo]:
-        """One batch: E-step, discount and add, M-step."""
+        """One batch: the E-step, the update of the discounted statistics, and the M-step."""
         started, counted = time.process_time(), Counted(problem)
         index, left, drawn = self._drawn(problem.count, state)
         value, new = counted.expectation(state.w, index)

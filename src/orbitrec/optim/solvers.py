@@ -8,10 +8,10 @@
 and one that the thesis does not have: ∇F in full with Fisher + BFGS. ``init(problem, w) -> state``, then
 ``step(problem, state) -> (state, info)``: one epoch, from snapshot to snapshot.
 
-None needs tuning and none diverges. A snapshot is accepted if F did not rise there; if it did, or is no number, the
-epoch runs again from the old one with a shorter step, so that F at snapshots never increases. The value costs nothing:
-it comes with the field. Step lengths begin at the inverse curvature along the field for a gradient without metric, at 1
-otherwise, and recover after success.
+None needs tuning and none diverges. A snapshot is accepted if F is not larger there than at the one before. Otherwise
+the epoch is repeated from the old snapshot with a shorter step, so that F at snapshots never increases. This needs no
+further evaluation, since the value comes with the field. Step lengths begin at the inverse curvature along the field
+for a gradient without metric, at 1 otherwise, and grow again after success.
 """
 
 import math
@@ -34,7 +34,16 @@ _LEAST_LENGTH = 0.1  # of a step with secant pairs
 
 
 class State(NamedTuple):
-    """Everything a run needs to go on: the last accepted snapshot, the next candidate, metric, step, draws, counts."""
+    """All that a run needs to go on.
+
+    Attributes:
+        w: (d,) the next candidate for a snapshot.
+        snapshot: the last accepted one.
+        inverse: the metric.
+        length: of a step; NaN before the first.
+        generator: state of the random numbers.
+        cost: of all epochs so far.
+    """
 
     w: Float[Tensor, "d"]
     snapshot: Snapshot
@@ -49,18 +58,36 @@ S = TypeVar("S", bound=tuple)
 
 @runtime_checkable
 class Solver(Protocol[S]):
-    """A method as the driver sees it. To add one, write these two functions, in a file of their own.
+    """A method of minimisation. To add one, write these two functions in a file of their own.
 
-    Its state is a named tuple of tensors, numbers and other such tuples, which is all that a checkpoint keeps. It has
-    ``snapshot``, the last accepted point, and ``generator``, the state of its random numbers where it draws any.
+    The state is a named tuple of tensors, numbers and other such tuples, since a checkpoint keeps nothing else. It has
+    the fields ``snapshot``, the last accepted point, and, if the method is random, ``generator``, the state of its
+    random numbers.
     """
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> S:
-        """The state before the first epoch from w."""
+        """The state before the first epoch.
+
+        Args:
+            problem: F, the finite sum.
+            w: (d,) where to begin.
+            seed: of the method's random numbers.
+
+        Returns:
+            The state; F need not have been evaluated.
+        """
         ...
 
     def step(self, problem: FiniteSum, state: S) -> tuple[S, StepInfo]:
-        """One epoch."""
+        """Make one epoch.
+
+        Args:
+            problem: F, the finite sum.
+            state: before the epoch.
+
+        Returns:
+            The state after it, and what it found.
+        """
         ...
 
 
@@ -69,10 +96,16 @@ _IDENTITY = Identity()
 
 @dataclass(frozen=True)
 class SnapshotSolver:
-    """A composition. ``longest`` bounds the step length; ``average`` makes an epoch's mean its snapshot.
+    """A method composed of a field, an estimator of it, and a metric.
 
-    Any of the nine is safe without settings; what each needs is the problem's: EM maps need
-    ``ExpectationMaximisation``, curvature ``TwiceDifferentiable``.
+    A field of EM needs an ``ExpectationMaximisation`` problem, a metric of curvature a ``TwiceDifferentiable`` one.
+
+    Attributes:
+        field: what is driven to zero.
+        estimator: of the field between snapshots.
+        metric: applied to the field.
+        longest: bound of the step length.
+        average: whether the next snapshot is the mean of an epoch's points, as in VR-SGD, or its last point.
     """
 
     field: Field
@@ -82,7 +115,7 @@ class SnapshotSolver:
     average: bool = True
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
-        """The state at w; the first epoch evaluates it."""
+        """The state at w, where F is not evaluated before the first epoch."""
         w = w.detach().double()
         start = Snapshot(w, math.inf, torch.zeros_like(w))
         generator = torch.Generator().manual_seed(seed).get_state()
@@ -142,9 +175,14 @@ class SnapshotSolver:
 
 @dataclass(frozen=True)
 class After:
-    """``then``, after so many epochs of ``first``.
+    """Two methods, one after the other.
 
-    EM's first steps are the longest of all methods', and from random starts it ends at the lowest minimum more often.
+    EM makes the longest first steps of all methods, and from random starts it finds the lowest minimum more often.
+
+    Attributes:
+        first: the method to begin with.
+        epochs: how many it makes.
+        then: the method after that.
     """
 
     first: SnapshotSolver
@@ -152,11 +190,11 @@ class After:
     then: SnapshotSolver
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> State:
-        """The state of ``first``."""
+        """The state of the first method."""
         return self.first.init(problem, w, seed)
 
     def step(self, problem: FiniteSum, state: State) -> tuple[State, StepInfo]:
-        """One epoch of whichever's turn it is."""
+        """One epoch of the method that is due."""
         if state.cost.epochs < self.epochs:
             return self.first.step(problem, state)
         if state.cost.epochs == self.epochs:
@@ -176,52 +214,80 @@ def _inverse_curvature(problem: Counted, snapshot: Snapshot) -> float:
 
 
 def gradient_descent() -> SnapshotSolver:
-    """GD (4.5)."""
+    """Gradient descent, GD (4.5)."""
     return SnapshotSolver(gradient, Full(), longest=math.inf)
 
 
 def stochastic_gradient(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """SGD (4.6): the step halves whenever an epoch did not lower F, which makes it decay as it must."""
+    """SGD (4.6). The step is halved whenever an epoch does not lower F, which gives the decay that it needs."""
     return SnapshotSolver(gradient, Batch(share, inner), longest=math.inf)
 
 
 def svrg(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """SVRG with VR-SGD's averaging (Algorithm 1)."""
+    """SVRG with the averaging of VR-SGD (Algorithm 1)."""
     return SnapshotSolver(gradient, VarianceReduced(share, inner), longest=math.inf)
 
 
 def svrg_newton(rank: int, share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """SVRG+I (Algorithm 2)."""
+    """SVRG+I, variance-reduced gradients with a subsampled Hessian (4.8), Algorithm 2.
+
+    Args:
+        rank: directions of the Hessian that are used.
+        share: of the terms in a batch, and in the Hessian.
+        inner: steps of an epoch.
+
+    Returns:
+        The solver.
+    """
     return SnapshotSolver(gradient, VarianceReduced(share, inner), SubsampledNewton(rank, share))
 
 
 def svrg_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> SnapshotSolver:
-    """SVRG+II (Algorithm 3)."""
+    """SVRG+II, variance-reduced gradients with BFGS pairs of snapshots (4.9), (4.10), Algorithm 3.
+
+    Args:
+        share: of the terms in a batch.
+        inner: steps of an epoch.
+        metric: the rule for the pairs; :class:`BFGS` with its defaults if None.
+
+    Returns:
+        The solver.
+    """
     return SnapshotSolver(gradient, VarianceReduced(share, inner), metric or BFGS())
 
 
 def em() -> SnapshotSolver:
-    """EM (4.13)."""
+    """Expectation maximisation, EM (4.13)."""
     return SnapshotSolver(em_residual, Full())
 
 
 def stochastic_em(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """sEM (4.14)."""
+    """Stochastic EM on batches, sEM (4.14)."""
     return SnapshotSolver(em_residual, Batch(share, inner))
 
 
 def sem_vr(share: float = 0.1, inner: int = 20) -> SnapshotSolver:
-    """sEM-vr (Algorithm 4)."""
+    """Variance-reduced stochastic EM, sEM-vr (4.16), Algorithm 4."""
     return SnapshotSolver(em_residual, VarianceReduced(share, inner))
 
 
 def sem_vr_bfgs(share: float = 0.1, inner: int = 2, metric: BFGS | None = None) -> SnapshotSolver:
-    """sEM-vr+QN (Algorithm 5), with the residual's secant in the geometry of EM unless ``metric`` says otherwise."""
+    """sEM-vr+QN, variance-reduced EM (4.16) with BFGS pairs of snapshots, Algorithm 5.
+
+    Args:
+        share: of the terms in a batch.
+        inner: steps of an epoch.
+        metric: the rule for the pairs; if None, pairs of the residual in the geometry of EM,
+            :class:`InformationBFGS`, instead of the thesis's pairs of Ψ.
+
+    Returns:
+        The solver.
+    """
     return SnapshotSolver(em_residual, VarianceReduced(share, inner), metric or InformationBFGS())
 
 
 def fisher_bfgs(metric: FisherBFGS | None = None) -> SnapshotSolver:
-    """Full gradients, Fisher + BFGS: the fewest passes wherever the data fit a few hundred batches."""
+    """Full gradients with a Fisher matrix and BFGS pairs: the fewest passes if the data are a few hundred batches."""
     return SnapshotSolver(gradient, Full(), metric or FisherBFGS())
 
 

@@ -13,8 +13,12 @@ from torch import Tensor
 class Cost(NamedTuple):
     """What a run has cost so far.
 
-    ``measured`` counts passes through the data; ``reported`` counts them by the thesis's rule (4.5.1), which leaves out
-    one of the two batches of a variance-reduced step; ``seconds`` are the processor's.
+    Attributes:
+        epochs: steps of the solver.
+        measured: passes through the data.
+        reported: passes by the thesis's rule (section 4.5.1), which leaves out one of the two batches of a
+            variance-reduced step.
+        seconds: of the processor.
     """
 
     epochs: int = 0
@@ -23,12 +27,21 @@ class Cost(NamedTuple):
     seconds: float = 0.0
 
     def and_epoch(self, measured: float, reported: float, started: float) -> "Cost":
-        """The cost with one more epoch, which began at ``time.process_time() = started``."""
+        """Add one epoch, which ends now.
+
+        Args:
+            measured: its passes through the data.
+            reported: its passes by the thesis's rule.
+            started: ``time.process_time()`` when it began.
+
+        Returns:
+            The cost including the epoch.
+        """
         seconds = self.seconds + time.process_time() - started
         return Cost(self.epochs + 1, self.measured + measured, self.reported + reported, seconds)
 
     def __add__(self, other: "Cost") -> "Cost":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The cost of both."""
+        """The sum of two costs."""
         return Cost(
             self.epochs + other.epochs,
             self.measured + other.measured,
@@ -37,15 +50,19 @@ class Cost(NamedTuple):
         )
 
     def scaled(self, share: float) -> "Cost":
-        """The passes of a part of the data as passes over all of it."""
+        """The cost of passes over a ``share`` of the data, as passes over all of it."""
         return self._replace(measured=share * self.measured, reported=share * self.reported)
 
 
 class StepInfo(NamedTuple):
-    """What an epoch found: the objective and the field's norm at the snapshot, and the cost so far.
+    """What an epoch found.
 
-    ``moved`` is by how much the objective changed from the snapshot before; ``accepted`` says whether this epoch's
-    snapshot was kept.
+    Attributes:
+        value: the objective at the snapshot.
+        field_norm: norm of the field there.
+        moved: change of the objective from the snapshot before, an absolute value.
+        accepted: whether this epoch's snapshot was kept.
+        cost: of the run so far.
     """
 
     value: float
@@ -56,7 +73,7 @@ class StepInfo(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Sequence[Any]) -> "StepInfo":
-        """The record that JSON made a list of."""
+        """The record from the list that JSON makes of it."""
         value, norm, moved, accepted, cost = row
         return cls(value, norm, moved, accepted, Cost(*cost))
 
@@ -79,10 +96,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Termination:
-    """When a run ends: the objective moves by less than ``moved`` from an epoch to the next, or a budget is spent.
+    """When a run ends: the objective changes by less than ``moved`` from an epoch to the next, or a budget is spent.
 
     Attributes:
-        moved: 1e-14 is the thesis's criterion; with 0 a run never ends by it.
+        moved: 1e-14 is the thesis's criterion; 0 turns the criterion off.
         value: end at this objective, where the minimum is known.
         epochs: steps of the solver.
         reported: cost-weighted epochs as the thesis counts them.

@@ -1,4 +1,4 @@
-"""Checkpoints: what an interrupted computation goes on from. There is one format for all of them.
+"""Checkpoints, from which an interrupted computation goes on. There is one format for all of them.
 
 A checkpoint is a safetensors file. Its tensors lie under their names; everything else is JSON in the metadata entry
 ``record``. States that are NamedTuples or dataclasses are taken apart by :func:`flattened` and put together again by

@@ -1,4 +1,4 @@
-"""The state of a run: its random numbers, its history and timers, and what of it is done."""
+"""The state of a run: its random numbers, its history and timers, its checkpoints, and how far it is."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Stage(StrEnum):
-    """What a run is doing, as a person reads it."""
+    """What a run is doing, in the words that progress bar, history and report use."""
 
     READING = "reading particles"
     CENTRING = "centring"
@@ -29,7 +29,7 @@ class Stage(StrEnum):
 
     @property
     def cost(self) -> float:
-        """Milliseconds of one core for an image at the usual sizes, for the progress bar only."""
+        """Milliseconds of one core per image at the usual sizes; only the progress bar uses them."""
         return _COSTS.get(self, 0.0)
 
 
@@ -47,19 +47,25 @@ _COSTS = {
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is: the stage, the part of it (``start 3``, ``half 1``; may be empty) and the share of all work."""
+    """How far a run is.
+
+    Attributes:
+        stage: what it is doing.
+        part: of the stage, such as ``start 3`` or ``half 1``; may be empty.
+        share: of all work that is done, between 0 and 1.
+    """
 
     stage: Stage
     part: str
     share: float
 
     def __str__(self) -> str:
-        """As the progress bar shows it."""
+        """The stage and its part, as the progress bar shows them."""
         return f"{self.stage}, {self.part}" if self.part else str(self.stage)
 
 
 Callback = Callable[[Status], None]
-"""Is called whenever some work has been done."""
+"""A function that is called whenever some work has been done."""
 
 
 def ignore(status: Status) -> None:
@@ -67,7 +73,7 @@ def ignore(status: Status) -> None:
 
 
 def restored(kind: type[T], record: Mapping[str, Any]) -> T:
-    """A dataclass of that ``kind`` from a record that has its fields."""
+    """An instance of the dataclass ``kind`` from a record that has its fields; other entries are ignored."""
     return kind(*(record[part.name] for part in fields(kind)))  # pyright: ignore[reportArgumentType]
 
 
@@ -95,18 +101,18 @@ class HistoryRow:
 
 @dataclass
 class RunState:
-    """What a run carries through its stages, and the records of its finished steps.
+    """What all stages of a run share, and the records of its finished steps.
 
-    Every record has the state of the random numbers, the history and the clock beside it. A run that is begun again
-    with the same inputs computes the same values, takes what it finds recorded instead of computing it, and so ends in
+    With every record the state of the random numbers, the history and the clock are saved. A run that is begun again
+    with the same inputs takes the steps that are recorded from their records and computes the others, and so ends in
     the same result as one that was never interrupted.
 
     Attributes:
-        generator: all random numbers of the run.
+        generator: source of all random numbers of the run.
         total: work of the whole run, in the units of :attr:`Stage.cost`.
         callback: called with the status whenever work has been done.
         checkpoints: where records are kept.
-        history: every step.
+        history: one row for every step.
         timers: seconds of each part of the run.
     """
 
@@ -121,12 +127,12 @@ class RunState:
     _last_timer: float = 0.0
 
     def step(self, name: str, compute: Callable[[], Record]) -> dict[str, Any]:
-        """The record of ``name`` if there is one, else what ``compute`` returns, recorded."""
+        """The record ``name`` if there is one; otherwise what ``compute`` returns, which is recorded."""
         found = self.load(name)
         return self.save(name, compute()) if found is None else found
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The record of ``name``, None if there is none; the run goes back to where it was when it was saved."""
+        """The record ``name``, None if there is none; random numbers, history and clock are set back to its time."""
         state = from_first(lambda: self.checkpoints.load(name))
         if state is None:
             return None
@@ -139,7 +145,7 @@ class RunState:
         return state
 
     def save(self, name: str, record: Record) -> dict[str, Any]:
-        """Keep a record in place of the last one of that ``name``, and return it as it would be loaded."""
+        """Save a record, replacing an earlier one of the same ``name``, and return it as it would be loaded."""
         state = {
             "generator": self.generator.get_state(),
             "history": [asdict(row) for row in self.history],
@@ -150,25 +156,31 @@ class RunState:
         return {key: saved[key] for key in record}
 
     def advance(self, stage: Stage, images: int | float, part: str = "") -> None:
-        """So many images of ``stage`` have been done."""
+        """Report that some work has been done.
+
+        Args:
+            stage: of the work.
+            images: how many have been worked on.
+            part: of the stage; may be empty.
+        """
         self._done += stage.cost * images
         self.callback(Status(stage, part, min(1.0, self._done / self.total)))
 
     def counter(self, stage: Stage, part: str = "") -> Callable[[int], None]:
-        """A function to be called with the number of images of ``stage`` that have been done."""
+        """A function that reports work on a stage; it is called with the number of images."""
         return lambda images: self.advance(stage, images, part)
 
     def record(
         self, stage: Stage, alternative: str, resolution_A: float, log_likelihood: float, seconds: float | None = None
     ) -> None:
-        """Enter a step into the history.
+        """Add a step to the history.
 
         Args:
             stage: of the run.
-            alternative: which of those that a stage has.
-            resolution_A: the finest that the step used.
+            alternative: which of the attempts that a stage makes side by side; may be empty.
+            resolution_A: the finest that the step used, in Å.
             log_likelihood: of one particle.
-            seconds: since the beginning; now if None.
+            seconds: since the beginning of the run; now if None.
         """
         step = 1 + sum(
             (row.stage, row.alternative, row.resolution_A) == (stage, alternative, resolution_A) for row in self.history
@@ -177,11 +189,11 @@ class RunState:
         self.history.append(HistoryRow(stage, alternative, step, resolution_A, log_likelihood, now))
 
     def timer(self, name: str) -> None:
-        """The part ``name`` of the run has ended: note its seconds."""
+        """Record the seconds of the part ``name`` of the run, which ends now."""
         now = self.elapsed()
         self.timers[name] = now - self._last_timer
         self._last_timer = now
 
     def elapsed(self) -> float:
-        """Seconds since the beginning, without those between an interruption and going on."""
+        """Seconds since the beginning of the run, without those in which it was interrupted."""
         return time.monotonic() - self._begun

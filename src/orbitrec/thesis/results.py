@@ -38,8 +38,9 @@ def read_result(path: Path) -> tuple[ExperimentResult, Made]:
     Raises:
         InputError: if the file is missing, or holds something else.
     """
+    text = existing_file(path).read_text(encoding="utf-8")
     try:
-        values = json.loads(existing_file(path).read_text(encoding="utf-8"))
+        values = json.loads(text)
         return RESULTS[values["experiment"]].from_json(values)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no result of an experiment ({error}); make it anew") from error
