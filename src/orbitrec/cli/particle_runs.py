@@ -111,7 +111,8 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
     for check in summary.checks:
         console.print(f"[bold yellow]quality check:[/] {escape(for_command_line(check))}", soft_wrap=True)
     console.print(table)
-    console.print(f"look at {folder / 'report.html'}; map {folder / f'{kind}.mrc'}; poses {folder / summary.posed}")
+    where = f"look at {folder / 'report.html'}; map {folder / f'{kind}.mrc'}; poses {folder / summary.posed}"
+    console.print(where, soft_wrap=True)  # a path that is cut in two cannot be copied
 
 
 def _worth(halves: "HalfMaps") -> str:
