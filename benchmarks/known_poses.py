@@ -24,7 +24,7 @@ def main() -> None:
     poses = stack.poses()
     if poses is None:
         parser.error(f"{arguments.star} has no poses")
-    noise = estimate_noise(stack.images(range(first, first + 500)) for first in range(0, min(len(stack), 2000), 500))
+    noise = estimate_noise(stack.images(rows) for rows in torch.arange(min(len(stack), 2000)).split(500))
     halves = alternate_halves(len(stack))
     first, second = (half_map(stack, noise, (halves == half).nonzero().flatten(), *poses) for half in (1, 2))
     found = combined((first, second), stack.n, AbInitioConfig().radius_px(stack), torch.Generator().manual_seed(0))

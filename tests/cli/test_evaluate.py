@@ -48,7 +48,7 @@ def test_finds_the_move_and_writes_map_and_curve(
     assert _run("evaluate", map_file, truth, "--json", "-o", aligned, "--plot", curve) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["fsc05_A"] == facts["fsc0143_A"] == 2 * VOXEL_A
-    assert facts["handedness"] == "mirrored"
+    assert facts["hand"] == "mirrored"
     assert facts["correlation"] > 0.999
     assert facts["euler_deg"] == pytest.approx(EULER_DEG, abs=0.1)
     assert facts["shift_A"] == pytest.approx([VOXEL_A * s for s in SHIFT_PX], abs=0.05)
@@ -69,7 +69,7 @@ def test_maps_on_other_grids_are_brought_to_the_truths(
     write_map(tmp_path / "coarse.mrc", resampled(moving, VOXEL_A, 18, 2 * VOXEL_A), 2 * VOXEL_A)
     assert _run("evaluate", tmp_path / "coarse.mrc", truth, "--json", "--mask-radius-A", 40) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["handedness"] == "mirrored"
+    assert facts["hand"] == "mirrored"
     assert facts["fsc05_A"] == pytest.approx(9.0, abs=0.5)
 
 

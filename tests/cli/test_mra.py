@@ -71,7 +71,8 @@ def test_every_method_recovers_the_signal(tmp_path, capsys, data, method):
 
 
 def test_the_command_offers_every_method_of_the_library():
-    assert [(name.name.upper(), name.value) for name in MethodName] == [(method.name, method.label) for method in Method]
+    offered = [(name.name.upper(), name.value) for name in MethodName]
+    assert offered == [(method.name, method.label) for method in Method]
 
 
 def test_a_missing_sigma_is_estimated_and_said(tmp_path, capsys, data):

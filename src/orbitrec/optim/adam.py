@@ -1,4 +1,4 @@
-"""Adam on torch parameters with a schedule of learning rates; only this module calls torch's implementation.
+"""Adam on torch parameters with a schedule of learning rates: torch's implementation.
 
 Kingma and Ba 2015, with their β = (0.9, 0.999).
 """

@@ -164,7 +164,7 @@ def _draw_stage(axes: Axes, bands: list[_Band], looks: Mapping[str, tuple[str, d
         )  # fmt: skip
         start += band.steps
     values = [value for band in bands for curve in band.curves.values() for value in curve]
-    low, high = float(np.percentile(values, 5)), max(values)  # the first steps climb so far that they hide the rest
+    low, high = float(np.percentile(values, 5)), max(values)  # the first steps rise so far that they hide the rest
     margin = 0.08 * max(high - low, 1e-9)
     axes.set(xlim=(0.5, start + 0.5), ylim=(low - margin, high + 2 * margin))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

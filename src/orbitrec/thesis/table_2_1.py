@@ -27,6 +27,7 @@ from orbitrec.networks.pretrained import encoder_name, load_encoder, load_proven
 from orbitrec.networks.provenance import Origin
 from orbitrec.networks.training import Trainer, TrainingProgress
 from orbitrec.networks.training_run import write_training
+from orbitrec.optim.adam import ScheduledAdam, constant
 from orbitrec.thesis.encoder_training import ThesisEncoderTraining
 from orbitrec.thesis.encoders import thesis_weights
 from orbitrec.thesis.plots.predictions import Prediction, draw_predictions
@@ -217,15 +218,16 @@ class _FixedAnswer(Encoder):
         generator = torch.Generator().manual_seed(training.seed)
         signal, density = training.law.pairs(1, training.n, generator, torch.float32)
         answer = cls(density[0], signal[0])
-        groups = [{"params": [p], "lr": 0.02 * float(p.detach().abs().max())} for p in answer.parameters()]
-        adam = torch.optim.Adam(groups)
+        adams = [ScheduledAdam([p], constant(0.02 * float(p.detach().abs().max()))) for p in answer.parameters()]
         for _ in range(steps):
             signal, density = training.law.pairs(batch, training.n, generator, torch.float32)
             mine = (p.expand(batch, -1) for p in (answer.density, answer.signal))
             loss = sum(orbit_error(a, b).mean() for a, b in zip(mine, (density, signal), strict=True))
-            adam.zero_grad()
+            for adam in adams:
+                adam.zero_grad()
             torch.as_tensor(loss).backward()
-            adam.step()
+            for adam in adams:
+                adam.step_down()
         return answer
 
     def at_unit_scale(
