@@ -15,8 +15,10 @@ from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.mrc import write_map
 from orbitrec.io.runs import new_run
 from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
+from orbitrec.networks.pretrained import load_network, load_provenance
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis import figure_3_7, table_3_1, table_3_2
+from orbitrec.thesis.encoders import ReferenceMomNet
 from orbitrec.thesis.records import Made
 from orbitrec.thesis.results import read_result
 from orbitrec.volumes.phantoms import protein_phantom
@@ -130,6 +132,23 @@ def test_table_3_2_takes_the_steps_of_fouriernet_that_are_given(path, monkeypatc
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["size"]["refining"] == steps
     assert CliRunner().invoke(app, [*command, "--refining", "-1"]).exit_code == 2
+
+
+def test_the_thesis_s_encoder_is_trained_by_its_own_command_which_is_recorded(tmp_path):
+    folder = tmp_path / "encoder"
+    command = ["reproduce", "momnet-encoder", "--steps", "2", "--batch", "2", "-o"]
+    result = CliRunner().invoke(app, [*command, str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "held-out kam loss" in result.output
+    net = load_network(ReferenceMomNet, folder / "encoder.safetensors")
+    made = load_provenance(folder / "encoder.safetensors")
+    assert (
+        made.command == "orbitrec reproduce momnet-encoder --atoms 20 --steps 2 --batch 2 --rate 0.001 --seed 1 -o DIR"
+    )
+    again = CliRunner().invoke(app, [*command[:2], "--resume", "-o", str(folder)])
+    assert again.exit_code == 0, again.output
+    resumed = load_network(ReferenceMomNet, folder / "encoder.safetensors").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in net.state_dict().items())
 
 
 def test_figure_3_7_has_four_runs_whose_losses_fall(path, tmp_path, monkeypatch):

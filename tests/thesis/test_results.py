@@ -54,11 +54,12 @@ def test_a_marker_becomes_the_tables_and_by_what_they_were_made():
     page = "Before.\n\n<!-- table: results/table-4.2.json -->\n\nAfter.\n"
     shown = thesis_tables.with_tables(page, PAGES)
     assert shown.startswith(
-        "Before.\n\n*Table 4.2: EM methods on windowed MRA, density estimated*\n\n| method | to 1e-04 |"
+        'Before.\n\n<div class="result" markdown="1">\n\n*Table 4.2: EM methods on windowed MRA, density estimated*'
     )
+    assert "\n\n| method | to 10⁻⁴ | epochs |" in shown
     assert "\n| --- | ---: | ---: |" in shown
     assert "`OMP_NUM_THREADS=1 orbitrec reproduce table-4.2 --scale full -o table-4.2`; commit 4c24be7" in shown
-    assert shown.endswith("\n\nAfter.\n")
+    assert shown.endswith("\n\n</div>\n\n\nAfter.\n")
     assert "table:" not in shown.replace("table-4.2`", "")
 
 

@@ -18,10 +18,12 @@ OPTIONS = {
     "group": "--symmetry",
     "length": "--length",
     "matched": "--matched",
+    "method": "--method",
     "passes": "--passes",
     "random": "--starts",
     "passthrough": "--passthrough",
     "pixel_size_A": "--pixel-size",
+    "proposals": "--proposals",
     "resolution_A": "--resolution",
     "resume": "--resume",
     "resume=True": "--resume",
@@ -30,6 +32,7 @@ OPTIONS = {
     "sigma": "--sigma",
     "symmetry": "--symmetry",
     "voxel_size_A": "--pixel-size",
+    "width": "--width",
 }
 """Every parameter that a sentence of the library may name, and the option that sets it."""
 

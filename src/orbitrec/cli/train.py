@@ -132,7 +132,7 @@ def mra_command(task: "MRATraining", *, half: bool) -> str:
         ("--seed", task.seed),
         *([("--half",)] if half else []),
     ]
-    return f"orbitrec train mra {_options_text(options)} -o DIR"
+    return f"orbitrec train mra {options_text(options)} -o DIR"
 
 
 def momnet_command(task: "MomNetTraining") -> str:
@@ -146,10 +146,10 @@ def momnet_command(task: "MomNetTraining") -> str:
         ("--rate", task.learning_rate),
         ("--seed", task.seed),
     ]
-    return f"orbitrec train momnet {_options_text(options)} -o DIR"
+    return f"orbitrec train momnet {options_text(options)} -o DIR"
 
 
-def _options_text(options: list[tuple[str | int | float, ...]]) -> str:
+def options_text(options: list[tuple[str | int | float, ...]]) -> str:
     """Options as a user types them."""
     words = [word for option in options for word in option]
     return " ".join(format(word, "g") if isinstance(word, float) else str(word) for word in words)

@@ -241,7 +241,7 @@ class SolverTable(ExperimentResult):
         """One for each setting; + after a cost means that most runs had not arrived by then, as in the thesis."""
         headings = (
             "method",
-            f"to {COARSE:.0e}",
+            "to 10⁻⁴",  # COARSE
             "epochs",
             "thesis",
             "passes",

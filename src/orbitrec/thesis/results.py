@@ -47,7 +47,7 @@ def read_result(path: Path) -> tuple[ExperimentResult, Made]:
 
 
 def as_markdown(path: Path) -> str:
-    """The tables of a result for a document, and by what they were made.
+    """The tables of a result for a document, and by what they were made, in a block of the class ``result``.
 
     Raises:
         InputError: as :func:`read_result`.
@@ -55,4 +55,5 @@ def as_markdown(path: Path) -> str:
     result, made = read_result(path)
     facts = [f"`{made.command}`", f"commit {made.commit[:7]}" if made.commit else "", made.device, made.note]
     source = f"*{'; '.join(fact for fact in facts if fact)}.*"
-    return "\n".join([*(table.as_markdown() for table in result.tables()), source, ""])
+    tables = "\n".join(table.as_markdown() for table in result.tables())
+    return f'<div class="result" markdown="1">\n\n{tables}\n{source}\n\n</div>\n'

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,11 @@ from orbitrec.cli.reproduce.shared import (
     experiment_run,
     made,
     resumable_experiment,
-    running_command,
     show,
 )
+
+if TYPE_CHECKING:
+    from orbitrec.thesis.encoder_training import ReferenceMomNetTraining
 
 Maps = Annotated[list[Path], typer.Option("--map", help="True map (MRC); may be repeated. The thesis's: EMD-0409 …")]
 
@@ -132,8 +134,22 @@ def momnet_encoder(
 
     if resume:
         trainer = Trainer.resumed(output / "checkpoint.safetensors", ReferenceMomNetTraining)
-        train_to_the_end(RunFolder(output), trainer, running_command())
+        train_to_the_end(RunFolder(output), trainer, _encoder_command(trainer.task))
         return
     task = ReferenceMomNetTraining(proteins=ProteinLaw(atoms), steps=steps, batch=batch, learning_rate=rate, seed=seed)
     with new_run(output) as run:
-        train_to_the_end(run, Trainer(task), running_command())
+        train_to_the_end(run, Trainer(task), _encoder_command(task))
+
+
+def _encoder_command(task: "ReferenceMomNetTraining") -> str:
+    """The command that makes the same weights."""
+    from orbitrec.cli.train import options_text
+
+    options = [
+        ("--atoms", task.proteins.atoms),
+        ("--steps", task.steps),
+        ("--batch", task.batch),
+        ("--rate", task.learning_rate),
+        ("--seed", task.seed),
+    ]
+    return f"orbitrec reproduce momnet-encoder {options_text(options)} -o DIR"
