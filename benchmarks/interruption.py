@@ -3,7 +3,9 @@
 One run is left alone; another, with the same options, is killed at random moments and resumed until it is through.
 Maps and half-maps of both are compared byte by byte.
 
-    python benchmarks/interruption.py particles.star [--kills 5] [--seed 1] [-- --starts 2 --diameter 140]
+    python benchmarks/interruption.py particles.star [--kills 5] [--seed 1] [--starts 2 --diameter 140]
+
+What is not known here is given to `orbitrec abinitio`.
 """
 
 import argparse
@@ -49,18 +51,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("star", type=Path)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("options", nargs="*", help="of orbitrec abinitio, after --")
-    arguments = parser.parse_args()
+    parser.add_argument("--seed", type=int, default=1, help="of the moments that the run is killed at")
+    arguments, options = parser.parse_known_args()
+    options = [option for option in options if option != "--"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         begun = time.monotonic()
-        subprocess.run(command(arguments.star, folder / "alone", arguments.options), check=True, capture_output=True)
+        subprocess.run(command(arguments.star, folder / "alone", options), check=True, capture_output=True)
         seconds = time.monotonic() - begun
         draw = random.Random(arguments.seed)
         # A resumed run has less to do: shares of the whole keep the kills within it.
         moments = [draw.uniform(0.05, 0.25) * seconds for _ in range(arguments.kills)]
-        kills = killed_run(arguments.star, folder / "killed", arguments.options, moments)
+        kills = killed_run(arguments.star, folder / "killed", options, moments)
         alone, killed = digests(folder / "alone"), digests(folder / "killed")
         for name in MAPS:
             print(f"{name:20} {alone[name]}  {killed[name]}  {'same' if alone[name] == killed[name] else 'DIFFERENT'}")
