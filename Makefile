@@ -16,8 +16,10 @@ help:
 	@echo 'make clean   remove .venv, demo, site and dist'
 
 # The suite's tensors are small: a second thread costs more than it gains (11 s against a minute on two busy cores), so a
-# core has a process. A file's tests stay together, since they share what was computed once.
+# core has a process. A file's tests stay together, since they share what was computed once. Where a test asks for threads
+# they must not spin while they wait for a core.
 test: export OMP_NUM_THREADS := 1
+test: export OMP_WAIT_POLICY := PASSIVE
 test: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

@@ -135,12 +135,13 @@ def test_the_command_is_installed_too(installed, fresh_install, tmp_path):
     assert said.stdout.strip() == f"orbitrec {orbitrec.__version__}"
 
 
-def test_every_requirement_declares_a_lower_bound(fresh_install):
+def test_every_requirement_declares_a_lower_bound_that_can_be_tried(fresh_install):
     everything = fresh_install.requirements(("test",))
     bounds = fresh_install.lower_bounds(everything)
     assert len(bounds) == len(everything)
     with pytest.raises(ValueError, match="'numpy' declares no lower bound"):
         fresh_install.lower_bounds(["numpy"])
+    assert [name for name in fresh_install.TEST_FILES if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_the_pinned_environment_keeps_the_declared_bounds(fresh_install):

@@ -67,8 +67,9 @@ def room_page(room: str) -> str:
 
 
 def offered() -> list[str]:
-    """The names that ``import orbitrec`` offers."""
-    return list(getattr(importlib.import_module("orbitrec"), "__all__", []))
+    """The names that ``import orbitrec`` offers, without the version."""
+    names = getattr(importlib.import_module("orbitrec"), "__all__", [])
+    return [name for name in names if not name.startswith("__")]
 
 
 def pages() -> Iterator[tuple[str, str]]:
