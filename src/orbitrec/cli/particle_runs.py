@@ -22,7 +22,7 @@ ShiftPx = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Symmetry = Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")]
-Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other handedness, with its poses.")]
 Truth = Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
