@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import staying_bar
+
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
     from orbitrec.report.summary import HalfMaps, RunKind, Summary
@@ -50,13 +52,8 @@ def shared_run(
 
 @contextmanager
 def progress(shown: bool) -> "Iterator[Callback]":
-    """A bar with the time left, as a callback of a run; only where somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+    """A bar, as a callback of a run."""
+    with staying_bar(shown) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda status: bar.update(task, description=str(status), completed=status.share)
 
