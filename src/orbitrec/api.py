@@ -139,7 +139,7 @@ class Reconstruction:
     def summary(self) -> Summary:
         """The facts of the run, as ``summary.json`` has them."""
         truth = None if self.truth is None else compared_with_truth(self.map, self.voxel_size_A, self.truth)[1]
-        return summary_of(self.particles.table.path, self.particles, self.config, self.found, truth)
+        return summary_of(self.particles, self.config, self.found, truth)
 
     def save(self, folder: Path | str) -> Summary:
         """Write the files of the run into a new folder: map, half-maps, mask, posed particles, numbers, report.
@@ -153,8 +153,7 @@ class Reconstruction:
 
     def write(self, run: RunFolder) -> Summary:
         """Write the same files into the folder of a run."""
-        path = self.particles.table.path
-        return write_run(run, path, self.particles, self.config, self.found, self.truth, self.kind)
+        return write_run(run, self.particles, self.config, self.found, self.truth, self.kind)
 
     def _repr_html_(self) -> str:
         return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
