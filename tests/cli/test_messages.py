@@ -14,8 +14,8 @@ from orbitrec.cli.main import app
 from orbitrec.cli.messages import OPTIONS, for_command_line
 
 ROOMS = [
-    "api.py", "cryoem", "densities", "evaluation", "geometry", "inference", "io", "models", "moments", "mra", "networks",
-    "optim", "report", "runtime", "thesis", "volumes",
+    "api.py", "cryoem", "densities", "evaluation", "geometry", "inference", "io", "models", "moments", "mra",
+    "networks", "optim", "report", "runtime", "thesis", "volumes",
 ]  # fmt: skip
 
 

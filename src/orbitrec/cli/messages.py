@@ -6,11 +6,13 @@ The library names a parameter in backticks, such as `pixel_size_A` or `ctf=False
 import re
 
 OPTIONS = {
+    "batch": "--batch",
     "ctf=False": "--no-ctf",
     "datadir": "--datadir",
     "dense_is_dark": "--invert or --no-invert",
     "device": "--device",
     "diameter_A": "--diameter",
+    "learning_rate": "--rate",
     "mask_radius_A": "--mask-radius-A",
     "matched": "--matched",
     "method": "--method",
@@ -23,6 +25,7 @@ OPTIONS = {
     "resume": "--resume",
     "shift_px": "--shift-px",
     "sigma": "--sigma",
+    "steps": "--steps",
     "voxel_size_A": "--pixel-size",
     "width": "--width",
 }
