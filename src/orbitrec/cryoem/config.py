@@ -80,7 +80,7 @@ FLAG = instance(bool, "True or False")
 DEVICE = Constraint(_is_device, "a device of torch, such as cpu or cuda:0")
 SOLVER = Constraint(
     lambda value: isinstance(value, Solver) and not isinstance(value, type),
-    "a solver, such as `orbitrec.solvers.em()`, with `init` and `step`",
+    "a solver with init and step, such as orbitrec.solvers.em()",
 )
 
 
@@ -238,11 +238,11 @@ class SearchConfig:
 _SEARCH = {
     **dict.fromkeys(("diameter_A", "resolution_A", "shift_px"), POSITIVE.or_none()),
     "seed": SEED,
-    "group": instance(PointGroup, "a point group, such as `orbitrec.geometry.point_groups.PointGroup.named('C4')`"),
+    "group": instance(PointGroup, "a point group, such as orbitrec.geometry.point_groups.PointGroup(4)"),
     "dense_is_dark": FLAG.or_none(),
     "flip": FLAG,
     "device": DEVICE,
-    "schedule": instance(Schedule, "an `orbitrec.cryoem.config.Schedule`"),
+    "schedule": instance(Schedule, "an orbitrec.cryoem.config.Schedule"),
 }
 
 
@@ -280,7 +280,7 @@ class AbInitioConfig(SearchConfig):
 
 
 _AB_INITIO = {
-    "start": instance(StartKind, "one of `orbitrec.cryoem.config.StartKind`"),
+    "start": instance(StartKind, "one of orbitrec.cryoem.config.StartKind"),
     "matched": COUNT,
     "random": COUNT,
     "solver": SOLVER.or_none(),
