@@ -13,7 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, SearchConfig
+from orbitrec.cryoem.config import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SIZE,
+    AbInitioConfig,
+    RefineConfig,
+    SearchConfig,
+    instance,
+)
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.refine import refined_map
 from orbitrec.cryoem.result import PosedMap
@@ -182,7 +191,8 @@ def abinitio(
     Raises:
         InputError: for too few particles, bad images, or a configuration that does not fit the stack.
     """
-    stack, config = _opened(particles), config or AbInitioConfig()
+    stack, config = _opened(particles), AbInitioConfig() if config is None else config
+    instance(AbInitioConfig, "an `AbInitioConfig`").check("config", config)
     known = None if truth is None else _known(truth, stack)
     return Reconstruction(
         stack, config, initial_model(stack, config, callback, checkpoints), RunKind.INITIAL_MODEL, known
@@ -217,7 +227,8 @@ def refine(
         InputError: for too few particles, bad images, a map that does not resemble them at any scale, or a
             configuration that does not fit the stack.
     """
-    stack, config = _opened(particles), config or RefineConfig()
+    stack, config = _opened(particles), RefineConfig() if config is None else config
+    instance(RefineConfig, "a `RefineConfig`").check("config", config)
     start = _known(initial, stack)
     known = None if truth is None else _known(truth, stack)
     found = refined_map(stack, start.grid, config, callback, checkpoints)
@@ -278,15 +289,16 @@ def evaluate(
         The alignment, the aligned map, and the correlation of every shell (Harauz and van Heel 1986).
 
     Raises:
-        InputError: if one of the maps is constant, the reference is not a cube of at least 8 voxels along an edge, or a
-            size is not positive.
+        InputError: if one of the maps is constant or not a cube, if the reference has fewer than 8 voxels along an
+            edge, or if a length is not positive.
     """
+    for name, grid in (("moving", moving), ("reference", reference)):
+        if grid.ndim != 3 or len(set(grid.shape)) != 1:
+            raise InputError(f"`{name}` must be a cube, not of {' × '.join(map(str, grid.shape))} voxels")
+    POSITIVE.check("voxel_size_A", voxel_size_A)
+    POSITIVE.or_none().check("moving_voxel_size_A", moving_voxel_size_A)
+    POSITIVE.or_none().check("mask_radius_A", mask_radius_A)
     n, own = len(reference), voxel_size_A if moving_voxel_size_A is None else moving_voxel_size_A
-    for size in (voxel_size_A, own):
-        if not size > 0:
-            raise InputError(f"a voxel must have a positive size in Å, not {size:g}; correct `voxel_size_A`")
-    if mask_radius_A is not None and not mask_radius_A >= 0:
-        raise InputError(f"`mask_radius_A` must not be negative, but it is {mask_radius_A:g}")
     if (len(moving), own) != (n, voxel_size_A):
         moving = resampled(moving, own, n, voxel_size_A)
     alignment = align(moving, reference, handedness=handedness)
@@ -326,6 +338,11 @@ def simulate_particles(
     Raises:
         InputError: if the folder holds something already, the density is empty or a number is out of range.
     """
+    for name, value, constraint in (
+        ("pixel_size_A", pixel_size_A, POSITIVE), ("count", count, SIZE), ("shift_px", shift_px, NOT_NEGATIVE),
+        ("seed", seed, SEED),
+    ):  # fmt: skip
+        constraint.check(name, value)
     generator = torch.Generator().manual_seed(seed)
     poses = random_poses(count, generator, views=views, shift_px=shift_px)
     simulation = ParticleSimulation(VoxelVolume(density.float()), len(density), pixel_size_A, *poses, ctf)

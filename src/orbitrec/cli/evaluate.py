@@ -21,7 +21,7 @@ def evaluate(
         typer.Option("--mask-radius-A", min=0, help="FSC within a soft sphere of this radius in Å. [no mask]"),
     ] = None,
     pixel_size: Annotated[
-        float | None, typer.Option(min=0.01, help="Voxel size of both maps in Å, instead of their headers'.")
+        float | None, typer.Option(min=0.01, max=1000, help="Voxel size of both maps in Å, instead of their headers'.")
     ] = None,
     handedness: Annotated[bool, typer.Option("--hand/--no-hand", help="Try the mirrored map as well.")] = True,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the aligned map (MRC).")] = None,

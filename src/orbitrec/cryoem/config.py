@@ -1,9 +1,13 @@
 """Settings of the tasks: one validated record for each."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
+from numbers import Integral, Real
+from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
@@ -19,6 +23,71 @@ FEWEST_SHELLS = 6.0
 
 
 C = TypeVar("C", bound="SearchConfig")
+
+
+class Constraint(NamedTuple):
+    """What a field may be: a test of its value, and the same in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+    def or_none(self) -> "Constraint":
+        """The same constraint, or None."""
+        return Constraint(lambda value: value is None or self.holds(value), self.words)
+
+    def check(self, name: str, value: object) -> None:
+        """Check the value of a parameter.
+
+        Raises:
+            InputError: if it is not what it may be.
+        """
+        if not self.holds(value):
+            shown = format(value, "g") if isinstance(value, float) else repr(value)
+            raise InputError(f"`{name}` must be {self.words}, not {shown}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_whole(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_device(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(torch.device(value).type)
+    except RuntimeError:
+        return False
+
+
+def _ascends(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_positive, value)) and [*value] == sorted(value)
+
+
+def instance(kind: type, words: str) -> Constraint:
+    """The constraint to instances of a type."""
+    return Constraint(lambda value: isinstance(value, kind), words)
+
+
+POSITIVE = Constraint(_is_positive, "a positive number")
+NOT_NEGATIVE = Constraint(lambda value: value == 0 or _is_positive(value), "zero or a positive number")
+COUNT = Constraint(lambda value: _is_whole(value, 0), "a whole number, zero or more")
+SIZE = Constraint(lambda value: _is_whole(value, 1), "a whole number, one or more")
+SEED = Constraint(lambda value: _is_whole(value, 0, 2**32 - 1), "a whole number from 0 to 2³² − 1")
+BANDWIDTHS = Constraint(_ascends, "a tuple of positive numbers, none smaller than the one before")
+FLAG = instance(bool, "True or False")
+DEVICE = Constraint(_is_device, "a device of torch, such as cpu or cuda:0")
+SOLVER = Constraint(
+    lambda value: isinstance(value, Solver) and not isinstance(value, type),
+    "a solver with init and step, such as orbitrec.solvers.em()",
+)
+
+
+def check_fields(record: object, constraints: Mapping[str, Constraint]) -> None:
+    """Check the fields of a record, each as :meth:`Constraint.check` does."""
+    for name, constraint in constraints.items():
+        constraint.check(name, getattr(record, name))
 
 
 class StartKind(StrEnum):
@@ -46,6 +115,9 @@ class Schedule:
     ``rounds`` and ``round_passes`` are for a solver other than online EM: with every start it makes so many rounds of
     so many data passes, each round with the prior of the present volume; in frequency marching every pass is followed
     by ``round_passes`` of its own.
+
+    Raises:
+        InputError: if a size is out of range.
     """
 
     start_bandwidth: float = 14.0
@@ -64,6 +136,9 @@ class Schedule:
     rounds: int = 6
     round_passes: float = 3.0
 
+    def __post_init__(self) -> None:
+        check_fields(self, _SCHEDULE)
+
     def held_out_of(self, count: int) -> int:
         """How many of ``count`` particles are held out to rank the starts: at most a fifth."""
         return min(self.held_out, count // 5)
@@ -77,6 +152,15 @@ class Schedule:
             select_bandwidth=min(self.select_bandwidth, limit),
             march=tuple(cut),
         )
+
+
+_SCHEDULE = {
+    **dict.fromkeys(("start_bandwidth", "select_bandwidth", "round_passes"), POSITIVE),
+    **dict.fromkeys(("start_steps", "settle_steps", "select_steps"), COUNT),
+    **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
+    **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
+    "march": BANDWIDTHS,
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +180,7 @@ class SearchConfig:
         schedule: sizes of the search.
 
     Raises:
-        InputError: if a length is not positive.
+        InputError: if a field has another type, or is out of range.
     """
 
     diameter_A: float | None = None
@@ -110,10 +194,7 @@ class SearchConfig:
     schedule: Schedule = field(default_factory=lambda: Schedule())
 
     def __post_init__(self) -> None:
-        for name in ("diameter_A", "resolution_A", "shift_px"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"`{name}` must be a positive number, not {value:g}")
+        check_fields(self, _SEARCH)
 
     def with_diameter(self: C, found_A: float) -> C:
         """The settings with the diameter ``found_A`` (Å), unless they have one."""
@@ -154,6 +235,17 @@ class SearchConfig:
         return schedule.limited(limit)
 
 
+_SEARCH = {
+    **dict.fromkeys(("diameter_A", "resolution_A", "shift_px"), POSITIVE.or_none()),
+    "seed": SEED,
+    "group": instance(PointGroup, "a point group, such as orbitrec.geometry.point_groups.PointGroup(4)"),
+    "dense_is_dark": FLAG.or_none(),
+    "flip": FLAG,
+    "device": DEVICE,
+    "schedule": instance(Schedule, "an orbitrec.cryoem.config.Schedule"),
+}
+
+
 @dataclass(frozen=True)
 class AbInitioConfig(SearchConfig):
     """Settings of the search for an initial model.
@@ -167,7 +259,7 @@ class AbInitioConfig(SearchConfig):
             same pass.
 
     Raises:
-        InputError: if there is no start.
+        InputError: if a field has another type or is out of range, or there is no start.
     """
 
     start: StartKind = StartKind.moments
@@ -177,13 +269,22 @@ class AbInitioConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.starts < 1 or self.random < 0:
+        check_fields(self, _AB_INITIO)
+        if self.starts < 1:
             raise InputError("there is nothing to start from: ask for at least one start, `matched` or `random`")
 
     @property
     def starts(self) -> int:
         """Number of starts of all kinds."""
         return self.start.at_most(self.matched) + self.random
+
+
+_AB_INITIO = {
+    "start": instance(StartKind, "one of orbitrec.cryoem.config.StartKind"),
+    "matched": COUNT,
+    "random": COUNT,
+    "solver": SOLVER.or_none(),
+}
 
 
 @dataclass(frozen=True)
@@ -195,7 +296,7 @@ class RefineConfig(SearchConfig):
         passes: its data passes at each resolution, at least two.
 
     Raises:
-        InputError: if there are fewer passes.
+        InputError: if a field has another type or is out of range, or there are fewer passes.
     """
 
     solver: Solver = field(default_factory=em)
@@ -203,5 +304,6 @@ class RefineConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_fields(self, {"solver": SOLVER, "passes": POSITIVE})
         if self.passes < 2:
             raise InputError(f"`passes` must be at least 2, one to judge where a step led, not {self.passes:g}")

@@ -73,12 +73,15 @@ class KnownMap:
         """A map in memory, at the box and pixel size of the stack.
 
         Raises:
-            InputError: if it has another box, or is constant.
+            InputError: if it has another box, is constant, or holds NaN or infinite values.
         """
-        if len(grid) != stack.n:
+        if grid.shape != (stack.n,) * 3:
             raise InputError(
-                f"the map has {len(grid)} voxels along an edge and the images {stack.n}; resample it first"
+                f"the map has {' × '.join(map(str, grid.shape))} voxels and the images {stack.n} × {stack.n} pixels; "
+                "resample it to a cube of that box"
             )
+        if not bool(grid.isfinite().all()):
+            raise InputError("the map holds NaN or infinite voxels; it cannot be used")
         if not float(grid.double().std()) > 0:
             raise InputError("the map is constant; give one that shows a particle")
         return cls(Path("a map in memory"), grid.detach().cpu().double())
