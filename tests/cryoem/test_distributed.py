@@ -17,7 +17,7 @@ from orbitrec.cryoem import config, reconstruct
 
 short = config.Schedule(
     start_bandwidth=6.0, start_steps=4, settle_steps=1, settle_batch=60, select_bandwidth=8.0,
-    select_steps=2, march=(8.0,), passes=1,  # 60 images are one part, which leaves one process without
+    select_steps=2, bandwidths=(8.0,), passes=1,  # 60 images are one part, which leaves one process without
 )
 config.Schedule = lambda: short
 reconstruct.PIXELS_AT_ONCE = 100 * 24**2  # so that there is something to share

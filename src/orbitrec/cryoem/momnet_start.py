@@ -1,6 +1,6 @@
 """A start of the ab initio search from MoM-net: a stack's moments on the network's grid, and what it finds.
 
-The moments are accumulated as for moment matching and prolongated from their own radial nodes to the network's.
+The moments are accumulated as for moment matching and interpolated from their own radial nodes to the network's.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from orbitrec.moments.plane import radial_interpolation
 from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
 
 
-def carried_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, radius: float) -> Moments:
+def interpolated_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, radius: float) -> Moments:
     """The moments of a stack on the grid of the network, as a batch of one.
 
     Args:

@@ -197,7 +197,7 @@ def multi_start(
     held, pool = order.tensor_split([schedule.held_out_of(len(data))])
     low = ResolutionLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
     high = ResolutionLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
-    race = _MultiStart(data, centres, pool, held, config, schedule, run)
+    common = _MultiStart(data, centres, pool, held, config, schedule, run)
 
     def begun() -> dict[str, object]:
         power = data.ctf2_over_noise(pool).mean(0)
@@ -216,7 +216,7 @@ def multi_start(
         OnlinePhase(schedule.settle_batch, schedule.settle_steps, 0.8),
     ]
     improved: list[dict[str, Any]] = [
-        run.step(f"start {i + 1}", partial(race.improved, low, model, first, Stage.STARTS, i + 1))
+        run.step(f"start {i + 1}", partial(common.improved, low, model, first, Stage.STARTS, i + 1))
         for i, model in enumerate(models)
     ]
     ranked = sorted(range(len(improved)), key=lambda i: -improved[i]["score"])
@@ -224,7 +224,9 @@ def multi_start(
     candidates: dict[int, dict[str, Any]] = {}
     for i in ranked[: math.ceil(len(models) / 2)]:
         model = low.prolongated(restored(VolumeAndViews, improved[i]), high)
-        candidates[i] = run.step(f"select {i + 1}", partial(race.improved, high, model, second, Stage.SELECTION, i + 1))
+        candidates[i] = run.step(
+            f"select {i + 1}", partial(common.improved, high, model, second, Stage.SELECTION, i + 1)
+        )
     chosen = max(candidates, key=lambda i: candidates[i]["score"])
     best = restored(VolumeAndViews, candidates[chosen])
     compared = [

@@ -183,7 +183,7 @@ class Search:
         return callback
 
 
-def marched(
+def frequency_marching(
     name: str,
     search: Search,
     level: ResolutionLevel,
