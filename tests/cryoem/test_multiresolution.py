@@ -11,7 +11,7 @@ from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.multi_start import Selection, held_out_likelihood, multi_start
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, frequency_marching
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.pipeline import marching_plan
 from orbitrec.cryoem.pose_search import ParticleState, shift_search
 from orbitrec.cryoem.preprocess import ParticleModes
@@ -84,7 +84,7 @@ def run(seed: int) -> Run:
     state = Watched(torch.Generator().manual_seed(seed))
     centring = centre(data, 6 / RADIUS, prior_px=1.4)
     selection = multi_start(data, RADIUS, centring.centres, CONFIG, SCHEDULE, state)
-    begun = State(selection.model, ParticleState(centring.centres, centring.residual_px))
+    begun = SearchState(selection.model, ParticleState(centring.centres, centring.residual_px))
     search = Search(data, SCHEDULE.candidates, state, Stage.MARCHING)
     found = frequency_marching(
         "frequency marching", search, selection.level, begun, marching_plan(search, CONFIG, SCHEDULE)
@@ -150,7 +150,7 @@ def test_marching_finds_shifts_by_itself(first):
     search = Search(first.data, 16, RunState(torch.Generator().manual_seed(3)), Stage.MARCHING)
     plan = [(10.0, search.online_pass(200))] * 2
     found = frequency_marching(
-        "frequency marching", search, first.selection.level, State(first.selection.model, particles), plan
+        "frequency marching", search, first.selection.level, SearchState(first.selection.model, particles), plan
     )
     assert float(shift_errors(found, first.shifts_px).square().mean().sqrt()) < 0.5 * SHIFT_PX
     # The state says how far: posterior means are no worse, and their spread has shrunk with them.
@@ -238,10 +238,10 @@ def test_starts_discount_what_they_have_seen(first):
 def test_a_plan_may_begin_at_a_finer_level_than_its_state(first, bandwidth):
     """As one does whose finest resolution lies between the last two bandwidths of a schedule."""
     level, model = first.selection.level, first.selection.model
-    begun = State(model, ParticleState(first.centring.centres, 1.0))
-    seen: list[tuple[float, State]] = []
+    begun = SearchState(model, ParticleState(first.centring.centres, 1.0))
+    seen: list[tuple[float, SearchState]] = []
 
-    def step(at: ResolutionLevel, state: State) -> State:
+    def step(at: ResolutionLevel, state: SearchState) -> SearchState:
         seen.append((at.bandwidth, state))
         return replace(state, rotations=first.found.rotations, shifts_px=first.found.shifts_px)
 
@@ -256,7 +256,7 @@ def test_a_plan_may_begin_at_a_finer_level_than_its_state(first, bandwidth):
 
 def test_a_plan_without_steps_is_refused(first):
     search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
-    begun = State(first.selection.model, ParticleState(first.centring.centres, 1.0))
+    begun = SearchState(first.selection.model, ParticleState(first.centring.centres, 1.0))
     with pytest.raises(ValueError, match="at least one step"):
         frequency_marching("frequency marching", search, first.selection.level, begun, [])
 

@@ -7,7 +7,7 @@ were held out; the better half goes on to the next bandwidth, and the best of th
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.inference.orbit_likelihood import OrbitLikelihood
 from orbitrec.optim.driver import continued, run
 from orbitrec.optim.online import OnlineEM
+from orbitrec.optim.problem import em_map
 from orbitrec.optim.solvers import Solver
 from orbitrec.optim.termination import StepInfo, Termination
 from orbitrec.runtime.progress import RunState, Stage, restored
@@ -124,10 +125,9 @@ def in_rounds(
     for number in range(schedule.rounds):
         own = given_views(problem, level, model)
         found = run(solver, own, model.coefficients.double(), termination, seed=seed + number, callback=callback)
-        coefficients = found.w.to(model.coefficients.dtype)
-        _, statistics = problem.expectation(level.unknowns(VolumeAndViews(coefficients, model.log_views)))
-        moved = problem.maximisation(statistics, level.unknowns(VolumeAndViews(coefficients, model.log_views)))
-        model = VolumeAndViews(coefficients, level.model(moved).log_views)
+        model = replace(model, coefficients=found.w.to(model.coefficients.dtype))
+        _, moved = em_map(problem, level.unknowns(model), None)
+        model = replace(model, log_views=level.model(moved).log_views)
     return model
 
 

@@ -10,7 +10,7 @@ from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.multi_start import multi_start
-from orbitrec.cryoem.multiresolution import Search, State, frequency_marching
+from orbitrec.cryoem.multiresolution import Search, SearchState, frequency_marching
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
@@ -67,7 +67,7 @@ def initial_model(
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, centring.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
     plan = marching_plan(search, config, schedule)
-    found = frequency_marching("frequency marching", search, level, State(model, particles), plan)
+    found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
     run.timer("frequency marching")
     poses = session.refined_poses(found, "poses")
     run.timer("poses")
@@ -76,7 +76,7 @@ def initial_model(
 
 def marching_plan(
     search: Search, config: AbInitioConfig, schedule: Schedule
-) -> list[tuple[float, Callable[[ResolutionLevel, State], State]]]:
+) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
     """The steps of frequency marching, each with its bandwidth.
 
     A pass of online EM both searches poses and updates the volume. Another solver needs candidates that do not change
@@ -94,7 +94,7 @@ def marching_plan(
     solver = config.solver
     if solver is None:
         return [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
-    plan: list[tuple[float, Callable[[ResolutionLevel, State], State]]] = []
+    plan: list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]] = []
     for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"

@@ -17,7 +17,7 @@ from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.multi_start import Selection
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, frequency_marching
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
@@ -82,7 +82,7 @@ def refined_map(
         rows = (halves == half).nonzero().flatten()
         part = replace(data, modes=data.modes[rows], filter_index=data.filter_index[rows])
         search = Search(part, schedule.candidates, run, Stage.REFINEMENT, f"half {half}")
-        begun = State(start, ParticleState(particles.centres[rows], particles.residual_px))
+        begun = SearchState(start, ParticleState(particles.centres[rows], particles.residual_px))
         found.append(_half_refined(search, level, begun, schedule.bandwidths, config))
         poses.append(session.refined_poses(found[-1], f"half {half} poses", part))
     run.timer("refine")
@@ -92,7 +92,7 @@ def refined_map(
 
 
 def _half_refined(
-    search: Search, level: ResolutionLevel, state: State, bandwidths: tuple[float, ...], config: RefineConfig
+    search: Search, level: ResolutionLevel, state: SearchState, bandwidths: tuple[float, ...], config: RefineConfig
 ) -> PosedVolume:
     """One half-set: a pose search and a solver's passes at each resolution, and a last search."""
     plan = [

@@ -87,7 +87,7 @@ def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, gene
     radius = BALL_SHARE * moments.grid.box
     basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
     target = MomentTarget.estimated(moments)
-    own = SphericalBesselBasis(radius / shrink, basis.k_max * shrink)
+    own = basis.rescaled(shrink)
     starts = []
     for match in match_moments(target, basis, level.directions, generator=generator, starts=count):
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.

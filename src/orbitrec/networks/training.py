@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from orbitrec.errors import InputError
 from orbitrec.io.plain import from_plain
 from orbitrec.networks.base import StoredNetwork
-from orbitrec.optim.adam import Schedule, ScheduledAdam, warm_up_cosine
+from orbitrec.optim.adam import RateSchedule, ScheduledAdam, warm_up_cosine
 from orbitrec.runtime.checkpoints import read_checkpoint, write_checkpoint
 
 KIND = "training checkpoint"
@@ -106,7 +106,7 @@ class TrainingTask(ABC, Generic[N, P]):
 T = TypeVar("T", bound=TrainingTask[Any, Any])
 
 
-def learning_rate(task: TrainingTask) -> Schedule:
+def learning_rate(task: TrainingTask) -> RateSchedule:
     """Rises over the first 2 % of the steps and falls as a cosine to zero."""
     return warm_up_cosine(task.learning_rate, task.steps, max(1, task.steps // 50))
 
