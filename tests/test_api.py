@@ -104,6 +104,16 @@ def test_bad_input_is_one_sentence_that_names_the_parameter():
         orbitrec.RefineConfig(passes=1.0)
 
 
+def test_evaluation_refuses_sizes_that_would_give_a_wrong_answer():
+    grid = torch.rand(12, 12, 12, dtype=torch.float64)
+    with pytest.raises(orbitrec.InputError, match="positive size in Å, not 0; correct `voxel_size_A`"):
+        orbitrec.evaluate(grid, grid, 3.0, moving_voxel_size_A=0.0)
+    with pytest.raises(orbitrec.InputError, match="positive size in Å, not -3"):
+        orbitrec.evaluate(grid, grid, -3.0)
+    with pytest.raises(orbitrec.InputError, match="`mask_radius_A` must not be negative, but it is -1"):
+        orbitrec.evaluate(grid, grid, 3.0, mask_radius_A=-1.0)
+
+
 def test_a_signal_is_recovered_from_its_shifted_copies():
     generator = torch.Generator().manual_seed(1)
     signal = torch.from_numpy(np.exp(-0.5 * ((np.arange(15) - 6.0) / 1.5) ** 2)).double()

@@ -18,6 +18,7 @@ from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.refine import refined_map
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import Alignment, align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.masks import soft_sphere
@@ -48,7 +49,7 @@ def open_particles(
     """The particle images that a table lists; they stay on disk until they are used.
 
     Args:
-        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or a bare MRC stack.
+        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or an MRC stack without a table.
         ctf: whether to read the CTF; None reads it where the table has one.
         pixel_size_A: pixel size of all images in Å, instead of what the file says.
         datadir: another folder that holds the stacks.
@@ -138,7 +139,7 @@ class Reconstruction:
     def summary(self) -> Summary:
         """The facts of the run, as ``summary.json`` has them."""
         truth = None if self.truth is None else compared_with_truth(self.map, self.voxel_size_A, self.truth)[1]
-        return summary_of(self.particles.table.path, self.particles, self.config, self.found, truth)
+        return summary_of(self.particles, self.config, self.found, truth)
 
     def save(self, folder: Path | str) -> Summary:
         """Write the files of the run into a new folder: map, half-maps, mask, posed particles, numbers, report.
@@ -152,8 +153,7 @@ class Reconstruction:
 
     def write(self, run: RunFolder) -> Summary:
         """Write the same files into the folder of a run."""
-        path = self.particles.table.path
-        return write_run(run, path, self.particles, self.config, self.found, self.truth, self.kind)
+        return write_run(run, self.particles, self.config, self.found, self.truth, self.kind)
 
     def _repr_html_(self) -> str:
         return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
@@ -278,9 +278,15 @@ def evaluate(
         The alignment, the aligned map, and the correlation of every shell (Harauz and van Heel 1986).
 
     Raises:
-        InputError: if one of the maps is constant, or the reference is not a cube of at least 8 voxels along an edge.
+        InputError: if one of the maps is constant, the reference is not a cube of at least 8 voxels along an edge, or a
+            size is not positive.
     """
-    n, own = len(reference), moving_voxel_size_A or voxel_size_A
+    n, own = len(reference), voxel_size_A if moving_voxel_size_A is None else moving_voxel_size_A
+    for size in (voxel_size_A, own):
+        if not size > 0:
+            raise InputError(f"a voxel must have a positive size in Å, not {size:g}; correct `voxel_size_A`")
+    if mask_radius_A is not None and not mask_radius_A >= 0:
+        raise InputError(f"`mask_radius_A` must not be negative, but it is {mask_radius_A:g}")
     if (len(moving), own) != (n, voxel_size_A):
         moving = resampled(moving, own, n, voxel_size_A)
     alignment = align(moving, reference, handedness=handedness)

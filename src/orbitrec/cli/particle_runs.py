@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import staying_bar
+
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
     from orbitrec.report.summary import HalfMaps, RunKind, Summary
@@ -22,7 +24,7 @@ ShiftPx = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Symmetry = Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")]
-Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other handedness, with its poses.")]
 Truth = Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
@@ -50,13 +52,8 @@ def shared_run(
 
 @contextmanager
 def progress(shown: bool) -> "Iterator[Callback]":
-    """A bar with the time left, as a callback of a run; only where somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+    """A bar, as a callback of a run."""
+    with staying_bar(shown) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda status: bar.update(task, description=str(status), completed=status.share)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import passing_bar
 from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def cryoem(
     Example:  orbitrec simulate cryoem --map MAP.mrc -n 5000 --snr 0.1 --ctf CTF.star -o DIR
     """
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
     from orbitrec.io.runs import new_run
@@ -83,8 +82,7 @@ def cryoem(
     n = grid.shape[0]
     simulation = ParticleSimulation(VoxelVolume(grid), n, pixel_size_A, rotations, shifts_px, parameters)
     spectrum = NoiseSpectrum.coloured(n) if noise is Noise.coloured else None
-    console = Console(stderr=True)
-    with new_run(output) as run, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with new_run(output) as run, passing_bar() as bar:
         task = bar.add_task("simulating", total=count)
         write_simulation(
             run, simulation, snr, generator, noise=spectrum, progress=lambda images: bar.advance(task, images)
@@ -112,8 +110,6 @@ def mra(
     Example:  orbitrec simulate mra -n 1000000 --length 41 --sigma 1.0 -o DIR
     """
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from orbitrec.io.files import write_json
     from orbitrec.io.observations import write_observations, write_truth
@@ -125,8 +121,7 @@ def mra(
     model = PeriodicMRA(length) if window is None else WindowedMRA(length, window)
     signals, densities = default_law(gaussians).pairs(1, length, generator, torch.float32)
     signal, density = signals[0], torch.full((length,), 1 / length) if uniform else densities[0]
-    console = Console(stderr=True)
-    with new_run(output) as run, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with new_run(output) as run, passing_bar() as bar:
         batches = draw_observations(model, signal, density, sigma, count, generator)
         tracked = bar.track(batches, total=-(-count // 65536), description="simulating")
         write_observations(run.file("observations.npy"), tracked, count, model.length)

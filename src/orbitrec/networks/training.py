@@ -60,7 +60,7 @@ class TrainingTask(ABC, Generic[N, P]):
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) <= 0 or not 0 < self.learning_rate < math.inf:
-            raise InputError("steps, batch and learning rate must be positive")
+            raise InputError("`steps`, `batch` and `learning_rate` must be positive")
         if not 0 <= self.seed < STREAM:
             raise InputError(f"a seed of {self.seed} is not between 0 and {STREAM - 1}; choose one that is")
 
@@ -175,7 +175,7 @@ class Trainer(Generic[T]):
                 progress = TrainingProgress(self.step, self.seconds, self.task.validation(self.network, problems))
                 if not math.isfinite(sum(progress.errors.values())):
                     raise InputError(
-                        f"training diverged within {self.step} steps; choose a smaller rate than "
+                        f"training diverged within {self.step} steps; choose a `learning_rate` below "
                         f"{self.task.learning_rate:g}"
                     )
                 self.history.append(progress)
