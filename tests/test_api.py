@@ -16,7 +16,7 @@ from orbitrec.report.summary import RunKind, Summary
 N, PIXEL_A = 28, 4.0
 SCHEDULE = Schedule(
     start_bandwidth=8.0, start_steps=12, settle_steps=2, settle_batch=200, select_bandwidth=8.0, select_steps=4,
-    march=(8.0, 11.0), passes=1,
+    bandwidths=(8.0, 11.0), passes=1,
 )  # fmt: skip
 
 

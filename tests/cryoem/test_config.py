@@ -118,15 +118,15 @@ def test_the_ball_fits_the_box(stack):
 
 
 def test_bandwidths_end_where_the_resolution_and_nyquist_do(stack):
-    plan = Schedule(start_bandwidth=14.0, select_bandwidth=19.0, march=(19.0, 24.0, 28.0))
+    plan = Schedule(start_bandwidth=14.0, select_bandwidth=19.0, bandwidths=(19.0, 24.0, 28.0))
     nyquist = 0.9 * math.pi * 10
-    full = AbInitioConfig(60.0, schedule=replace(plan, march=(19.0, 24.0, 40.0))).schedule_for(stack)
-    assert full.march == pytest.approx((19, 24, nyquist))
+    full = AbInitioConfig(60.0, schedule=replace(plan, bandwidths=(19.0, 24.0, 40.0))).schedule_for(stack)
+    assert full.bandwidths == pytest.approx((19, 24, nyquist))
     coarse = AbInitioConfig(60.0, 2 * math.pi * 10 * PIXEL_A / 12, schedule=plan).schedule_for(stack)
-    assert coarse.march == pytest.approx((12,))
+    assert coarse.bandwidths == pytest.approx((12,))
     assert (coarse.start_bandwidth, coarse.select_bandwidth) == pytest.approx((12, 12))
     fine = AbInitioConfig(60.0, 2 * math.pi * 10 * PIXEL_A / 22, schedule=plan).schedule_for(stack)
-    assert fine.march == pytest.approx((19, 22))
+    assert fine.bandwidths == pytest.approx((19, 22))
     assert (fine.start_bandwidth, fine.select_bandwidth) == (14, 19)
     with pytest.raises(InputError, match=r"fewer than two resolved shells .* give a finer resolution"):
         AbInitioConfig(60.0, 2 * math.pi * 10 * PIXEL_A / 5.9, schedule=plan).schedule_for(stack)

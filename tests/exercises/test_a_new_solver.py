@@ -86,7 +86,13 @@ def small_problem_of_signals():
 
 N, PIXEL_A, COUNT = 28, 4.0, 260
 SCHEDULE = Schedule(
-    start_bandwidth=8.0, select_bandwidth=8.0, march=(8.0, 12.0), passes=1, rounds=4, round_passes=3.0, candidates=24
+    start_bandwidth=8.0,
+    select_bandwidth=8.0,
+    bandwidths=(8.0, 12.0),
+    passes=1,
+    rounds=4,
+    round_passes=3.0,
+    candidates=24,
 )
 
 

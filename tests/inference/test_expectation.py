@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.inference.likelihood import Observations, Statistics, expectation, scores
+from orbitrec.inference.likelihood import Observations, Statistics, expectation, scores, summed_statistics
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
 
@@ -148,6 +148,11 @@ def test_merging_parts_is_seeing_both_and_scaling_multiplies():
     half = parts[0].scaled(0.5)
     assert_same_statistics(half.merge(half), parts[0], rtol=1e-12, atol=1e-12)
     assert half.count == 2
+
+
+def test_statistics_of_several_parts_are_added():
+    one = Statistics(torch.ones(1, 2, 3) * 1j, torch.ones(1, 3), torch.ones(1, 4), 5.0, 6.0)
+    assert_same_statistics(summed_statistics([1.0, 2.0], one.scaled), one.scaled(3.0), rtol=0, atol=0)
 
 
 def test_the_statistics_are_the_likelihoods_gradient():

@@ -50,8 +50,10 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _is_whole(value: object, least: int, most: float = math.inf) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
+def _is_whole(value: object, least: int, most: int | None = None) -> bool:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return least <= value and (most is None or value <= most)
 
 
 def _is_device(value: object) -> bool:
@@ -106,15 +108,23 @@ class StartKind(StrEnum):
 class Schedule:
     """Sizes of the search; bandwidths are ``radius · k_max``.
 
-    All starts make ``start_steps`` EM steps on ``start_batch`` images at ``start_bandwidth``, then ``settle_steps`` on
-    ``settle_batch``. They are ranked by the likelihood of ``held_out`` particles, and the better half makes
-    ``select_steps`` on ``select_batch`` at ``select_bandwidth``. The best goes through the bandwidths ``march`` with
-    ``passes`` over the particles at each. Once its search has been narrowed a particle is compared with ``candidates``
-    directions; the model is updated after every ``batch`` particles.
-
-    ``rounds`` and ``round_passes`` are for a solver other than online EM: with every start it makes so many rounds of
-    so many data passes, each round with the prior of the present volume; in frequency marching every pass is followed
-    by ``round_passes`` of its own.
+    Attributes:
+        start_bandwidth: of the first level, at which all starts are improved.
+        start_steps: EM steps of every start there.
+        start_batch: particles of such a step.
+        settle_steps: EM steps on larger batches after these.
+        settle_batch: particles of such a step.
+        select_bandwidth: of the second level, at which the better half of the starts goes on.
+        select_steps: EM steps there.
+        select_batch: particles of such a step.
+        held_out: particles whose likelihood ranks the starts.
+        bandwidths: of frequency marching, which the best start goes through.
+        passes: over the particles at each of these.
+        candidates: directions that a particle is compared with once its search has been narrowed.
+        batch: particles after which the model is updated.
+        rounds: for a solver other than online EM, which makes no such steps: its rounds with every start, each with the
+            prior of the present volume.
+        round_passes: data passes of a round; in frequency marching every pass is followed by so many of the solver's.
 
     Raises:
         InputError: if a size is out of range.
@@ -129,7 +139,7 @@ class Schedule:
     select_steps: int = 40
     select_batch: int = 300
     held_out: int = 1000
-    march: tuple[float, ...] = (19.0, 24.0, 28.0)
+    bandwidths: tuple[float, ...] = (19.0, 24.0, 28.0)
     passes: int = 2
     candidates: int = 32
     batch: int = 1000
@@ -145,12 +155,12 @@ class Schedule:
 
     def limited(self, limit: float) -> "Schedule":
         """The schedule with no bandwidth above ``limit``."""
-        cut = [b for b in self.march if b < limit] + ([limit] if max(self.march) >= limit else [])
+        cut = [b for b in self.bandwidths if b < limit] + ([limit] if max(self.bandwidths) >= limit else [])
         return replace(
             self,
             start_bandwidth=min(self.start_bandwidth, limit),
             select_bandwidth=min(self.select_bandwidth, limit),
-            march=tuple(cut),
+            bandwidths=tuple(cut),
         )
 
 
@@ -159,7 +169,7 @@ _SCHEDULE = {
     **dict.fromkeys(("start_steps", "settle_steps", "select_steps"), COUNT),
     **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
     **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
-    "march": BANDWIDTHS,
+    "bandwidths": BANDWIDTHS,
 }
 
 
@@ -226,7 +236,7 @@ class SearchConfig:
         limit = NYQUIST_SHARE * math.pi * radius
         if self.resolution_A is not None:
             limit = min(limit, 2 * math.pi * radius * stack.pixel_size_A / self.resolution_A)
-            schedule = replace(schedule, march=(*(b for b in schedule.march if b < 0.95 * limit), limit))
+            schedule = replace(schedule, bandwidths=(*(b for b in schedule.bandwidths if b < 0.95 * limit), limit))
         if limit < FEWEST_SHELLS:
             raise InputError(
                 f"{stack.n} px of {stack.pixel_size_A:g} Å hold the particle to fewer than two resolved shells at this "

@@ -10,7 +10,7 @@ from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.multi_start import multi_start
-from orbitrec.cryoem.multiresolution import Search, State, marched
+from orbitrec.cryoem.multiresolution import Search, SearchState, frequency_marching
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
@@ -51,7 +51,7 @@ def initial_model(
     run = RunState(generator, _total_work(len(stack), config, schedule), callback, checkpoints or Checkpoints())
     shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
 
-    finest = max(schedule.march)
+    finest = max(schedule.bandwidths)
     k_max = finest / radius
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     run.timer("read")
@@ -67,8 +67,8 @@ def initial_model(
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, centring.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
     plan = marching_plan(search, config, schedule)
-    found = marched("march", search, level, State(model, particles), plan)
-    run.timer("march")
+    found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
+    run.timer("frequency marching")
     poses = session.refined_poses(found, "poses")
     run.timer("poses")
     return session.result(poses, halves, selection, symmetry, independent=False)
@@ -76,7 +76,7 @@ def initial_model(
 
 def marching_plan(
     search: Search, config: AbInitioConfig, schedule: Schedule
-) -> list[tuple[float, Callable[[ResolutionLevel, State], State]]]:
+) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
     """The steps of frequency marching, each with its bandwidth.
 
     A pass of online EM both searches poses and updates the volume. Another solver needs candidates that do not change
@@ -93,14 +93,14 @@ def marching_plan(
     """
     solver = config.solver
     if solver is None:
-        return [(b, search.online_pass(schedule.batch)) for b in schedule.march for _ in range(schedule.passes)]
-    plan: list[tuple[float, Callable[[ResolutionLevel, State], State]]] = []
-    for bandwidth in schedule.march:
+        return [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
+    plan: list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]] = []
+    for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
             plan.append((bandwidth, search.pose_search))
             plan.append((bandwidth, search.solved(solver, schedule.round_passes, config.seed, name)))
-    return [*plan, (schedule.march[-1], search.pose_search)]
+    return [*plan, (schedule.bandwidths[-1], search.pose_search)]
 
 
 def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float:
@@ -114,7 +114,7 @@ def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float
             (schedule.select_steps, schedule.select_batch),
         )
     )
-    passes = float(len(schedule.march) * schedule.passes)
+    passes = float(len(schedule.bandwidths) * schedule.passes)
     if config.solver is not None:
         rounds = schedule.rounds * schedule.round_passes * pool
         start, settle, select = rounds, 0.0, rounds

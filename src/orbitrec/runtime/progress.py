@@ -18,7 +18,6 @@ class Stage(StrEnum):
     """What a run is doing, in the words that progress bar, history and report use."""
 
     READING = "reading particles"
-    CENTRING = "centring"
     STARTS = "stochastic EM"
     SELECTION = "selection"
     MARCHING = "frequency marching"
