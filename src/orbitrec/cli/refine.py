@@ -50,7 +50,7 @@ def refine(
 ) -> None:
     """Refine a map on two independent halves of a particle stack by their likelihood, and reconstruct both.
 
-    The map's scale and sign are found; only what it shows at the first resolution of the march is believed. Where the
+    The map's scale and sign are found; only what it shows at the first resolution is believed. Where the
     STAR file has origins, particles are taken to be centred there; angles in it are not used. OUTPUT gets refined.mrc
     and the other files of orbitrec abinitio. A run that was interrupted goes on with --resume.
 
