@@ -192,7 +192,7 @@ def abinitio(
         InputError: for too few particles, bad images, or a configuration that does not fit the stack.
     """
     stack, config = _opened(particles), AbInitioConfig() if config is None else config
-    instance(AbInitioConfig, "an `AbInitioConfig`").check("config", config)
+    instance(AbInitioConfig, "an AbInitioConfig").check("config", config)
     known = None if truth is None else _known(truth, stack)
     return Reconstruction(
         stack, config, initial_model(stack, config, callback, checkpoints), RunKind.INITIAL_MODEL, known
@@ -228,7 +228,7 @@ def refine(
             configuration that does not fit the stack.
     """
     stack, config = _opened(particles), RefineConfig() if config is None else config
-    instance(RefineConfig, "a `RefineConfig`").check("config", config)
+    instance(RefineConfig, "a RefineConfig").check("config", config)
     start = _known(initial, stack)
     known = None if truth is None else _known(truth, stack)
     found = refined_map(stack, start.grid, config, callback, checkpoints)
