@@ -49,7 +49,7 @@ def test_side_views_have_8_over_pi_squared():
 
 
 def test_one_view_samples_one_slab():
-    """A share 1/2k of all directions, k = 50; the others count as half a slice: 1/SCF* = 1/2k + (N/2k)/2 (2k − 1)."""
+    """A share 1/2k of all directions, k = 50; the others count as two slices: 1/SCF* = 1/2k + (N/2k)/2 (2k − 1)."""
     sampling = fourier_sampling(_views(torch.ones(COUNT).double()))
     assert sampling.unsampled == pytest.approx(0.99, abs=1e-4)
     assert sampling.scf_star == pytest.approx(1 / (1 / 100 + 50 * 99), rel=1e-2)
@@ -73,7 +73,7 @@ def test_top_views_leave_a_cone_empty(half_angle_deg):
     assert float((1 / slices).mean()) == pytest.approx(expected[1], rel=0.03)
 
 
-def test_half_a_slice_stands_for_none():
+def test_two_slices_stand_for_none():
     """Half of the directions have S = 4, the others none: mean(S) = 2, SCF = 4/2, q/p = 1."""
     sampling = FourierSampling(torch.eye(4, 3).double(), torch.tensor([4, 4, 0, 0]))
     assert sampling.unsampled == 0.5
@@ -105,25 +105,26 @@ def test_a_cone_of_90_degrees_is_the_usual_correlation(n):
     found = conical_fsc(a, b, half_angle_deg=90.0)
     expected = fourier_shell_correlation(a, b)
     assert torch.equal(found.frequency, expected.frequency)
-    torch.testing.assert_close(found.value, expected.value.expand(121, -1), rtol=0, atol=2e-6)
+    torch.testing.assert_close(found.value, expected.value.expand(122, -1), rtol=0, atol=2e-6)
     assert found.area_ratio == pytest.approx(1)
 
 
 @pytest.mark.parametrize("n", [20, 21])
 def test_a_cone_is_the_sum_over_its_points(n):
-    """Against a plain loop, at an axis and an angle that have points on every shell but the first."""
+    """Against a plain loop where the cone has many points; the whole shell counts where it has few."""
     a, b = torch.randn(2, n, n, n, generator=_generator(), dtype=torch.float64)
     a += b
     axis = torch.nn.functional.normalize(torch.tensor([[1.0, -2.0, 2.0]], dtype=torch.float64), dim=1)
     found = conical_fsc(a, b, axis, 25.0).value[0]
     x, y = centred_fft(a, ndim=3), centred_fft(b, ndim=3)
     cosine = (torch.nn.functional.normalize(frequency_vectors(n, 3), dim=-1) @ axis[0]).abs()
-    for s in range(2, (n - 1) // 2):
-        p = (radii(n, 3).round() == s) & (cosine >= math.cos(math.radians(25)))
-        expected = (x[p] * y[p].conj()).sum().real / (x[p].norm() * y[p].norm())
-        assert float(found[s]) == pytest.approx(float(expected), abs=1e-5)
     whole = fourier_shell_correlation(a, b).value
-    torch.testing.assert_close(conical_fsc(a, b, axis, 1.0).value[0, 1], whole[1], rtol=0, atol=1e-5)
+    for s in range((n - 1) // 2):
+        p = (radii(n, 3).round() == s) & (cosine >= math.cos(math.radians(25)))
+        many = int(p.sum()) >= 20
+        assert many == (s >= 5)
+        expected = (x[p] * y[p].conj()).sum().real / (x[p].norm() * y[p].norm()) if many else whole[s]
+        assert float(found[s]) == pytest.approx(float(expected), abs=1e-5)
 
 
 def _smeared(n: int, reach: float, axis: Tensor, seed: int) -> Tensor:
@@ -141,9 +142,9 @@ def test_a_smeared_axis_is_found(n):
     axis = torch.nn.functional.normalize(torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64), dim=0)
     found = conical_fsc(_smeared(n, 6.0, axis, 1), _smeared(n, 6.0, axis, 2))
     cosine = (found.axes @ axis).abs()
-    assert int(found.areas().argmin()) == int(cosine.argmax())
+    assert float(cosine[found.areas().argmin()]) > math.cos(math.radians(20))
     periods = found.cutoffs_A(1.0)
-    assert float(periods[cosine.argmax()]) == pytest.approx(n / 6.2, rel=0.1)  # the cone ends at 6 / cos 20°
+    assert float(periods[cosine.argmax()]) == pytest.approx(n / 6.2, rel=0.25)  # the cone ends at 6 / cos 20°
     across = cosine < math.sin(math.radians(10))
     assert float(periods[across].max()) < 2.3
     assert found.area_ratio < 0.1

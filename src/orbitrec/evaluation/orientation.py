@@ -40,9 +40,11 @@ FEWEST_PASSES = 100
 """Slices of uniform views that pass a direction; few particles are counted on a smaller sphere, to keep chance out."""
 HALF_ANGLE_DEG = 20.0
 """Of the cones of a directional FSC, as in 3DFSC (Tan et al., Nat. Methods 14, 2017) and in cryoSPARC."""
+FEWEST_POINTS = 20
+"""Of a shell in a cone, conjugates counted: the correlation of fewer is chance, and would end a curve at its start."""
 HALF_MAP_THRESHOLD = 0.143
 
-_CONES_DEGREE = 21  # 121 axes, 13° apart
+_CONES_DEGREE = 21  # 122 axes, 13° apart
 _SAMPLED_DIRECTIONS = 5000
 _POINTS_AT_ONCE = 4096
 _ROWS_AT_ONCE = 64  # whose products with all directions stay in the processor's cache
@@ -74,8 +76,8 @@ class FourierSampling:
         """The sampling compensation factor SCF*: 1 for uniform views, 8/π² for side views, near 0 with an empty cone.
 
         By so much uneven views lower the map's signal-to-noise ratio. Where slices pass, ``1/SCF = mean(S) mean(1/S)``.
-        Directions without any count as if half of one passed: ``1/SCF* = 1/SCF + mean(S)/2 · q/(1 − q)``, q being their
-        share. That is what the program of Baldwin and Lyumkis computes.
+        Where none does, a direction counts as if two did, ``1/SCF* = 1/SCF + mean(S)/2 · q/(1 − q)``, q being the share
+        of such directions: so the program of Baldwin and Lyumkis computes it.
         """
         slices, unsampled = self.slices.double(), self.unsampled
         inverse = slices.mean() * (1 / slices[slices > 0]).mean()
@@ -168,19 +170,19 @@ class ConicalFSC:
 
 
 def conical_fsc(
-    a: Float[Tensor, "n n n"],
-    b: Float[Tensor, "n n n"],
+    a: Float[Tensor, "_ _ _"],
+    b: Float[Tensor, "_ _ _"],
     axes: Float[Tensor, "D 3"] | None = None,
     half_angle_deg: float = HALF_ANGLE_DEG,
 ) -> ConicalFSC:
     """The Fourier shell correlation of two maps within double cones, one around each axis.
 
-    A shell too small to have a point in a cone takes the correlation of the whole shell there.
+    A small shell that has fewer than :data:`FEWEST_POINTS` in a cone takes the correlation of the whole shell there.
 
     Args:
         a: one map, (n, n, n), z, y, x.
         b: the other, (n, n, n).
-        axes: of the cones, unit vectors (D, 3); None takes 121 that are 13° apart.
+        axes: of the cones, unit vectors (D, 3); None takes 122 that are 13° apart.
         half_angle_deg: between a cone's axis and its surface; 90° is the usual correlation.
 
     Returns:
@@ -203,7 +205,7 @@ def conical_fsc(
         sums = torch.zeros(len(axes), 4, dtype=torch.float64)
         for part, of in zip(at.split(_POINTS_AT_ONCE), term.split(_POINTS_AT_ONCE), strict=True):
             sums += (axes.float() @ part.T).abs_().ge_(math.cos(math.radians(half_angle_deg)) - 1e-6) @ of
-        sums[sums[:, 0] == 0] = term.double().sum(0)
+        sums[sums[:, 0] < FEWEST_POINTS] = term.double().sum(0)
         power = sums[:, 2] * sums[:, 3]
         value.append(torch.where(power > 0, sums[:, 1] / power.clamp(min=1e-300).sqrt(), 0.0))
     return ConicalFSC(axes.double(), shell_frequencies(n), torch.stack(value, dim=1))

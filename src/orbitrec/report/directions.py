@@ -13,6 +13,7 @@ from orbitrec.report.fsc_curves import plot_curves, resolution_text
 from orbitrec.report.sphere import draw_on_sphere, sphere_grid
 from orbitrec.report.style import GREY, SMALL
 
+_WIDEST_SCALE = 4.0  # coarsest resolution that has a colour of its own, over the finest
 _SMOOTHING_DEG = 8.0  # of the kernel between the cones' axes, which are 13° apart
 
 
@@ -28,19 +29,21 @@ def draw_directions(figure: Figure | SubFigure, found: ConicalFSC, voxel_size_A:
     _draw_cones(left.subplots(), found, voxel_size_A)
     resolution = _on_sphere(found, voxel_size_A)
     axes = right.subplots(subplot_kw={"projection": "mollweide"})
-    lowest, highest = float(resolution.min()), float(resolution.max())
+    lowest = float(resolution.min())
+    highest = min(float(resolution.max()), _WIDEST_SCALE * lowest)
     title = "resolution by direction (equal-area map)"
     mesh = draw_on_sphere(axes, resolution, max(highest, 1.01 * lowest), title, lowest)
-    bar = right.colorbar(mesh, ax=[axes], shrink=0.85, pad=0.03)
+    coarser = "max" if float(resolution.max()) > highest else "neither"
+    bar = right.colorbar(mesh, ax=[axes], shrink=0.85, pad=0.03, extend=coarser)
     bar.set_label(f"FSC {HALF_MAP_THRESHOLD:g} in a cone (Å)", size=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
 
 
 def _draw_cones(axes: Axes, found: ConicalFSC, voxel_size_A: float) -> None:
     areas = found.areas()
+    low, high = found.value.amin(0).numpy(), found.value.amax(0).numpy()
     frequency = found.frequency.numpy() / (2 * math.pi * voxel_size_A)
-    for values in found.value.numpy():
-        axes.plot(frequency, values, color=GREY, linewidth=0.5, alpha=0.5)
+    axes.fill_between(frequency, low, high, color=GREY, alpha=0.3, linewidth=0, label="all directions")
     ends = {"best direction": int(areas.argmax()), "worst direction": int(areas.argmin())}
     plot_curves(axes, {name: (found.curve(axis), HALF_MAP_THRESHOLD) for name, axis in ends.items()}, voxel_size_A)
     axes.set_ylim(bottom=-0.1)  # beyond the resolution the curves of single cones are noise
@@ -74,6 +77,6 @@ def direction_sentences(found: ConicalFSC, voxel_size_A: float, scf_star: float,
         f"Views: SCF* {scf_star:.2f} (1 for uniform views, 0.81 for side views); {100 * unsampled:.0f} % of the "
         "directions of Fourier space are in no particle's slice.",
         f"Half-maps in cones of 20°, within the mask: FSC 0.143 between {finest} and {coarsest}; cFAR "
-        f"{found.area_ratio:.2f} (1: as good in all directions). The worst direction is rot {rot:.0f}°, tilt "
+        f"{found.area_ratio:.2f} (1: as good in all directions). The worst direction is about rot {rot:.0f}°, tilt "
         f"{tilt:.0f}° and its opposite: there the map is smeared most.".replace("rot -", "rot −"),
     ]
