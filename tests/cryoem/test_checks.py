@@ -14,6 +14,7 @@ from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC
+from orbitrec.evaluation.orientation import ConicalFSC, fourier_sampling
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.polar import PolarGrid
@@ -35,6 +36,12 @@ def _map(density: Tensor, last: int = 8) -> CombinedMap:
     return CombinedMap(density, (density, density), curve.corrected, torch.ones(N, N, N), curve)
 
 
+def _cones(last: list[int]) -> ConicalFSC:
+    """Along each of some axes one up to a shell, then zero."""
+    curves = [_curve(shell).corrected for shell in last]
+    return ConicalFSC(torch.eye(3).double()[: len(last)], curves[0].frequency, torch.stack([c.value for c in curves]))
+
+
 def _distance() -> Tensor:
     return radial_frequencies(N, 3) * N / (2 * math.pi)
 
@@ -51,7 +58,10 @@ def good() -> Evidence:
     candidates = [Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.95), Candidate(1, 45.0, 0.2)]
     selection = Selection(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], candidates)
     rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
-    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selection, None)
+    return Evidence(
+        _map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selection, None,
+        fourier_sampling(rotations), _cones([7, 8, 8]),
+    )  # fmt: skip
 
 
 def test_good_data_pass_every_check(good):
@@ -84,6 +94,8 @@ FAULTS = {
     "few": (lambda good: {"rotations": good.rotations[:300]}, "300 particles are few"),
     "collapsed": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "views are within 20° of one axis"),
     "unseen": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "hardly seen from any view"),
+    "smeared": (lambda good: {"conical_fsc": _cones([4, 9])}, "7.3 Å in one and 14.8 Å in another (cFAR 0.11)"),
+    "lost": (lambda good: {"conical_fsc": _cones([0, 9])}, "in one and none in another (cFAR 0.00)"),
     "Nyquist": (lambda good: {"combined": _map(good.combined.volume, N // 2)}, "at the limit of the pixels, 6.0 Å"),
     "nothing": (lambda good: {"combined": _map(good.combined.volume, 0)}, "nothing in common"),
     "shell": (lambda good: {"combined": _map(torch.exp(-((_distance() - RADIUS) ** 2)))}, "an empty shell: the"),

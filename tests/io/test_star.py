@@ -9,7 +9,7 @@ import torch
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.star import read_star, rewrite_columns
+from orbitrec.io.star import keep_rows, read_star, rewrite_columns
 
 STRANGE = """
 # version 50001
@@ -104,3 +104,13 @@ def test_blocks_and_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         read_star(_write(tmp_path, STRANGE + STRANGE[STRANGE.index("data_optics") :]))
     with pytest.raises(InputError, match="two columns of one name"):
         read_star(_write(tmp_path, STRANGE.replace("_customLabel", "_rlnAnglePsi")))
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_rows_that_stay_keep_every_character(tmp_path: Path, newline: str) -> None:
+    source = _write(tmp_path, STRANGE, newline)
+    keep_rows(source, tmp_path / "out.star", "particles", {1})
+    expected = STRANGE.replace(" 1@a.mrcs\t007   12.500000\n", "")
+    assert (tmp_path / "out.star").read_bytes().decode() == expected.replace("\n", newline)
+    keep_rows(source, tmp_path / "all.star", "particles", {0, 1})
+    assert (tmp_path / "all.star").read_bytes() == source.read_bytes()

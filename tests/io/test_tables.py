@@ -8,7 +8,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from orbitrec.errors import InputError
+from orbitrec.io.cryosparc import CryosparcTable
 from orbitrec.io.particle_table import Dialect, ParticleTable
+from orbitrec.io.relion import RelionTable
 from orbitrec.io.tables import CRYOSPARC, MRC_STACK, READERS, RELION, read_table, table_reader
 
 
@@ -64,3 +66,22 @@ def test_poses_are_read_where_a_table_does_not_name_its_images(tmp_path):
     assert torch.equal(shifts_A, torch.full((4, 2), -3.0, dtype=torch.float64))
     with pytest.raises(InputError, match="has no blob/path; give the job's passthrough file as `passthrough`"):
         table.sources()
+
+
+@pytest.mark.parametrize("name", ["relion31.star", "empiar_10076_7.star", "empiar_10076_7.cs", "relion31.mrcs"])
+def test_some_rows_are_written_as_they_are(shared_data, tmp_path, name):
+    """A subset says of each particle what the whole table says of it, in the same dialect."""
+    table = read_table(shared_data / "particles" / name, pixel_size_A=1.5)
+    rows = torch.tensor([0, 2, 4])
+    table.write_rows(tmp_path / f"some{table.suffix}", rows)
+    some = read_table(tmp_path / f"some{table.suffix}", pixel_size_A=1.5)
+    assert len(some) == 3
+    where, all_of_them = some.sources(), table.sources()
+    assert where.section.tolist() == all_of_them.section[rows].tolist()
+    names = [Path(where.names[i]).name for i in where.stack]
+    assert names == [Path(all_of_them.names[i]).name for i in all_of_them.stack[rows]]
+    if isinstance(table, CryosparcTable):
+        np.testing.assert_array_equal(some.records, table.records[rows.numpy()])
+    elif isinstance(table, RelionTable):
+        assert some.particles.equals(table.particles.iloc[rows.tolist()].reset_index(drop=True))
+        assert some.dialect is table.dialect

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from orbitrec.cli.main import app
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import fourier_shell_correlation
-from orbitrec.evaluation.orientation import popular_directions, view_averages
+from orbitrec.evaluation.orientation import conical_fsc, popular_directions, view_averages
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.files import write_csv, write_json
 from orbitrec.io.mrc import read_map, write_map
@@ -30,9 +30,10 @@ from orbitrec.io.runs import RunFolder
 from orbitrec.report.notebook import notebook_html
 from orbitrec.report.page import write_report
 from orbitrec.report.page_facts import assumed_facts
-from orbitrec.report.run_files import RunFiles, write_views
+from orbitrec.report.run_files import RunFiles, write_conical_fsc, write_views
 from orbitrec.report.summary import (
     Contrast,
+    Directions,
     HalfMaps,
     HalfSetKind,
     HalfSetOrigin,
@@ -62,6 +63,7 @@ def summary(stack):
         pixel_size_A=stack.pixel_size_A, dialect="RELION 3.1", posed="particles.star", ctf=True, checks=(CHECK,),
         seed=1, threads=1, device="cpu", diameter_A=80.0, search_resolution_A=14.0,
         half_maps=HalfMaps(HalfSetKind.ONE_REFERENCE, HalfSetOrigin.EVERY_OTHER, math.inf, 12.0),
+        directions=Directions(0.93, 0.02, 0.61, 9.0, 11.0),
         shift_spread_px=1.0, contrast=Contrast.BRIGHT, contrast_of_images=Contrast.UNCLEAR,
         handedness=Handedness.AS_FOUND, symmetry="C1", symmetry_score=None,
         starts=(
@@ -103,6 +105,7 @@ def run(simulated, tmp_path_factory):
     views = view_averages(
         stack, rotations, shifts_px, volume, radius_px=10.0, k_max=2 * math.pi * 4 / 14, dense_is_dark=False
     )
+    write_conical_fsc(RunFolder(folder), conical_fsc(volume, noisy))
     write_views(RunFolder(folder), views, stack.pixel_size_A)
     write_report(folder)
     return folder
@@ -165,6 +168,9 @@ def test_the_page_holds_everything(run):
         "none (FSC 0.143",
         "117 min",
         "2 – became the map",
+        "Views: SCF* 0.93",
+        "2 % of the directions of Fourier space are in no particle's slice",
+        "Half-maps in cones of 20°",
     ):
         assert words in page.text
 
@@ -212,9 +218,11 @@ def test_report_is_made_anew_from_the_files(run, tmp_path):
     shutil.copytree(run, copy)
     (copy / "report.html").unlink()
     (copy / "views.csv").unlink()
+    (copy / "conical_fsc.csv").unlink()
     result = CliRunner().invoke(app, ["report", str(copy)])
     assert (result.exit_code, result.output.strip()) == (0, str(copy / "report.html"))
     assert "written without averages" in Page(copy / "report.html").text
+    assert "Resolution by direction" not in Page(copy / "report.html").text
 
 
 @pytest.mark.parametrize("missing", ["initial_model.mrc", "summary.json", "fsc.csv", "particles.star"])
@@ -227,7 +235,14 @@ def test_a_folder_without_a_finished_run_is_refused(run, tmp_path, missing):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("summary.json", "{"), ("fsc.csv", "a,b\n1,2\n"), ("summary.json", "{}")]
+    ("name", "content"),
+    [
+        ("summary.json", "{"),
+        ("fsc.csv", "a,b\n1,2\n"),
+        ("summary.json", "{}"),
+        ("conical_fsc.csv", "x,y,z,0\n0,0,1,1\n"),
+        ("conical_fsc.csv", ""),
+    ],
 )
 def test_a_broken_file_is_told_of(run, tmp_path, name, content):
     copy = tmp_path / "copy"

@@ -17,6 +17,7 @@ from orbitrec.report.run_files import RunFiles
 from orbitrec.report.summary import (
     FORMAT,
     Contrast,
+    Directions,
     HalfMaps,
     HalfSetKind,
     HalfSetOrigin,
@@ -38,6 +39,7 @@ def summary():
         orbitrec="0", input="p.star", particles=500, box_px=32, pixel_size_A=3.0, dialect="cryoSPARC",
         posed="particles.cs", ctf=False, checks=("one", "two"), seed=4, threads=2, device="cuda:0", diameter_A=60.0,
         search_resolution_A=12.0, half_maps=HalfMaps(HalfSetKind.INDEPENDENT, HalfSetOrigin.INPUT, 8.0, math.inf),
+        directions=Directions(0.8, 0.01, 0.4, 7.0, math.inf),
         shift_spread_px=1.5, contrast=Contrast.DARK, contrast_of_images=Contrast.UNCLEAR,
         handedness=Handedness.MIRRORED, symmetry="D2", symmetry_score=0.9,
         starts=(StartSummary(StartSource.MOMNET, 3.0, 0.5, True), StartSummary(StartSource.RANDOM, 2.0, None, False)),
@@ -49,9 +51,9 @@ def summary():
 def test_what_is_written_is_what_is_read(summary):
     text = summary.to_json()
     assert Summary.from_json(text) == summary
-    without = replace(summary, truth=None, symmetry_score=None, starts=(), checks=())
+    without = replace(summary, truth=None, directions=None, symmetry_score=None, starts=(), checks=())
     assert Summary.from_json(without.to_json()) == without
-    assert "truth" not in json.loads(without.to_json())
+    assert not {"truth", "scf_star"} & json.loads(without.to_json()).keys()
 
 
 def test_scripts_find_the_numbers_where_they_were(summary):
@@ -60,6 +62,7 @@ def test_scripts_find_the_numbers_where_they_were(summary):
     expected = {
         "fsc05_A": 9.0, "fsc0143_A": None, "correlation": 0.8, "mirrored": True, "truth": "truth.mrc",
         "half_maps_fsc0143_A": 8.0, "half_maps_unmasked_fsc0143_A": None, "half_sets": "independent",
+        "scf_star": 0.8, "unsampled": 0.01, "cfar": 0.4, "finest_direction_A": 7.0, "coarsest_direction_A": None,
         "diameter_A": 60.0, "search_resolution_A": 12.0, "seconds": {"read": 1.0, "total": 2.0},
         "peak_memory_GiB": 0.5, "particles": 500, "checks": ["one", "two"], "format": FORMAT,
     }  # fmt: skip
@@ -79,6 +82,7 @@ def test_scripts_find_the_numbers_where_they_were(summary):
         ("checks", [1], r"checks\[0\] is 1"),
         ("starts", [{"source": "map", "log_likelihood": None, "agreement": None, "chosen": 1}], r"starts\[0\].chosen"),
         ("seconds", {"total": "x"}, "seconds.total is 'x'"),
+        ("cfar", None, "directions.cfar is None"),
         ("half_maps_fsc0143_A", "x", "half_maps.fsc0143_A is 'x'"),
         ("format", FORMAT + 1, "does not know"),
     ],

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orbitrec import __version__
-from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train
+from orbitrec.cli import abinitio, evaluate, info, moments, mra, rebalance, refine, report, reproduce, simulate, train
 from orbitrec.cli.messages import for_command_line
 from orbitrec.errors import InputError
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.command()(abinitio.abinitio)
 app.command()(evaluate.evaluate)
 app.command()(info.info)
+app.command()(rebalance.rebalance)
 app.command()(refine.refine)
 app.command()(report.report)
 app.add_typer(moments.app, name="moments")

@@ -20,6 +20,7 @@ OPTIONS = {
     "random": "--starts",
     "passthrough": "--passthrough",
     "pixel_size_A": "--pixel-size",
+    "percentile": "--percentile",
     "proposals": "--proposals",
     "resolution_A": "--resolution",
     "resume": "--resume",

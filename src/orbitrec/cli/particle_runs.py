@@ -100,6 +100,11 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
         "handedness": handedness_text(summary.handedness) + flip,
         "time": f"{summary.total_seconds:.0f} s, peak memory {summary.peak_memory_GiB:.2f} GiB",
     }
+    if (found := summary.directions) is not None:
+        rows["by direction"] = (
+            f"{resolution_text(found.finest_A, 2)} to {resolution_text(found.coarsest_A, 2)}, cFAR {found.cfar:.2f}; "
+            f"views: SCF* {found.scf_star:.2f}"
+        )
     if truth is not None:
         rows["against the truth"] = (
             f"FSC 0.5 at {resolution_text(truth.fsc05_A, 2)}, 0.143 at {resolution_text(truth.fsc0143_A, 2)}, "

@@ -15,6 +15,7 @@ from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap
 from orbitrec.cryoem.symmetry import SymmetryCheck
+from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling
 from orbitrec.geometry.grids import radii
 from orbitrec.geometry.quadrature import spherical_design
 
@@ -25,6 +26,8 @@ COLLAPSED_SHARE = 0.5
 """Share of all views in one cone above which they have collapsed; the cone holds 6 % of uniform views."""
 UNSEEN_SHARE = 0.1
 """Slices through a direction, over those of uniform views, below which the direction is hardly seen."""
+ANISOTROPIC = 0.2
+"""Conical FSC area ratio below which a map is smeared; cryoSPARC calls below 0.5 anisotropic, as many good maps are."""
 SILENT_SHARE = 0.02
 """Power of the CTF, over that at neighbouring frequencies, below which a frequency is not measured."""
 EDGE_SHARE = 0.5
@@ -51,6 +54,8 @@ class Evidence:
         data: the particles.
         selection: the starts.
         symmetry: how symmetric the map was before a symmetry was imposed; None without.
+        sampling: how the views sample Fourier space.
+        conical_fsc: the half-maps' correlation in each direction, within the mask.
     """
 
     combined: CombinedMap
@@ -60,6 +65,8 @@ class Evidence:
     data: ParticleModes
     selection: Selection
     symmetry: SymmetryCheck | None
+    sampling: FourierSampling
+    conical_fsc: ConicalFSC
 
 
 def quality_checks(evidence: Evidence) -> list[str]:
@@ -123,8 +130,15 @@ def _views(evidence: Evidence) -> Iterator[str]:
         )
     if float(slices.min()) < UNSEEN_SHARE:
         yield (
-            "Some directions of the map are hardly seen from any view, so it is smeared along them: collect other "
-            "views, or tilt."
+            f"Some directions of the map are hardly seen from any view (SCF* {evidence.sampling.scf_star:.2f}), so it "
+            "is smeared along them: collect other views, or tilt."
+        )
+    elif evidence.conical_fsc.area_ratio < ANISOTROPIC:
+        finest, coarsest = evidence.conical_fsc.extremes_A(evidence.pixel_size_A)
+        yield (
+            f"The resolution depends on the direction, {finest:.1f} Å in one and "
+            f"{'none' if math.isinf(coarsest) else f'{coarsest:.1f} Å'} in another (cFAR "
+            f"{evidence.conical_fsc.area_ratio:.2f}): the map may be smeared there."
         )
 
 

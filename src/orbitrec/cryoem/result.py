@@ -17,6 +17,7 @@ from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.errors import InputError
+from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling, conical_fsc, fourier_sampling
 from orbitrec.geometry.rotations import mirrored_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.progress import HistoryRow, RunState, Stage
@@ -38,6 +39,8 @@ class PosedMap:
         shift_spread_px: standard deviation of the shifts per axis, in pixels.
         selection: the starts, their likelihoods, and which one was chosen.
         symmetry: the group that was imposed, and how symmetric the map was before; None without a symmetry.
+        sampling: how evenly the slices of the views sample Fourier space.
+        conical_fsc: the half-maps' correlation in each direction, within the mask.
         history: every step of the search.
         seconds: of each part of the run.
         image_statistics: of the images, before the run.
@@ -55,6 +58,8 @@ class PosedMap:
     shift_spread_px: float
     selection: Selection
     symmetry: SymmetryCheck | None
+    sampling: FourierSampling
+    conical_fsc: ConicalFSC
     history: list[HistoryRow]
     seconds: dict[str, float]
     image_statistics: ImageStatistics
@@ -179,7 +184,9 @@ class Session:
         if self.config.flip:
             found, rotations = found.mirrored(), mirrored_views(rotations)
         radius, pixel = self.config.radius_px(self.stack), self.stack.pixel_size_A
-        evidence = Evidence(found, rotations, radius, pixel, self.data, selection, symmetry)
+        sampling = fourier_sampling(rotations, self.config.group.matrices())
+        conical = conical_fsc(*(half * found.mask for half in found.half_maps))
+        evidence = Evidence(found, rotations, radius, pixel, self.data, selection, symmetry, sampling, conical)
         return PosedMap(
             combined=found,
             inverted=inverted,
@@ -192,6 +199,8 @@ class Session:
             shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),
             selection=selection,
             symmetry=symmetry,
+            sampling=sampling,
+            conical_fsc=conical,
             history=self.run.history,
             seconds=self.run.timers,
             image_statistics=self.image_statistics,

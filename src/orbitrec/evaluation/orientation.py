@@ -1,7 +1,10 @@
-"""Whether particles look as their orientations say: averages of similar views beside the map's projections.
+"""What the particles' orientations do to the map, and whether the particles look as their orientations say.
 
-A few viewing directions are chosen that many particles share and that lie apart. The particles nearest to each are
-corrected for their CTF, centred, rotated in their plane and averaged; the map is projected along the same direction.
+* How evenly the slices of the views sample Fourier space (Baldwin and Lyumkis, Prog. Biophys. Mol. Biol. 150, 2020).
+* How far the maps of two half-sets agree in each direction: their correlation in cones, and its area ratio cFAR.
+* Averages of similar views beside the map's projections. A few viewing directions are chosen that many particles share
+  and that lie apart. The particles nearest to each are corrected for their CTF, centred, rotated in their plane and
+  averaged; the map is projected along the same direction.
 """
 
 import math
@@ -12,19 +15,222 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from orbitrec.errors import InputError
+from orbitrec.evaluation.fsc import FSC
 from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
-from orbitrec.geometry.grids import pixel_vectors, radial_frequencies, shell_frequencies, shell_indices
+from orbitrec.geometry.grids import (
+    frequency_vectors,
+    pixel_vectors,
+    radial_frequencies,
+    shell_frequencies,
+    shell_indices,
+)
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.simulate import ParticleSimulation
 from orbitrec.volumes.voxel import VoxelVolume
 
+FOURIER_RADIUS = 50.0
+"""Radius in Fourier voxels of the sphere on which slices are counted: Baldwin and Lyumkis's choice."""
+MOST_SLICES = 10_000
+"""So many particles are counted, as they do: more change nothing but the time."""
+FEWEST_PASSES = 100
+"""Slices of uniform views that pass a direction; few particles are counted on a smaller sphere, to keep chance out."""
+HALF_ANGLE_DEG = 20.0
+"""Of the cones of a directional FSC, as in 3DFSC (Tan et al., Nat. Methods 14, 2017) and in cryoSPARC."""
+FEWEST_POINTS = 20
+"""Of a shell in a cone, conjugates counted: the correlation of fewer is chance, and would end a curve at its start."""
+HALF_MAP_THRESHOLD = 0.143
+
+_CONES_DEGREE = 21  # 122 axes, 13° apart
+_SAMPLED_DIRECTIONS = 5000
+_POINTS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 64  # whose products with all directions stay in the processor's cache
 _DIRECTIONS_DEGREE = 23  # candidate directions 13° apart
 _CONE_DEG = 10.0
 _APART_DEG = 35.0
 _RIDGE = 0.1  # of the CTF's square, where it vanishes
+
+
+@dataclass(frozen=True, eq=False)
+class FourierSampling:
+    """How many slices pass each direction of Fourier space.
+
+    Attributes:
+        directions: unit vectors (D, 3), spread evenly over half a sphere: the other half has the same slices.
+        slices: their number, (D,).
+    """
+
+    directions: Float[Tensor, "D 3"]
+    slices: Int[Tensor, "D"]
+
+    @property
+    def unsampled(self) -> float:
+        """Share of the directions that no slice passes."""
+        return float((self.slices == 0).double().mean())
+
+    @property
+    def scf_star(self) -> float:
+        """The sampling compensation factor SCF*: 1 for uniform views, 8/π² for side views, near 0 with an empty cone.
+
+        By so much uneven views lower the map's signal-to-noise ratio. Where slices pass, ``1/SCF = mean(S) mean(1/S)``.
+        Where none does, a direction counts as if two did, ``1/SCF* = 1/SCF + mean(S)/2 · q/(1 − q)``, q being the share
+        of such directions: so the program of Baldwin and Lyumkis computes it.
+        """
+        slices, unsampled = self.slices.double(), self.unsampled
+        inverse = slices.mean() * (1 / slices[slices > 0]).mean()
+        return float(1 / (inverse + slices.mean() / 2 * unsampled / (1 - unsampled)))
+
+
+def fourier_sampling(rotations: Float[Tensor, "N 3 3"], group: Float[Tensor, "g 3 3"] | None = None) -> FourierSampling:
+    """How many of the particles' slices pass each direction of Fourier space.
+
+    The slice of a view v is a slab one Fourier voxel thick: on the sphere of radius k it covers the directions d with
+    ``|d · v| < 1/2k``.
+
+    Args:
+        rotations: RELION's rotation of every particle, (N, 3, 3); more than :data:`MOST_SLICES` are thinned evenly.
+        group: rotations of the map's point group, (g, 3, 3); every particle is counted at its g equivalent views.
+
+    Returns:
+        The numbers of slices at 5,000 directions, or at fewer that stand for as many where there is a symmetry.
+    """
+    rows = torch.linspace(0, len(rotations) - 1, min(len(rotations), MOST_SLICES)).round().long()
+    views = rotations[rows.to(rotations.device), :, 2].detach().cpu().double()
+    order = 1 if group is None else len(group)
+    if group is not None:
+        views = (group.double() @ views.T).mT.flatten(0, 1)
+    directions = _half_sphere(max(_SAMPLED_DIRECTIONS // order, 500))
+    radius = min(FOURIER_RADIUS, max(1.0, len(views) / (2 * FEWEST_PASSES)))
+    across, slices = directions.float().T.contiguous(), torch.zeros(len(directions))
+    for part in views.float().split(_ROWS_AT_ONCE):
+        slices += (part @ across).abs_().lt_(0.5 / radius).sum(0)
+    return FourierSampling(directions, slices.long())
+
+
+def _half_sphere(count: int) -> Float[Tensor, "count 3"]:
+    """Unit vectors along a spiral that advances by the golden angle: evenly spread over the half z > 0."""
+    index = torch.arange(count, dtype=torch.float64)
+    z, longitude = (index + 0.5) / count, math.pi * (3 - math.sqrt(5)) * index
+    across = (1 - z.square()).sqrt()
+    return torch.stack([across * longitude.cos(), across * longitude.sin(), z], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ConicalFSC:
+    """The correlation of two maps in double cones around D axes.
+
+    Attributes:
+        axes: of the cones, unit vectors (D, 3).
+        frequency: shell radii in radians per pixel, (s,).
+        value: correlation of each shell within each cone, (D, s).
+    """
+
+    axes: Float[Tensor, "D 3"]
+    frequency: Float[Tensor, "s"]
+    value: Float[Tensor, "D s"]
+
+    def curve(self, axis: int) -> FSC:
+        """The correlation in one cone."""
+        return FSC(self.frequency, self.value[axis])
+
+    def cutoffs_A(self, voxel_size_A: float, threshold: float = HALF_MAP_THRESHOLD) -> Float[Tensor, "D"]:
+        """The resolution along every axis, where its curve first falls below the threshold (:meth:`FSC.cutoff_A`).
+
+        Args:
+            voxel_size_A: of both maps, in Å.
+            threshold: of the correlation.
+        """
+        cutoffs = [self.curve(axis).cutoff_A(threshold, voxel_size_A) for axis in range(len(self.axes))]
+        return torch.tensor(cutoffs, dtype=torch.float64)
+
+    def extremes_A(self, voxel_size_A: float) -> tuple[float, float]:
+        """The finest and the coarsest resolution along an axis, at 0.143; ∞ where an axis has none."""
+        cutoffs = self.cutoffs_A(voxel_size_A)
+        return float(cutoffs.min()), float(cutoffs.max())
+
+    def areas(self) -> Float[Tensor, "D"]:
+        """The area under every curve up to where it first falls below 0.143, each shell weighted by its own area s²."""
+        shells = torch.arange(len(self.frequency), dtype=torch.float64)
+        last = 2 * math.pi / self.cutoffs_A(1.0) / float(self.frequency[1])
+        inside = (last[:, None] - shells + 0.5).clamp(0, 1)
+        return (inside * shells.square() * self.value).sum(1)
+
+    @property
+    def area_ratio(self) -> float:
+        """CFAR: the smallest area under a curve over the largest, 1 for a map that is as good in all directions.
+
+        So cryoSPARC's guide describes it (*Orientation Diagnostics*), which calls below 0.5 anisotropic; SIMPLE
+        computes the same. 0 where no curve has an area.
+        """
+        areas = self.areas()
+        return float(areas.min() / areas.max()) if float(areas.max()) > 0 else 0.0
+
+
+def conical_fsc(
+    a: Float[Tensor, "_ _ _"],
+    b: Float[Tensor, "_ _ _"],
+    axes: Float[Tensor, "D 3"] | None = None,
+    half_angle_deg: float = HALF_ANGLE_DEG,
+) -> ConicalFSC:
+    """The Fourier shell correlation of two maps within double cones, one around each axis.
+
+    A small shell that has fewer than :data:`FEWEST_POINTS` in a cone takes the correlation of the whole shell there.
+
+    Args:
+        a: one map, (n, n, n), z, y, x.
+        b: the other, (n, n, n).
+        axes: of the cones, unit vectors (D, 3); None takes 122 that are 13° apart.
+        half_angle_deg: between a cone's axis and its surface; 90° is the usual correlation.
+
+    Returns:
+        Correlations of the shells s = 0 … n // 2 in every cone, in float64.
+
+    Raises:
+        InputError: if the maps are not cubes of one size.
+    """
+    n = a.shape[0]
+    if a.shape != b.shape or a.shape != (n, n, n):
+        raise InputError(
+            f"maps to compare must be cubes of one size, not {tuple(a.shape)} and {tuple(b.shape)}; resample one first"
+        )
+    if axes is None:
+        design = spherical_design(_CONES_DEGREE)
+        axes = design[: len(design) // 2]
+    points, terms, counts = _shells(a.detach().cpu().double(), b.detach().cpu().double())
+    value = []
+    for at, term in zip(points.split(counts), terms.split(counts), strict=True):
+        sums = torch.zeros(len(axes), 4, dtype=torch.float64)
+        for part, of in zip(at.split(_POINTS_AT_ONCE), term.split(_POINTS_AT_ONCE), strict=True):
+            sums += (axes.float() @ part.T).abs_().ge_(math.cos(math.radians(half_angle_deg)) - 1e-6) @ of
+        sums[sums[:, 0] < FEWEST_POINTS] = term.double().sum(0)
+        power = sums[:, 2] * sums[:, 3]
+        value.append(torch.where(power > 0, sums[:, 1] / power.clamp(min=1e-300).sqrt(), 0.0))
+    return ConicalFSC(axes.double(), shell_frequencies(n), torch.stack(value, dim=1))
+
+
+def _shells(
+    a: Float[Tensor, "n n n"], b: Float[Tensor, "n n n"]
+) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 4"], list[int]]:
+    """The points of half of Fourier space shell by shell, without the corners.
+
+    Their directions, the terms 1, Re â b̂*, |â|² and |b̂|² of the sums over them, each twice where its conjugate is left
+    out, and the number of points on every shell.
+    """
+    n = len(a)
+    half = torch.cat([torch.arange(n // 2, n), torch.arange(1 - n % 2)])  # kx ≥ 0, and −n/2 of an even box
+    weight = torch.full((n, n, len(half)), 2.0, dtype=torch.float64)
+    weight[..., 0] = 1
+    weight[..., (n + 1) // 2 :] = 1
+    shell = shell_indices(n, 3)[..., half].flatten()
+    order = shell.argsort()[: int((shell <= n // 2).sum())]
+    x, y = (centred_fft(grid / grid.norm(), ndim=3)[..., half].flatten()[order] for grid in (a, b))
+    terms = torch.stack([torch.ones_like(x.real), (x * y.conj()).real, x.abs().square(), y.abs().square()], dim=1)
+    points = torch.nn.functional.normalize(frequency_vectors(n, 3)[..., half, :].flatten(0, 2)[order], dim=1)
+    counts = torch.bincount(shell)[: n // 2 + 1].tolist()
+    return points.float(), (terms * weight.flatten()[order, None]).float(), counts
 
 
 @dataclass(frozen=True, eq=False)

@@ -247,6 +247,11 @@ class CryosparcTable:
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, out, allow_pickle=False)
 
+    def write_rows(self, path: Path | str, rows: Int[Tensor, "kept"]) -> None:
+        """Write some of the particles, joined with the fields of their passthrough file."""
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, self.records[rows.numpy()], allow_pickle=False)
+
     def _with_alignments(self) -> np.ndarray:
         """A copy of the records that has every field of an alignment."""
         fields = {f"alignments3D/{name}": kind for name, kind in _ALIGNMENT_FIELDS.items()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -128,3 +129,8 @@ class MrcStack:
         if halves is not None:
             tables["particles"]["rlnRandomSubset"] = halves.tolist()
         write_star(path, tables)
+
+    def write_rows(self, path: Path | str, rows: Int[Tensor, "kept"]) -> None:
+        """Write some of the images as RELION 3.1 tables."""
+        tables = particle_tables(str(self.path.absolute()), self.count, self.box, self.pixel_size_A)
+        write_star(path, tables | {"particles": pd.DataFrame(tables["particles"]).iloc[rows.tolist()]})

@@ -127,3 +127,12 @@ class ParticleTable(Protocol):
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
         ...
+
+    def write_rows(self, path: Path | str, rows: Int[Tensor, "kept"]) -> None:
+        """Write some of the particles in the table's own dialect and atomically, with all their columns as they are.
+
+        Args:
+            path: the file to write.
+            rows: which particles, counted from 0, in increasing order.
+        """
+        ...

@@ -22,7 +22,7 @@ from orbitrec.io.relion_tables import (
     angle_columns,
     origin_columns,
 )
-from orbitrec.io.star import Blocks, read_star, rewrite_columns
+from orbitrec.io.star import Blocks, keep_rows, read_star, rewrite_columns
 from orbitrec.models.ctf import CTFParameters
 
 # Value at which each changes nothing; Zernike coefficients are lists and always count.
@@ -306,6 +306,10 @@ class RelionTable:
         if halves is not None:
             columns["rlnRandomSubset"] = [str(half) for half in halves.tolist()]
         rewrite_columns(self.path, path, self.block_name, columns)
+
+    def write_rows(self, path: Path | str, rows: Int[Tensor, "kept"]) -> None:
+        """Write some of the particles; every character of their rows and of the other blocks is kept."""
+        keep_rows(self.path, path, self.block_name, set(rows.tolist()))
 
 
 def _table(block: pd.DataFrame | dict) -> pd.DataFrame:

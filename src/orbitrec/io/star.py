@@ -2,7 +2,7 @@
 
 import linecache
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import cast
 
@@ -89,6 +89,34 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
             out.write(line)
             if line.strip() == f"data_{block}":
                 out.writelines(_rewritten_loop(lines, source, columns))
+
+
+def keep_rows(source: Path, target: Path | str, block: str, rows: Set[int]) -> None:
+    """Copy a STAR file with only some rows of one loop, atomically; every other character is kept.
+
+    Args:
+        source: the file to copy.
+        target: the file to write.
+        block: name of the loop's block, without ``data_``.
+        rows: the rows that stay, counted from 0.
+    """
+    with (
+        source.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
+        replacing(target) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
+    ):
+        inside, labelled, row = False, False, -1
+        for line in file:
+            text = line.strip()
+            if text.startswith("data_"):
+                inside, labelled = text == f"data_{block}", False
+            elif inside and text.startswith("_"):
+                labelled = True
+            elif inside and labelled and text and not text.startswith("#"):
+                row += 1
+                if row not in rows:
+                    continue
+            out.write(line)
 
 
 def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:

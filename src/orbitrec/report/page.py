@@ -15,10 +15,12 @@ from torch import Tensor
 from orbitrec import __version__
 from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.files import replacing
+from orbitrec.report.directions import direction_sentences
 from orbitrec.report.isosurface import fine_grid, surface_level, surface_share
 from orbitrec.report.next_steps import next_steps
 from orbitrec.report.page_facts import assumed_facts, file_facts, read_facts, resolution_sentences, tile_facts
 from orbitrec.report.page_pictures import (
+    conical_fsc_picture,
     fsc_picture,
     grey_pictures,
     history_picture,
@@ -76,6 +78,7 @@ def _content(run: RunFiles, level: float) -> dict[str, object]:
         "tiles": tile_facts(run),
         "tables": {"What was read": read_facts(summary), "What was assumed": assumed_facts(summary)},
         "resolution": resolution_sentences(run),
+        "by_direction": _by_direction(run),
         "pictures": {
             "fsc": fsc_picture(curves, run.voxel_size_A),
             "directions": views_picture(run.rotations),
@@ -158,6 +161,17 @@ def _views(views: ViewAverages, half_width: int) -> list[dict[str, object]]:
 def _history_picture(run: RunFiles) -> str | None:
     chosen = run.summary.chosen_start
     return history_picture(run.history, None if chosen is None else str(chosen)) if run.history else None
+
+
+def _by_direction(run: RunFiles) -> dict[str, object] | None:
+    """Sentences and picture of the resolution in each direction."""
+    found, facts = run.conical_fsc, run.summary.directions
+    if found is None or facts is None:
+        return None
+    return {
+        "sentences": direction_sentences(found, run.voxel_size_A, facts.scf_star, facts.unsampled),
+        "picture": conical_fsc_picture(found, run.voxel_size_A),
+    }
 
 
 def _starts(summary: Summary) -> list[dict[str, object]]:

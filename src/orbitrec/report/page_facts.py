@@ -86,6 +86,7 @@ def file_facts(run: RunFiles) -> Facts:
         "mask.mrc": "where the particle is, with soft edges",
         run.summary.posed: "the particles with their poses, otherwise as they were given",
         "fsc.csv": "Fourier shell correlations",
+        "conical_fsc.csv": "the half-maps' correlation in cones around many axes, shell by shell",
         "fsc.star": "the same as a STAR file",
         "history.csv": "every step of the search: stage, resolution, log-likelihood",
         "summary.json": "the numbers of this page",

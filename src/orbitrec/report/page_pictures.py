@@ -13,6 +13,8 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from orbitrec.evaluation.fsc import FSC
+from orbitrec.evaluation.orientation import ConicalFSC
+from orbitrec.report.directions import draw_directions
 from orbitrec.report.figures import draw_shifts, draw_views
 from orbitrec.report.fsc_curves import plot_curves
 from orbitrec.report.history import draw_history
@@ -32,6 +34,13 @@ def views_picture(rotations: Float[Tensor, "N 3 3"]) -> str:
     """The particles' viewing directions on the sphere."""
     figure = _figure(6.0, 3.1)
     draw_views(figure, rotations)
+    return png_data(figure)
+
+
+def conical_fsc_picture(found: ConicalFSC, voxel_size_A: float) -> str:
+    """The half-maps' correlation in each direction, and the resolution on the sphere."""
+    figure = _figure(11.0, 3.6)
+    draw_directions(figure, found, voxel_size_A)
     return png_data(figure)
 
 

@@ -26,9 +26,10 @@ from orbitrec.io.star import write_star
 from orbitrec.report.figures import RunPicture, draw_run
 from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
 from orbitrec.report.page import REPORT, write_report
-from orbitrec.report.run_files import CURVES, HISTORY, SUMMARY, write_views
+from orbitrec.report.run_files import CURVES, HISTORY, SUMMARY, write_conical_fsc, write_views
 from orbitrec.report.summary import (
     Contrast,
+    Directions,
     HalfMaps,
     HalfSetKind,
     HalfSetOrigin,
@@ -98,9 +99,9 @@ def write_run(
     """Write the files of a run.
 
     The map, named by its kind, ``half1.mrc``, ``half2.mrc`` and ``mask.mrc`` (Å per voxel in the header, dense
-    positive); the particles in the input's dialect with poses and half-sets; ``fsc.csv`` and ``fsc.star``;
-    ``history.csv``; ``summary.json`` and ``summary.png``; ``views.mrcs`` and ``views.csv`` (averages of particles
-    beside projections of the map); ``report.html``.
+    positive); the particles in the input's dialect with poses and half-sets; ``fsc.csv``, ``fsc.star`` and
+    ``conical_fsc.csv``; ``history.csv``; ``summary.json`` and ``summary.png``; ``views.mrcs`` and ``views.csv``
+    (averages of particles beside projections of the map); ``report.html``.
 
     Args:
         run: the folder.
@@ -124,6 +125,7 @@ def write_run(
     stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px, result.half_sets)
     write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
+    write_conical_fsc(run, result.conical_fsc)
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
     summary = summary_of(stack, config, result, comparison)
     write_json(run.file(SUMMARY), summary.to_dict())
@@ -176,6 +178,12 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         diameter_A=2 * result.radius_px * pixel,
         search_resolution_A=result.search_resolution_A,
         half_maps=_half_maps(stack, result),
+        directions=Directions(
+            result.sampling.scf_star,
+            result.sampling.unsampled,
+            result.conical_fsc.area_ratio,
+            *result.conical_fsc.extremes_A(pixel),
+        ),
         shift_spread_px=result.shift_spread_px,
         contrast=Contrast.DARK if result.inverted else Contrast.BRIGHT,
         contrast_of_images=Contrast(statistics.contrast_text()),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import FSC
-from orbitrec.evaluation.orientation import ViewAverages
+from orbitrec.evaluation.orientation import ConicalFSC, ViewAverages
+from orbitrec.geometry.grids import shell_frequencies
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
 from orbitrec.io.runs import RunFolder
@@ -22,6 +23,7 @@ from orbitrec.report.summary import RunKind, Summary
 from orbitrec.runtime.progress import HistoryRow
 
 SUMMARY, HISTORY, CURVES = "summary.json", "history.csv", "fsc.csv"
+CONICAL = "conical_fsc.csv"
 VIEW_STACK, VIEWS = "views.mrcs", "views.csv"
 
 
@@ -40,6 +42,7 @@ class RunFiles:
         rotations: rotation of every particle, in RELION's convention.
         shifts_px: displacement (x, y) of every particle's content in pixels.
         views: averages of particles beside projections of the map; None where the run has none.
+        conical_fsc: the half-maps' correlation in each direction; None where the run has none.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class RunFiles:
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
     views: ViewAverages | None
+    conical_fsc: ConicalFSC | None
 
     @property
     def map_file(self) -> Path:
@@ -75,10 +79,13 @@ class RunFiles:
             raise InputError(f"{folder / summary.posed} has no poses; run it again")
         try:
             curves, views = _read_curves(folder / CURVES, voxel_A), _read_views(folder)
+            conical = _read_conical_fsc(folder / CONICAL, len(volume))
         except (ValueError, KeyError, IndexError) as error:
             raise InputError(f"{folder}: a file of the run is broken ({error}); run it again") from error
         history = read_history(folder / HISTORY)
-        return cls(folder, kinds[-1], summary, volume, voxel_A, history, curves, poses[0], poses[1] / voxel_A, views)
+        return cls(
+            folder, kinds[-1], summary, volume, voxel_A, history, curves, poses[0], poses[1] / voxel_A, views, conical
+        )
 
 
 def write_views(run: RunFolder, views: ViewAverages, pixel_size_A: float) -> None:
@@ -96,6 +103,23 @@ def write_views(run: RunFolder, views: ViewAverages, pixel_size_A: float) -> Non
     names = ("x", "y", "z", "particles", "correlation")
     values = torch.cat([views.directions, views.counts[:, None], views.correlations[:, None]], dim=1)
     write_csv(run.file(VIEWS), [dict(zip(names, row, strict=True)) for row in values.tolist()])
+
+
+def write_conical_fsc(run: RunFolder, found: ConicalFSC) -> None:
+    """Write ``conical_fsc.csv``: a row for every axis, its x, y and z and then the correlation of every shell."""
+    names = ["x", "y", "z", *map(str, range(found.value.shape[1]))]
+    rows = torch.cat([found.axes, found.value], dim=1).tolist()
+    write_csv(run.file(CONICAL), [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def _read_conical_fsc(path: Path, n: int) -> ConicalFSC | None:
+    if not path.exists():
+        return None
+    table = torch.from_numpy(pd.read_csv(path).to_numpy(dtype="float64", copy=True))
+    frequency = shell_frequencies(n)
+    if table.shape[1] != 3 + len(frequency):
+        raise ValueError(f"{path.name} does not have {len(frequency)} shells")
+    return ConicalFSC(table[:, :3], frequency, table[:, 3:])
 
 
 def _read_views(folder: Path) -> ViewAverages | None:

@@ -61,14 +61,17 @@ def draw_sphere(
         FigureCanvasAgg(figure).print_png(temporary)
 
 
-def draw_on_sphere(axes: Axes, values: Float[Tensor, "latitude longitude"], highest: float, title: str) -> QuadMesh:
+def draw_on_sphere(
+    axes: Axes, values: Float[Tensor, "latitude longitude"], highest: float, title: str, lowest: float = 0.0
+) -> QuadMesh:
     """Draw values on the sphere, labelled in RELION's rot and tilt.
 
     Args:
         axes: to draw on, in the Mollweide projection.
         values: on :func:`sphere_grid`.
-        highest: value at the end of the colour scale, which begins at 0.
+        highest: value at the end of the colour scale.
         title: of the panel.
+        lowest: value at its beginning.
 
     Returns:
         The map, for :func:`colour_bar`.
@@ -76,7 +79,7 @@ def draw_on_sphere(axes: Axes, values: Float[Tensor, "latitude longitude"], high
     lat = np.linspace(-np.pi / 2, np.pi / 2, _LATITUDES)
     lon = np.linspace(-np.pi, np.pi, _LONGITUDES)
     mesh = axes.pcolormesh(
-        lon, lat, values.numpy(), cmap="viridis", vmin=0, vmax=highest, shading="gouraud", rasterized=True
+        lon, lat, values.numpy(), cmap="viridis", vmin=lowest, vmax=highest, shading="gouraud", rasterized=True
     )
     axes.set_title(title, size=TEXT)
     axes.set_xticks(np.radians((-120, -60, 0, 60, 120)), ["−120°", "−60°", "rot 0°", "60°", "120°"])

@@ -126,6 +126,27 @@ class TruthComparison:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """How evenly the views cover the particle, and how far the half-maps agree in each direction.
+
+    Attributes:
+        scf_star: the sampling compensation factor SCF* (Baldwin and Lyumkis 2020): 1 for uniform views, 0.81 for side
+            views, near 0 where a cone of Fourier space is empty.
+        unsampled: share of the directions of Fourier space that no view shows.
+        cfar: the conical FSC area ratio, smallest over largest: 1 for a map that is as good in all directions.
+        finest_A: where the half-maps' correlation in a cone of 20°, within the mask, falls below 0.143 in the direction
+            in which it holds longest.
+        coarsest_A: the same in the direction in which it falls first.
+    """
+
+    scf_star: float
+    unsampled: float
+    cfar: float
+    finest_A: Resolution
+    coarsest_A: Resolution
+
+
+@dataclass(frozen=True)
 class Summary:
     """The facts of a run.
 
@@ -145,6 +166,7 @@ class Summary:
         diameter_A: of the ball that holds the particle, in Å.
         search_resolution_A: finest resolution in Å of the search for poses.
         half_maps: how far the maps of two half-sets agree.
+        directions: how evenly the views cover the particle; None in runs that did not look.
         shift_spread_px: standard deviation of the shifts along x and y, in pixels.
         contrast: what the map was made with.
         contrast_of_images: what the images showed before.
@@ -172,6 +194,7 @@ class Summary:
     diameter_A: float
     search_resolution_A: float
     half_maps: HalfMaps
+    directions: Directions | None
     shift_spread_px: float
     contrast: Contrast
     contrast_of_images: Contrast
@@ -219,9 +242,9 @@ class Summary:
             nested = {
                 name: {part: data[key] for part, key in keys.items()}
                 for name, keys in _FLAT.items()
-                if name != "truth" or "truth" in data
+                if name not in _ABSENT or _ABSENT[name] in data
             }
-            return _decoded(cls, {**data, "truth": None, **nested}, "")
+            return _decoded(cls, {**data, **dict.fromkeys(_ABSENT), **nested}, "")
         except KeyError as error:
             raise InputError(f"it lacks {error.args[0]}; run it again with this version") from error
 
@@ -261,6 +284,13 @@ _FLAT = {
         "fsc0143_A": "half_maps_fsc0143_A",
         "unmasked_fsc0143_A": "half_maps_unmasked_fsc0143_A",
     },
+    "directions": {
+        "scf_star": "scf_star",
+        "unsampled": "unsampled",
+        "cfar": "cfar",
+        "finest_A": "finest_direction_A",
+        "coarsest_A": "coarsest_direction_A",
+    },
     "truth": {
         "path": "truth",
         "fsc05_A": "fsc05_A",
@@ -270,6 +300,8 @@ _FLAT = {
     },
 }
 """Nested records whose parts lie flat in JSON, where scripts look for them: part → key."""
+_ABSENT = {"directions": "scf_star", "truth": "truth"}
+"""Those that a run may lack, and the key that tells."""
 
 
 def _decoded(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 — any type of a field
