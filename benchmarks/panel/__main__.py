@@ -24,17 +24,18 @@ data/ctf and data/noise.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from plan import Half, Plan, Trial
-from rates import commits, failures, table, verdict
-from record import Program, recorded, run_trial
 from rich.console import Console
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import write_json
+from plan import Half, Plan, Trial
+from rates import commits, failures, table, verdict
+from record import Program, recorded, run_trial
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,8 +89,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to stop the run that is under way, as Ctrl-C does
     try:
         run(parsed(words), Console(highlight=False))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,9 +9,9 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import starfile
-from plan import Ice, Trial
 
 from orbitrec.errors import InputError
+from plan import Ice, Trial
 
 NOISELESS = 1e6
 """SNR of the projections that real ice is put behind: make_set.py's own noise is then a thousandth of theirs."""
@@ -27,13 +27,16 @@ def make_set(trial: Trial, folder: Path, shared: Path) -> None:
         shared: with data/ and tools/.
 
     Raises:
-        InputError: if make_set.py fails.
+        InputError: if the map or make_set.py is not there, or it fails.
     """
     options = dict(trial.condition.set)
     if trial.condition.ice:
         options["snr"] = NOISELESS
     words = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     map_file = shared / "data" / "panel" / f"{trial.map}.mrc"
+    for needed in (map_file, shared / "tools" / "make_set.py"):
+        if not needed.is_file():
+            raise InputError(f"{needed}: no such file; --shared names the folder that has data/ and tools/")
     run_tool(["tools/make_set.py", str(folder), str(map_file), "--seed", str(trial.seed), *words], shared)
     if trial.condition.ice:
         patches = binned(shared / "data" / trial.condition.ice.file, trial.condition.ice)

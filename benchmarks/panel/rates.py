@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from plan import Half
 from rich.table import Table
 from scipy.stats import binomtest
 
+from plan import Half
+
 COLUMNS = (
-    "condition", "half", "right", "95 % interval", "fine", "FSC 0.5 Å", "known poses Å", "s", "processor s", "GiB",
+    "condition", "half", "right", "95 % interval", "fine", "FSC 0.5 Å: median (range)", "known poses Å",
+    "s", "processor s", "GiB",
 )  # fmt: skip
 FLAGS = ("junk flagged", "good lost")
 Record = Mapping[str, Any]

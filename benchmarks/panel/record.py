@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import starfile
-from particles import STACK, known_poses, make_set, run_tool
-from plan import Trial
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import write_json
+from particles import STACK, known_poses, make_set, run_tool
+from plan import Trial
 
 RECORD = "record.json"
 OUTLIER = "orbitrecOutlier"
@@ -71,9 +71,10 @@ class Program:
                     late = True
                     process.kill()
                 time.sleep(POLL_S)
-        finally:  # no run goes on without the benchmark
-            if process.returncode is None:
+        finally:
+            if process.returncode is None:  # the benchmark is stopped, and no run goes on without it
                 process.kill()
+                process.wait()
 
 
 def _reason(status: int, folder: Path) -> str | None:

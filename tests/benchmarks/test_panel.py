@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +236,24 @@ def test_the_reason_of_a_run_without_a_map(checkout, tmp_path, seed, limit_s, re
     assert facts["reason"] == reason
     assert facts["seconds"] > 0
     assert facts["peak_GiB"] > 0
+
+
+def test_a_run_does_not_outlive_the_benchmark(checkout, tmp_path, monkeypatch):
+    started, popen = [], record.subprocess.Popen
+
+    def noted(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    program = record.Program(checkout, 1, 60)
+    monkeypatch.setattr(record.subprocess, "Popen", noted)
+    monkeypatch.setattr(record.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        program.run(tmp_path, 5)
+    assert started[-1].returncode == -signal.SIGKILL
 
 
 def test_a_checkout_without_orbitrec(tmp_path):
