@@ -5,6 +5,7 @@ a page too, and every page of ``docs/thesis`` gets into the menu.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 from orbitrec.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))  # mkdocs runs this file by its path
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks" / "panel")]  # mkdocs runs this file by its path
 
 import api_reference  # noqa: E402
+import rates  # noqa: E402
 import run_tutorials  # noqa: E402
 import thesis_tables  # noqa: E402
 
@@ -29,6 +31,8 @@ COMMANDS = "commands.md"
 CONTRIBUTING = "contributing.md"
 SIZES = "<!-- rooms -->"
 """Stands in a page where the table that ``tools/house_report.py`` wrote is to be."""
+PANEL = "<!-- panel -->"
+"""Stands in a page where the success rates that ``benchmarks/panel`` wrote to ``results/panel.json`` are to be."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -67,6 +71,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if address.parent.name == "tutorials":
         return run_tutorials.with_outputs(markdown, address.stem)
     markdown = thesis_tables.with_tables(markdown, Path(config.docs_dir) / address.parent)
+    if PANEL in markdown:
+        panel = json.loads((ROOT / "docs" / "results" / "panel.json").read_text(encoding="utf-8"))
+        markdown = markdown.replace(PANEL, rates.as_markdown(panel))
     by_rooms_of_now, _, _ = (ROOT / "docs" / "results" / "rooms.txt").read_text(encoding="utf-8").partition("By the")
     return markdown.replace(SIZES, by_rooms_of_now)
 
