@@ -61,6 +61,7 @@ def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
         "kind": "particles",
         "dialect": table.dialect,
         "particles": len(stack),
+        "different_images": int(stack.image_numbers().max()) + 1,
         "stacks": len(stack.stacks),
         "optics_groups": len(np.unique(table.groups())),
         "box_px": stack.n,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
-from orbitrec.io.particle_table import Dialect, ImageSources
+from orbitrec.io.particle_table import Dialect, ImageSources, split_or_none
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -210,7 +210,7 @@ class CryosparcTable:
     def halves(self) -> Float[np.ndarray, "N"] | None:
         """Half-sets 1 and 2 from ``alignments3D/split``; None where all particles have one value, as before a split."""
         values = self.numbers(SPLIT)
-        return None if values is None or (values == values[0]).all() else values[:, 0] + 1
+        return None if values is None else split_or_none(values[:, 0] + 1)
 
     def ignored_columns(self) -> list[str]:
         """Fields that change how an image is formed and that orbitrec does not model, where they are not neutral."""

@@ -102,7 +102,10 @@ class ParticleTable(Protocol):
         ...
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
-        """Half-set of every particle, which should be 1 or 2; None where the file does not split the particles."""
+        """Half-set of every particle, which should be 1 or 2; None where the file does not split the particles.
+
+        A file in which all particles have one value does not split them: programs write such columns before a split.
+        """
         ...
 
     def ignored_columns(self) -> list[str]:
@@ -127,3 +130,8 @@ class ParticleTable(Protocol):
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
         ...
+
+
+def split_or_none(values: Float[np.ndarray, "N"] | None) -> Float[np.ndarray, "N"] | None:
+    """A column of half-sets, and None where there is none or all particles have one value in it."""
+    return None if values is None or (values == values[0]).all() else values

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -164,6 +165,16 @@ class ParticleStack:
         optics = np.where(np.bincount(optics)[optics] < SMALL_GROUP, -1, optics)
         groups = np.unique(np.column_stack([alike, optics]), axis=0, return_inverse=True)[1]
         return torch.from_numpy(groups.reshape(-1))
+
+    def image_numbers(self) -> Int[Tensor, "N"]:
+        """Number of every row's image, counted from 0 in order of first appearance: copies of one image share it.
+
+        A table lists an image in several rows after symmetry expansion, or when tables that overlap were joined.
+        """
+        file = pd.factorize(np.array([os.path.realpath(stack.path) for stack in self.stacks]))[0]
+        deepest = max(stack.shape[0] for stack in self.stacks)
+        place = file[self.sources.stack].astype(np.int64) * deepest + self.sources.section
+        return torch.from_numpy(pd.factorize(place)[0].astype(np.int64))
 
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
         """Rotations, and displacements (x, y) of the content in pixels; None where the file has no angles."""

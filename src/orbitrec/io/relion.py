@@ -13,7 +13,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import Dialect, ImageSources
+from orbitrec.io.particle_table import Dialect, ImageSources, split_or_none
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -258,8 +258,8 @@ class RelionTable:
         return np.stack(present, axis=1) if len(present) == len(values) else None
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
-        """Half-sets from ``rlnRandomSubset``; None where there is no such column."""
-        return self.numbers("rlnRandomSubset")
+        """Half-sets from ``rlnRandomSubset``; None without it, or where all particles have one value in it."""
+        return split_or_none(self.numbers("rlnRandomSubset"))
 
     def ignored_columns(self) -> list[str]:
         """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
