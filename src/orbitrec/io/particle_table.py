@@ -61,6 +61,11 @@ class ParticleTable(Protocol):
         """Suffix, with its dot, of the file that :meth:`write_posed` writes."""
         ...
 
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Suffixes of further files that :meth:`write_posed` writes beside it."""
+        ...
+
     def __len__(self) -> int:
         """Number of particles."""
         ...
