@@ -69,6 +69,7 @@ def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
         **({"resampled_from": [f"{box:.0f} px of {pixel:g} Å" for box, pixel in kinds]} if len(kinds) > 1 else {}),
         "ctf": stack.ctf is not None,
         **(_describe_ctf(stack.ctf) if stack.ctf is not None else {}),
+        "phase_flipped": int(table.phase_flipped().sum()),
         "multiplied_by_ctf": int(stack.premultiplied.sum()),
         "marked_dense_dark": int((table.signs() < 0).sum()),
         "poses": stack.poses() is not None,

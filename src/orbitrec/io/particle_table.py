@@ -102,6 +102,10 @@ class ParticleTable(Protocol):
         """Which images have already been multiplied by their CTF."""
         ...
 
+    def phase_flipped(self) -> Bool[np.ndarray, "N"]:
+        """Which images have had their phases flipped: multiplied by the sign of their CTF."""
+        ...
+
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
         """Rotations, and displacements (x, y) of the images' content in Å; None where the file has no angles."""
         ...
