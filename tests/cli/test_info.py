@@ -69,6 +69,16 @@ def test_says_what_particles_are(star: Path, capsys: pytest.CaptureFixture[str])
     assert "9000 – 12000" in capsys.readouterr().out
 
 
+def test_brackets_of_a_name_are_printed(
+    star: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be taken for colours."""
+    monkeypatch.chdir(star.parent)
+    star.rename("[red]p.star")
+    assert _run("info", "[red]p.star") == 0
+    assert "[red]p.star" in capsys.readouterr().out
+
+
 def test_says_what_maps_and_stacks_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.random.default_rng(0).normal(5, 2, (6, 6, 6)).astype(np.float32)
     for name, kind in (("map.mrc", "map"), ("stack.mrcs", "stack")):

@@ -268,7 +268,7 @@ def _located(table: Path, sources: ImageSources, datadir: Path | None) -> list[P
     Raises:
         InputError: if one is not found, or two that are of one name in different folders would be the same file.
     """
-    rows = np.unique(sources.stack, return_index=True)[1] + 1
+    rows = (np.unique(sources.stack, return_index=True)[1] + 1).tolist()
     found = [_locate(name, table, datadir, row) for name, row in zip(sources.names, rows, strict=True)]
     if datadir is None:
         return found
