@@ -1,7 +1,9 @@
 """What tests compare with and no program needs: direct forms on the Cartesian grid of an image's transform."""
 
+import json
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
@@ -54,3 +56,41 @@ def reconstruct(
         for half in (1, 2)
     )
     return combined((first, second), stack.n, radius, torch.Generator().manual_seed(0))
+
+
+def _lz4_literals(data: bytes) -> bytes:
+    """LZ4 of literals only."""
+    out, more = bytes([min(len(data), 15) << 4]), len(data) - 15
+    while more >= 0:
+        out, more = out + bytes([min(more, 255)]), more - 255
+    return out + data
+
+
+def compressed_table(records: np.ndarray, lz4: bool) -> bytes:
+    """The documented stream, written by hand, with everything but the uids packed as literals."""
+    heap, columns, dtype = b"\0", [], []
+    for name in records.dtype.names:
+        column, kind = records[name], records.dtype[name]
+        if kind.kind == "S" and lz4:
+            places = {}
+            for text in dict.fromkeys(column.tolist()):
+                places[text], heap = len(heap) if text else 0, heap + (text + b"\0" if text else b"")
+            column, kind_text = np.array([places[text] for text in column.tolist()], "<u8"), "|O"
+        else:
+            kind_text = kind.base.str
+        dtype.append([name, kind_text, *([list(kind.shape)] if kind.shape else [])])
+        data = column.tobytes()
+        snappy = bytes([*_varint(len(data)), 0xF4, *(len(data) - 1).to_bytes(2, "little")]) + data
+        columns.append(data if name == "uid" else _lz4_literals(data) if lz4 else snappy)
+    packed = [name for name in records.dtype.names if name != "uid"]
+    header = {"dtype": dtype, "compression": "lz4" if lz4 else "snap", "compressed_fields": packed}
+    if lz4:
+        header["length"] = len(records)
+    text = json.dumps(header).encode()
+    body = b"".join(len(column).to_bytes(4, "little") + column for column in columns)
+    magic = b"\x95CSDAT" if lz4 else b"\x94CSDAT"
+    return magic + len(text).to_bytes(4, "little") + text + body + (heap if lz4 else b"")
+
+
+def _varint(number: int) -> list[int]:
+    return [*([number & 127 | 128] if number > 127 else [number]), *(_varint(number >> 7) if number > 127 else [])]

@@ -69,6 +69,16 @@ def test_says_what_particles_are(star: Path, capsys: pytest.CaptureFixture[str])
     assert "9000 – 12000" in capsys.readouterr().out
 
 
+def test_brackets_of_a_name_are_printed(
+    star: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be taken for colours."""
+    monkeypatch.chdir(star.parent)
+    star.rename("[red]p.star")
+    assert _run("info", "[red]p.star") == 0
+    assert "[red]p.star" in capsys.readouterr().out
+
+
 def test_says_what_maps_and_stacks_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.random.default_rng(0).normal(5, 2, (6, 6, 6)).astype(np.float32)
     for name, kind in (("map.mrc", "map"), ("stack.mrcs", "stack")):
@@ -122,18 +132,25 @@ BAD = {
     "missing stack": (lambda star: (star.parent / "b.mrcs").unlink(), "the stack b.mrcs of row 3 is not found"),
     "truncated stack": (_truncate, "a.mrcs is truncated"),
     "short stack": (_replace("2@a.mrcs", "9@a.mrcs"), "row 2 asks for image 9 of"),
-    "image zero": (_replace("2@a.mrcs", "0@a.mrcs"), "row 2 asks for image 0 of"),
+    "image zero": (
+        _replace("2@a.mrcs", "0@a.mrcs"),
+        "row 2 names image 0@a.mrcs, but RELION counts the images of a stack from 1",
+    ),
     "oblong images": (_oblong, "6 × 4 pixels; they must be square"),
     "no pixel size": (_replace("_rlnImagePixelSize", "_rlnSomething"), "gives no pixel size"),
     "wild pixel size": (_replace("2 300 2.7 0.1 1.5", "2 300 2.7 0.1 15"), "images of 0 px are too small"),
     "pixel size 0": (_replace("2.7 0.1 1.5", "2.7 0.1 0"), "pixel size of 0 Å, which cannot be"),
     "empty table": (_empty, "lists no particles"),
     "no image names": (_replace("_rlnImageName", "_rlnOther"), "has no rlnImageName column"),
-    "bad image name": (_replace("2@a.mrcs", "x@a.mrcs"), "rlnImageName of row 2 is x@a.mrcs"),
+    "bad index": (_replace("2@a.mrcs", "-2@a.mrcs"), "rlnImageName of row 2 is -2@a.mrcs, not of the form"),
+    "bad image name": (_replace("2@a.mrcs", "x@a.mrcs"), "the stack x@a.mrcs of row 2 is not found"),
     "unknown optics group": (_replace("1@b.mrcs 2", "1@b.mrcs 7"), "row 3 is in optics group 7"),
     "not a number": (_replace("12000", "twelve"), "rlnDefocusU of row 3 is twelve, not a number"),
-    "short row": (_replace("12000 9000 30", "12000 9000"), "rlnDefocusAngle of row 3"),
-    "long row": (_replace("12000 9000 30", "12000 9000 30 1 2"), "not a well-formed STAR file"),
+    "short row": (_replace("12000 9000 30", "12000 9000"), "has 5 columns but 4 values in line 23"),
+    "long row": (
+        _replace("12000 9000 30", "12000 9000 30 1 2"),
+        "block data_particles has 5 columns but 7 values in line 23; correct it",
+    ),
     "not a star file": (lambda star: star.write_text("hello\n"), "is not a STAR file"),
     "binary": (lambda star: star.write_bytes(bytes(range(256)) * 9), "STAR file"),
     "impossible voltage": (_replace("1 300", "1 0"), "voltage"),

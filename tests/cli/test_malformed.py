@@ -12,7 +12,9 @@ from types import FrameType
 import numpy as np
 import pytest
 import torch
+from numpy.lib import recfunctions
 
+from oracles import compressed_table
 from orbitrec.cli import main
 from orbitrec.io.mrc import StackWriter, write_map
 
@@ -22,6 +24,7 @@ TOKENS = [
     "", "nan", "inf", "-inf", "-1", "0", "1e400", "1e-300", "9" * 30, "x", "x@y", "@", "0@p.mrcs", "9@p.mrcs", "1@p",
     "1@/", "1@..", "loop_", "data_", "data_particles", "_rlnVoltage", '"', "'", '"a b', "#", "\0", "é", "\r", "1,5",
     "0x10", "True", "<NA>", "1@" + "a" * 5000, "1@p.star", "-0.0", "1e9",
+    "1@p.mrcs:mrcs", "1@p.mrcs:hdf", "'1@p.mrcs'", "1@p.mrcs'", "#1", "\ufeff", "[",
 ]  # fmt: skip
 STAR = f"""# version 30001
 
@@ -56,6 +59,23 @@ _rlnOriginYAngst #11
 """ + "".join(f"{i + 1}@p.mrcs {1 + i % 2} 10000 9000 30 0 10 20 30 1.5 -1.5\n" for i in range(COUNT))
 
 
+GROUP = """created: 2024-05-01 10:11:12.131415
+group:
+  name: particles
+  type: particle
+results:
+  blob:
+    metafile: '>p.cs'
+    num_items: 8
+    type: particle.blob
+  alignments3D:
+    metafile: '>J2_020_particles.cs'
+    num_items: 8
+    type: particle.alignments3D
+version: v4.4.1
+"""
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The whole files, by name."""
@@ -77,6 +97,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     records["ctf/df1_A"] = records["ctf/df2_A"] = 1e4
     with (folder / "p.cs").open("wb") as file:
         np.save(file, records)
+    (folder / "packed.cs").write_bytes(compressed_table(records, lz4=True))
+    (folder / "older.cs").write_bytes(compressed_table(records, lz4=False))
+    (folder / "p.csg").write_text(GROUP)
+    # A job whose images and CTF are in its passthrough file.
+    for name, kept in (("J2_020_particles", "alignments3D"), ("J2_passthrough_particles", "blob ctf")):
+        own = [field for field in records.dtype.names if field == "uid" or field.partition("/")[0] in kept.split()]
+        with (folder / f"{name}.cs").open("wb") as file:
+            np.save(file, recfunctions.repack_fields(records[own]))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -134,6 +162,11 @@ Damage = Callable[[bytes, random.Random], bytes]
 PLAN: list[tuple[str, list[Damage], int]] = [
     ("p.star", [*[_token_exchanged] * 3, _line_moved, _truncated, _bytes_changed, _emptied], 130),
     ("p.cs", [_header_changed, _bytes_changed, _truncated, _numbers_broken, _emptied], 80),
+    ("packed.cs", [_bytes_changed, _truncated, _emptied], 40),
+    ("older.cs", [_bytes_changed, _truncated, _emptied], 20),
+    ("J2_020_particles.cs", [_bytes_changed, _truncated, _emptied], 20),
+    ("J2_passthrough_particles.cs", [_bytes_changed, _truncated, _emptied], 20),
+    ("p.csg", [_token_exchanged, _line_moved, _truncated, _bytes_changed, _emptied], 40),
     ("p.mrcs", [_header_changed, _header_changed, _truncated, _numbers_broken, _emptied], 80),
     ("map.mrc", [_header_changed, _header_changed, _truncated, _numbers_broken, _emptied], 30),
 ]  # fmt: skip
@@ -158,7 +191,7 @@ def _commands(name: str, folder: Path) -> list[list[str]]:
     if name == "map.mrc":
         work = ["simulate", "cryoem", "--map", str(folder / name), "-n", "2", "--no-ctf", "-o", str(folder / "made")]
         return [["info", str(folder / name)], work]
-    table = {"p.mrcs": "p.star"}.get(name, name)
+    table = {"p.mrcs": "p.star", "J2_passthrough_particles.cs": "J2_020_particles.cs"}.get(name, name)
     work = ["moments", str(folder / table), "-o", str(folder / "m.safetensors"), "--diameter", "30"]
     return [["info", str(folder / name)], work]
 

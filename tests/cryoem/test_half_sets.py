@@ -1,20 +1,28 @@
-"""Half-sets that the input has already are kept: RELION's rlnRandomSubset, cryoSPARC's alignments3D/split."""
+"""Half-sets that the input has already are kept: RELION's rlnRandomSubset, cryoSPARC's alignments3D/split.
+
+Copies of one image stay together in any case.
+"""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from orbitrec.cli import main
 from orbitrec.cryoem.preprocess import estimated_noise
-from orbitrec.cryoem.reconstruct import half_map
-from orbitrec.cryoem.result import half_sets
+from orbitrec.cryoem.reconstruct import alternate_halves, half_map
+from orbitrec.cryoem.result import half_sets, told_copies
+from orbitrec.errors import InputError
+from orbitrec.evaluation.fsc import fourier_shell_correlation
+from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.cryosparc import CryosparcTable
-from orbitrec.io.mrc import read_map
+from orbitrec.io.mrc import StackWriter, read_map
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.star import read_star, rewrite_columns
+from orbitrec.io.star import read_star, rewrite_columns, write_star
 
 COUNT, N = 140, 24
 UNEVEN = [1 if row % 7 in (0, 3, 4) else 2 for row in range(COUNT)]
@@ -75,7 +83,7 @@ def test_refine_works_on_the_sets_that_are_given(data, capsys):
     ("halves", "said"),
     [
         ([1, 2] * 60 + [0] * 20, "row 121 is in half-set 0, neither 1 nor 2; correct it, or remove the column"),
-        ([1.5] * COUNT, "row 1 is in half-set 1.5"),
+        ([1.5, 2] * (COUNT // 2), "row 1 is in half-set 1.5"),
         (["a"] * COUNT, "rlnRandomSubset of row 1 is a, not a number"),
         ([1] * (COUNT - 3) + [2] * 3, "leaves 3 of its 140 particles to half-set 2, too few for a map; remove"),
     ],
@@ -88,3 +96,81 @@ def test_sets_that_cannot_be_are_one_sentence_and_exit_2(halves, said, data, tmp
         assert said in printed.err
         assert len(printed.err.strip().splitlines()) == 1
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [0, 1, 2])
+def test_half_sets_of_one_value_are_no_split(data, value):
+    """RELION writes such columns before it splits particles; a run then splits them itself."""
+    stack = ParticleStack.open(_split(data, "one.star", [value] * COUNT))
+    assert stack.table.halves() is None
+    assert half_sets(stack).tolist() == [1, 2] * (COUNT // 2)
+
+
+def _joined(data: Path, name: str, lines: Callable[[list[str]], list[str]]) -> Path:
+    """The table with other rows in place of its own."""
+    text = (data / "particles.star").read_text().splitlines()
+    first = next(i for i, line in enumerate(text) if "@" in line)
+    rows = [line for line in text[first:] if line.strip()]
+    (data / name).write_text("\n".join([*text[:first], *lines(rows)]) + "\n")
+    return data / name
+
+
+def test_copies_of_an_image_are_in_one_half_set(data):
+    """Symmetry expansion lists them together, joined tables apart and by another name of the same file."""
+    expanded = ParticleStack.open(_joined(data, "expanded.star", lambda rows: [row for row in rows for _ in range(3)]))
+    assert half_sets(expanded).tolist() == [1, 1, 1, 2, 2, 2] * (COUNT // 2)
+    (data / "link.mrcs").unlink(missing_ok=True)
+    (data / "link.mrcs").symlink_to("particles.mrcs")
+    again = _joined(data, "joined.star", lambda rows: [*rows, *(r.replace("particles.m", "link.m") for r in rows[5:])])
+    halves = half_sets(ParticleStack.open(again))
+    assert halves.tolist() == [*[1, 2] * (COUNT // 2), *([1, 2] * COUNT)[5:COUNT]]
+    assert told_copies(expanded, half_sets(expanded)) == [
+        "280 of 420 rows repeat the image of another row; rows of one image are in one half-set."
+    ]
+
+
+def test_copies_follow_the_half_set_of_the_first(data):
+    star = _joined(data, "doubled.star", lambda rows: rows + rows)
+    given = [1, 2] * (COUNT // 2) + [1, 2] * (COUNT // 2 - 10) + [2, 1] * 10
+    rewrite_columns(star, data / "split.star", "particles", {"rlnRandomSubset": [str(half) for half in given]})
+    stack = ParticleStack.open(data / "split.star")
+    halves = half_sets(stack)
+    assert halves.tolist() == [1, 2] * COUNT
+    assert told_copies(stack, halves) == [
+        "140 of 280 rows repeat the image of another row; rows of one image are in one half-set, and 20 of them had to "
+        "change theirs."
+    ]
+
+
+def test_half_maps_of_copied_noise_are_independent(tmp_path):
+    """Pure noise in two rows each: half-maps do not correlate, though with copies in both halves they do fully."""
+    generator = torch.Generator().manual_seed(1)
+    with StackWriter(tmp_path / "p.mrcs", 150, N, 2.0) as stack:
+        stack.write(torch.randn(150, N, N, generator=generator))
+    names = [f"{i + 1}@p.mrcs" for i in range(150) for _ in range(2)]
+    write_star(tmp_path / "p.star", {"": pd.DataFrame({"rlnImageName": names, "rlnImagePixelSize": 2.0})})
+    particles = ParticleStack.open(tmp_path / "p.star", ctf=False)
+    poses = random_rotations(150, generator).repeat_interleave(2, 0), torch.zeros(300, 2).double()
+    noise = estimated_noise(particles)
+
+    def correlation(halves: torch.Tensor) -> float:
+        maps = [half_map(particles, noise, (halves == half).nonzero().flatten(), *poses) for half in (1, 2)]
+        return float(fourier_shell_correlation(*maps).value[2:].abs().mean())
+
+    assert correlation(half_sets(particles)) < 0.2
+    assert correlation(alternate_halves(300)) > 0.99
+
+
+def test_few_images_in_many_rows_are_refused(data):
+    star = _joined(data, "few.star", lambda rows: rows[:60] * 4)
+    with pytest.raises(InputError, match="lists 240 particles but only 60 different images, too few for a map"):
+        half_sets(ParticleStack.open(star))
+
+
+def test_a_run_says_that_rows_are_copies(data, tmp_path, capsys):
+    star = _joined(data, "twice.star", lambda rows: rows + rows)
+    options = ["--resolution", 30, "--passes", 2, "-o", tmp_path / "run"]
+    assert _run("refine", star, "--init", data / "truth.mrc", *options) == 0
+    assert "140 of 280 rows repeat the image of another row" in capsys.readouterr().out
+    assert _run("info", star, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["different_images"] == COUNT

@@ -11,9 +11,11 @@ import pytest
 import starfile
 import torch
 
+from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.rotations import geodesic_distance, random_rotations
-from orbitrec.io.mrc import read_map
+from orbitrec.io.mrc import StackWriter, read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import read_star, write_star
@@ -208,13 +210,101 @@ def test_names_with_spaces_come_back(write_particles) -> None:
     torch.testing.assert_close(stack.images([1]), _noise(2, 4)[1:], rtol=0, atol=0)
 
 
-def test_images_whose_ctf_was_changed_are_refused(write_particles) -> None:
+def _flipped(star: Path, images: torch.Tensor) -> Path:
+    """The set with its phases flipped at every second particle, each in an optics group that says so."""
+    stack = ParticleStack.open(star)
+    assert stack.ctf is not None
+    signs = torch.where(stack.ctf.on_grid(images.shape[-1], 1.5)[::2] < 0, -1.0, 1.0)
+    changed = images.clone()
+    changed[::2] = centred_ifft(centred_fft(images[::2]) * signs).real
+    blocks = read_star(star)
+    optics = pd.concat([blocks["optics"]] * 2, ignore_index=True)
+    blocks["optics"] = optics.assign(rlnOpticsGroup=[1, 2], rlnCtfDataArePhaseFlipped=[1, 0])
+    blocks["particles"]["rlnOpticsGroup"] = [1 + i % 2 for i in range(len(images))]
+    blocks["particles"]["rlnImageName"] = [f"{i + 1}@flipped.mrcs" for i in range(len(images))]
+    with StackWriter(star.parent / "flipped.mrcs", len(images), images.shape[-1], 1.5) as out:
+        out.write(changed)
+    write_star(star.parent / "flipped.star", blocks)
+    return star.parent / "flipped.star"
+
+
+@pytest.mark.parametrize("n", [24, 25])
+def test_phase_flipped_images_are_the_plain_ones(write_particles, n: int) -> None:
+    """Multiplied by the sign of their CTF they are the images that were flipped, but for the last frequency."""
+    images = _noise(6, n)
+    stack = ParticleStack.open(_flipped(write_particles(images), images))
+    assert stack.phase_flipped.tolist() == [True, False] * 3
+    assert float((ParticleStack.open(stack.table.path, ctf=False).images([0]) - images[0]).norm()) > 5
+    error = centred_fft(stack.images(slice(None)) - images)
+    error = error[:, 1:, 1:] if n % 2 == 0 else error
+    assert float(error.abs().max()) < 1e-5
+
+
+def test_phase_flipped_and_plain_sets_are_filtered_alike(write_particles) -> None:
+    images = _noise(6, 24)
+    star = write_particles(images)
+    plain, flipped = ParticleStack.open(star), ParticleStack.open(_flipped(star, images))
+    modes = [preprocess(stack, 2.0, 10.0).modes for stack in (plain, flipped)]
+    assert float((modes[0] - modes[1]).abs().max() / modes[0].abs().max()) < 1e-3
+
+
+def test_flipped_images_that_were_then_multiplied_are_read_as_multiplied(write_particles) -> None:
     star = write_particles(_noise(2, 4))
     blocks = read_star(star)
-    blocks["optics"]["rlnCtfDataArePhaseFlipped"] = 1
+    blocks["optics"] = blocks["optics"].assign(rlnCtfDataArePhaseFlipped=1, rlnCtfDataAreCtfPremultiplied=1)
     write_star(star, blocks)
-    with pytest.raises(InputError, match="rlnCtfDataArePhaseFlipped is set"):
+    stack = ParticleStack.open(star)
+    assert (stack.premultiplied.tolist(), stack.phase_flipped.tolist()) == ([True, True], [False, False])
+    assert torch.equal(stack.images(slice(None)), _noise(2, 4))
+
+
+TILTS = """data_general
+
+_rlnTomoSubTomosAre2DStacks 1
+
+data_optics
+
+loop_
+_rlnOpticsGroup
+_rlnVoltage
+_rlnSphericalAberration
+_rlnAmplitudeContrast
+_rlnImagePixelSize
+_rlnImageSize
+_rlnImageDimensionality
+1 300 2.7 0.1 1.5 4 2
+
+data_particles
+
+loop_
+_rlnTomoName
+_rlnImageName
+_rlnOpticsGroup
+_rlnDefocusU
+_rlnDefocusV
+_rlnDefocusAngle
+TS_01 1@particles.mrcs 1 10000 9000 30
+TS_01 2@particles.mrcs 1 10000 9000 30
+"""
+
+
+def test_tilt_images_are_particles_and_stacks_of_them_are_not(write_particles, shared_data: Path) -> None:
+    """RELION 5's ``rlnTomo`` tables: rows of single tilt images are read, rows of whole series are refused."""
+    star = write_particles(_noise(2, 4))
+    star.write_text(TILTS)
+    stack = ParticleStack.open(star)
+    assert (len(stack), stack.ctf is not None) == (2, True)
+    star.write_text(TILTS.replace("1@", "").replace("2@", ""))
+    said = "lists stacks of the tilt images of 2 particles, whose tilts and defocus are in the table of tomograms"
+    with pytest.raises(InputError, match=said):
         ParticleStack.open(star)
+    star.write_text(TILTS.replace(" 4 2\n", " 4 3\n"))
+    with pytest.raises(InputError, match="lists subtomograms"):
+        ParticleStack.open(star)
+    tables = shared_data / "tables"
+    if tables.is_dir():
+        with pytest.raises(InputError, match="lists stacks of the tilt images"):
+            ParticleStack.open(tables / "cylindra_run_it025_data.star")
 
 
 def test_unmodelled_columns_are_named(write_particles) -> None:

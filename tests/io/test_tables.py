@@ -16,7 +16,14 @@ from orbitrec.io.tables import CRYOSPARC, MRC_STACK, READERS, RELION, read_table
 
 @pytest.mark.parametrize(
     ("name", "reader"),
-    [("p.star", RELION), ("p.STAR", RELION), ("p.cs", CRYOSPARC), ("p.mrcs", MRC_STACK), ("p.mrc", MRC_STACK)],
+    [
+        ("p.star", RELION),
+        ("p.STAR", RELION),
+        ("p.cs", CRYOSPARC),
+        ("p.csg", CRYOSPARC),
+        ("p.mrcs", MRC_STACK),
+        ("p.mrc", MRC_STACK),
+    ],
 )
 def test_the_suffix_decides(name, reader):
     assert table_reader(name) is reader
@@ -64,7 +71,9 @@ def test_poses_are_read_where_a_table_does_not_name_its_images(tmp_path):
     found, shifts_A = table.poses()
     np.testing.assert_allclose(found.numpy(), rotations.as_matrix(), atol=1e-6)
     assert torch.equal(shifts_A, torch.full((4, 2), -3.0, dtype=torch.float64))
-    with pytest.raises(InputError, match="has no blob/path; give the job's passthrough file as `passthrough`"):
+    with pytest.raises(
+        InputError, match="has no blob/path, only alignments3D; give the job's passthrough file as `passthrough`"
+    ):
         table.sources()
 
 

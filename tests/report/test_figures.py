@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
@@ -229,3 +231,10 @@ def test_curves_have_thresholds_of_their_own():
     assert names == ["truth: 0.5 at 12.0 Å", f"halves: 0.143 at {6 / (1 - 0.143**0.5):.1f} Å", "random"]
     marks = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "o"]
     np.testing.assert_allclose(marks, [(1 / 12, 0.5), ((1 - 0.143**0.5) / 6, 0.143)], rtol=0.02)
+
+
+def test_a_files_name_is_no_formula(drawn):
+    """Two $ in a name would be set as mathematics, or refused after hours of work."""
+    axes = next(iter(drawn(draw_run, replace(picture(), title="$^$.star: 5 particles")).values()))
+    (title,) = [text for text in axes.figure.figure.findobj(Text) if text.get_text().startswith("$^$")]
+    assert not title.get_parse_math()

@@ -33,6 +33,7 @@ def info(
     Example:  orbitrec info particles.star
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from orbitrec.io.files import to_json
@@ -48,9 +49,9 @@ def info(
         typer.echo(to_json(facts))
         return
     table = Table(show_header=False)
-    table.add_row("file", str(file))
+    table.add_row("file", escape(str(file)))
     for name, value in facts.items():
-        table.add_row(_label(name), _text(value))
+        table.add_row(_label(name), escape(_text(value)))
     Console().print(table)
 
 
@@ -64,6 +65,7 @@ def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
         "kind": "particles",
         "dialect": table.dialect,
         "particles": len(stack),
+        "different_images": int(stack.image_numbers().max()) + 1,
         "stacks": len(stack.stacks),
         "optics_groups": len(np.unique(table.groups())),
         "box_px": stack.n,
@@ -71,6 +73,7 @@ def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
         **({"resampled_from": [f"{box:.0f} px of {pixel:g} Å" for box, pixel in kinds]} if len(kinds) > 1 else {}),
         "ctf": stack.ctf is not None,
         **(_describe_ctf(stack.ctf) if stack.ctf is not None else {}),
+        "phase_flipped": int(table.phase_flipped().sum()),
         "multiplied_by_ctf": int(stack.premultiplied.sum()),
         "marked_dense_dark": int((table.signs() < 0).sum()),
         "poses": stack.poses() is not None,

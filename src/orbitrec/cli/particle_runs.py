@@ -89,7 +89,7 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
 
     halves, truth = summary.half_maps, summary.truth
     flip = " (--flip gives it)" if summary.handedness is Handedness.AS_FOUND else ""
-    table = Table(title=f"{kind.title} in {folder}", show_header=False)
+    table = Table(title=escape(f"{kind.title} in {folder}"), show_header=False)
     rows = {
         "particles": f"{summary.particles} of {summary.box_px} px, {summary.pixel_size_A:g} Å per pixel",
         "pose search": f"to {summary.search_resolution_A:.1f} Å in a ball of {summary.diameter_A:.0f} Å",
@@ -117,7 +117,7 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
         console.print(f"[bold yellow]quality check:[/] {escape(for_command_line(check))}", soft_wrap=True)
     console.print(table)
     where = f"look at {folder / 'report.html'}; map {folder / f'{kind}.mrc'}; poses {folder / summary.posed}"
-    console.print(where, soft_wrap=True)  # a path that is cut in two cannot be copied
+    console.print(escape(where), soft_wrap=True)  # a path that is cut in two cannot be copied
 
 
 def _worth(halves: "HalfMaps") -> str:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -69,25 +70,48 @@ class PosedMap:
 def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
     """Half-set of every particle, 1 or 2: the input's own, or alternately where it has none.
 
+    Rows of one image share its noise and would correlate the half-maps up to the last frequency, so they all go to the
+    half-set of the first of them.
+
     Raises:
         InputError: if the input names other sets, or leaves too few particles to one of them.
     """
-    given, path = stack.table.halves(), stack.table.path
+    given, path, image = stack.table.halves(), stack.table.path, stack.image_numbers()
+    different = int(image.max()) + 1
+    if different < FEWEST_PARTICLES:
+        raise InputError(
+            f"{path} lists {len(stack)} particles but only {different} different images, too few for a map; "
+            f"give at least {FEWEST_PARTICLES}"
+        )
     if given is None:
-        return alternate_halves(len(stack))
+        return alternate_halves(different)[image]
     bad = ((given != 1) & (given != 2)).nonzero()[0]
     if len(bad):
         raise InputError(
             f"{path}: row {bad[0] + 1} is in half-set {given[bad[0]]:g}, neither 1 nor 2; correct it, or remove the "
             "column of half-sets to have the particles split anew"
         )
+    first_row = np.unique(image.numpy(), return_index=True)[1]
+    halves = torch.from_numpy(given[first_row]).long()[image]
     for half in (1, 2):
-        if int((given == half).sum()) < FEWEST_PARTICLES // 2:
+        if int((halves == half).sum()) < FEWEST_PARTICLES // 2:
             raise InputError(
-                f"{path} leaves {int((given == half).sum())} of its {len(stack)} particles to half-set "
+                f"{path} leaves {int((halves == half).sum())} of its {len(stack)} particles to half-set "
                 f"{half}, too few for a map; remove the column of half-sets to have the particles split anew"
             )
-    return torch.from_numpy(given).long()
+    return halves
+
+
+def told_copies(stack: ParticleStack, halves: Int[Tensor, "N"]) -> list[str]:
+    """A sentence on rows that are copies of others, and on what their half-set was; none where there are none."""
+    copies, given = len(stack) - int(stack.image_numbers().max()) - 1, stack.table.halves()
+    if copies == 0:
+        return []
+    moved = 0 if given is None else int((torch.from_numpy(given) != halves).sum())
+    return [
+        f"{copies} of {len(stack)} rows repeat the image of another row; rows of one image are in one half-set"
+        + (f", and {moved} of them had to change theirs." if moved else ".")
+    ]
 
 
 @dataclass(frozen=True)
@@ -204,5 +228,5 @@ class Session:
             history=self.run.history,
             seconds=self.run.timers,
             image_statistics=self.image_statistics,
-            checks=quality_checks(evidence),
+            checks=[*told_copies(self.stack, halves), *quality_checks(evidence)],
         )

@@ -1,7 +1,7 @@
 """cryoSPARC's particle tables (.cs): one numpy record for each particle, fields named ``group/value``."""
 
-import re
-import warnings
+import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing
-from orbitrec.io.particle_table import Dialect, ImageSources
+from orbitrec.io.cryosparc_job import ResultGroup, described, read_output, table_of
+from orbitrec.io.files import replacing
+from orbitrec.io.particle_table import Dialect, ImageSources, split_or_none
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -37,25 +38,29 @@ _ALIGNMENT_FIELDS = {
     "alpha": "<f4", "alpha_min": "<f4", "weight": "<f4", "pose_ess": "<f4", "shift_ess": "<f4",
     "class_posterior": "<f4", "class": "<u4", "class_ess": "<f4",
 }  # fmt: skip
+_IMAGE_FIELDS = ["blob/path", "blob/idx", "blob/psize_A"]
 POSE, SPLIT = "alignments3D/pose", "alignments3D/split"
 SHIFT, SHIFT_PIXEL = "alignments3D/shift", "alignments3D/psize_A"
 
 
 @dataclass(frozen=True, eq=False)
 class CryosparcTable:
-    """The N records of a .cs file, joined with those of its passthrough file.
+    """The N records of a .cs file, joined with those of the files that belong to it.
 
     Attributes:
         path: the table.
         records: one numpy record for every particle.
         given_pixel_size_A: pixel size in Å that replaces the file's; None keeps the file's.
+        types: cryoSPARC's types of groups of fields, as far as they were told.
     """
 
     path: Path
     records: np.ndarray
     given_pixel_size_A: float | None = None
+    types: dict[str, str] = dataclasses.field(default_factory=dict)
     dialect: Dialect = Dialect.CRYOSPARC
     suffix: str = ".cs"
+    companions: tuple[str, ...] = (".csg",)
 
     @classmethod
     def read(
@@ -64,10 +69,10 @@ class CryosparcTable:
         """Read a .cs file and add the fields of its passthrough file.
 
         Fields that the file lacks, such as where its images are, are looked for in ``passthrough`` or else in the
-        passthrough file of the same job beside it.
+        passthrough files of the same output beside it, whatever version of cryoSPARC named them.
 
         Args:
-            path: the table.
+            path: the table, compressed or not, or the .csg file that lists the files of an output.
             pixel_size_A: pixel size of all images in Å, instead of the file's.
             passthrough: the job's passthrough file, where it is not beside the table.
 
@@ -78,13 +83,10 @@ class CryosparcTable:
             InputError: if there is no such file, it is no cryoSPARC table, is truncated, or lists no particles.
         """
         path = Path(path)
-        records = _read_records(path)
-        other = passthrough or _passthrough_beside(path)
-        if other is not None:
-            records = _joined(path, records, other, _read_records(other))
+        records, types = read_output(path, passthrough, _IMAGE_FIELDS, [*CTF_FIELDS.values()])
         if len(records) == 0:
             raise InputError(f"{path} lists no particles: its table is empty")
-        return cls(path, records, pixel_size_A)
+        return cls(path, records, pixel_size_A, types)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -118,13 +120,28 @@ class CryosparcTable:
         """
         for name in ("blob/path", "blob/idx"):
             if name not in self._names:
-                raise InputError(f"{self.path} has no {name}; give the job's passthrough file as `passthrough`")
+                raise InputError(f"{self.path} {self._told_missing(name)}")
         paths, index = self.records["blob/path"], self.records["blob/idx"]
         if paths.dtype.kind not in "SU" or paths.ndim != 1 or index.dtype.kind not in "iu" or index.ndim != 1:
             raise InputError(f"{self.path}: blob/path and blob/idx are not text and whole numbers; export it anew")
         distinct, stack = np.unique(paths, return_inverse=True)
-        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in distinct]
+        names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in distinct]
+        if (index.astype(np.int64) < 0).any():
+            raise InputError(
+                f"{self.path}: blob/idx of particle {np.argmax(index < 0) + 1} is negative; export it anew"
+            )
         return ImageSources([n.lstrip(">") for n in names], stack.reshape(-1).astype(np.int64), index.astype(np.int64))
+
+    def _told_missing(self, name: str) -> str:
+        """What a table that lacks a field is, and what to give."""
+        if "passthrough" in self.path.name:
+            table = table_of(self.path)
+            return (
+                f"is a passthrough file, which has what its job did not change and no {name}; give the table that the "
+                f"job wrote{f', {table.name}' if table else ''}"
+            )
+        groups = ", ".join(sorted({each.partition("/")[0] for each in self._names if "/" in each}))
+        return f"has no {name}{f', only {groups}' * bool(groups)}; give the job's passthrough file as `passthrough`"
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
         """Pixel sizes in Å from ``blob/psize_A``.
@@ -192,6 +209,10 @@ class CryosparcTable:
         """False for every image: cryoSPARC does not export images multiplied by their CTF."""
         return np.zeros(len(self), dtype=bool)
 
+    def phase_flipped(self) -> Bool[np.ndarray, "N"]:
+        """False for every image: cryoSPARC neither flips phases nor notes it."""
+        return np.zeros(len(self), dtype=bool)
+
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
         """Rotations, and displacements (x, y) of the content in Å; None where the file has no 3-D poses.
 
@@ -210,7 +231,7 @@ class CryosparcTable:
     def halves(self) -> Float[np.ndarray, "N"] | None:
         """Half-sets 1 and 2 from ``alignments3D/split``; None where all particles have one value, as before a split."""
         values = self.numbers(SPLIT)
-        return None if values is None or (values == values[0]).all() else values[:, 0] + 1
+        return None if values is None else split_or_none(values[:, 0] + 1)
 
     def ignored_columns(self) -> list[str]:
         """Fields that change how an image is formed and that orbitrec does not model, where they are not neutral."""
@@ -228,13 +249,16 @@ class CryosparcTable:
         stacks: Sequence[Path],
         halves: Int[Tensor, "N"] | None = None,
     ) -> None:
-        """Write the table with these poses; paths stay relative to the project's folder, as cryoSPARC has them.
+        """Write the table with these poses, and beside it the .csg file that *Import Result Group* takes.
+
+        Paths stay relative to the project's folder, as cryoSPARC has them; those that begin with ``>`` are relative to
+        the folder of the file, and follow it.
 
         Args:
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``; not needed here.
+            stacks: the stack file found for each of ``sources().names``.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
         out = self._with_alignments()
@@ -244,8 +268,30 @@ class CryosparcTable:
         out[SHIFT_PIXEL] = pixel
         if halves is not None:
             out[SPLIT] = halves.cpu().numpy() - 1
+        out = self._with_paths_from(Path(path), out, stacks)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, out, allow_pickle=False)
+        ResultGroup.write(Path(path).with_suffix(".csg"), Path(path), out, self.types)
+
+    def _with_paths_from(self, path: Path, out: np.ndarray, stacks: Sequence[Path]) -> np.ndarray:
+        """The records with paths that are right in another folder, where they begin with ``>``."""
+        if not stacks or path.parent.resolve() == self.path.parent.resolve():
+            return out
+        distinct, which = np.unique(out["blob/path"], return_inverse=True)
+        names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in distinct]
+        moved = [
+            ">" + os.path.relpath(stack, path.parent.resolve()) if name.startswith(">") else name
+            for name, stack in zip(names, stacks, strict=True)
+        ]
+        if moved == names:
+            return out
+        kinds = {name: (kind, shape) for name, kind, shape in described(out.dtype)}
+        values = np.array([os.fsencode(name) for name in moved])
+        kinds["blob/path"] = (values.dtype, ())
+        renamed = np.zeros(len(out), dtype=[(name, *kind) for name, kind in kinds.items()])
+        for name in kinds:
+            renamed[name] = values[which.reshape(-1)] if name == "blob/path" else out[name]
+        return renamed
 
     def write_rows(self, path: Path | str, rows: Int[Tensor, "kept"]) -> None:
         """Write some of the particles, joined with the fields of their passthrough file."""
@@ -258,7 +304,7 @@ class CryosparcTable:
         if POSE in self._names:  # as its own version of cryoSPARC wrote it
             fields = {name: fields[name] for name in (SHIFT, SHIFT_PIXEL, SPLIT)}
         added = [(name, kind) for name, kind in fields.items() if name not in self._names]
-        out = np.zeros(len(self), dtype=[*_description(self.records.dtype), *added])
+        out = np.zeros(len(self), dtype=[*described(self.records.dtype), *added])
         for name in self._names:
             out[name] = self.records[name]
         for name in ("alpha", "class_posterior", "class_ess"):
@@ -267,58 +313,3 @@ class CryosparcTable:
         if (SPLIT, "<u4") in added:
             out[SPLIT] = np.arange(len(self)) % 2
         return out
-
-
-def _description(dtype: np.dtype) -> list[tuple]:
-    """Name, type and shape of every field, without the padding between them."""
-    return [(name, dtype[name].base, dtype[name].shape) for name in dtype.names or ()]
-
-
-def _read_records(path: Path) -> np.ndarray:
-    path = existing_file(path)
-    with path.open("rb") as file:
-        magic = file.read(6)
-    if magic == b"\x94CSDAT":
-        raise InputError(f"{path} is in the compressed format CSDAT; save it in the numpy format with cryosparc-tools")
-    if magic != b"\x93NUMPY":
-        raise InputError(f"{path} is not a cryoSPARC table (.cs); give the particles' .cs file of a job")
-    try:
-        # Mapped, so that a damaged header cannot ask for memory that the file does not fill. The header is parsed as
-        # Python, and whatever that can raise says the same.
-        with warnings.catch_warnings(action="ignore"):
-            records = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=1 << 20)
-        names, ndim = records.dtype.names, records.ndim
-        records = np.array(records)
-    except Exception as error:
-        raise InputError(f"{path} is a damaged cryoSPARC table or is truncated; copy it again") from error
-    if names is None or ndim != 1:
-        raise InputError(f"{path} is a plain array and not a cryoSPARC table; give the particles' .cs file of a job")
-    return records
-
-
-def _passthrough_beside(path: Path) -> Path | None:
-    """``P1_J2_passthrough_particles.cs`` for any particle table of job P1_J2."""
-    job = re.search(r"P\d+_J\d+", path.name)
-    if job is None or "passthrough" in path.name or not path.parent.is_dir():
-        return None
-    found = sorted(path.parent.glob(f"*{job.group()}_passthrough_particles*.cs"))
-    return found[0] if found else None
-
-
-def _joined(path: Path, records: np.ndarray, other_path: Path, other: np.ndarray) -> np.ndarray:
-    """The records with the fields that only the other file has, matched by ``uid``."""
-    for name, table in ((path, records), (other_path, other)):
-        if "uid" not in (table.dtype.names or ()) or table["uid"].dtype.kind not in "iu":
-            raise InputError(f"{name} has no uid to match it with its passthrough file; export the job anew")
-    order = np.argsort(other["uid"])
-    at = np.searchsorted(other["uid"], records["uid"], sorter=order).clip(max=max(len(other) - 1, 0))
-    rows = order[at] if len(other) else at
-    if len(other) == 0 or (other["uid"][rows] != records["uid"]).any():
-        raise InputError(f"{other_path} lacks particles of {path}; give the passthrough file of the same job")
-    added = [field for field in _description(other.dtype) if field[0] not in records.dtype.names]
-    out = np.zeros(len(records), dtype=[*_description(records.dtype), *added])
-    for name in records.dtype.names or ():
-        out[name] = records[name]
-    for name, *_ in added:
-        out[name] = other[name][rows]
-    return out

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,3 +94,41 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, object]]) -> None:
     """Write ``rows`` as comma-separated values atomically; the columns are all keys, in order of first appearance."""
     with replacing(path) as temporary:
         pd.DataFrame([dict(row) for row in rows]).to_csv(temporary, index=False)
+
+
+_BEGINNINGS = {
+    b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"BZh": "compressed with bzip2: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
+    b"PK\x03\x04": "a zip archive: unpack it first",
+    b"\x93NUMPY": "an array of numpy: a cryoSPARC table is one, and ends in .cs",
+    b"\x94CSDAT": "a compressed cryoSPARC table: its name must end in .cs",
+    b"\x95CSDAT": "a compressed cryoSPARC table: its name must end in .cs",
+    b"\x89HDF": "an HDF5 file: convert it to MRC or STAR",
+    b"\x80\x02": "a Python pickle, which is never read: it could run anything",
+    b"\x80\x03": "a Python pickle, which is never read: it could run anything",
+    b"\x80\x04": "a Python pickle, which is never read: it could run anything",
+    b"II*\x00": "a TIFF image: convert it to MRC",
+    b"MM\x00*": "a TIFF image: convert it to MRC",
+    b"\xff\xfe": "text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16: save it as UTF-8",
+}
+
+
+def what_it_is(path: Path) -> str:
+    """What a file that cannot be used is instead, and what to do, as the rest of a sentence; empty if not known."""
+    with path.open("rb") as file:
+        begin = file.read(4096)
+    for beginning, kind in _BEGINNINGS.items():
+        if begin.startswith(beginning):
+            return f" but {kind}"
+    if not begin.strip():
+        return ": it is empty; copy it again"
+    if begin[208:212] == b"MAP ":
+        return " but an MRC map or stack: its name must end in .mrc or .mrcs"
+    if re.search(rb"^(results|group):", begin, re.MULTILINE) and b"metafile:" in begin:
+        return " but a cryoSPARC result group: its name must end in .csg"
+    if re.search(rb"^data_", begin, re.MULTILINE):
+        return " but a STAR file: its name must end in .star"
+    return ""

@@ -14,7 +14,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.files import existing_file, replacing, what_it_is
 
 _DTYPES = {0: np.int8, 1: np.int16, 2: np.float32, 6: np.uint16, 12: np.float16}
 _KNOWN_MODES = {*_DTYPES, 3, 4, 101}
@@ -45,7 +45,7 @@ class MrcHeader:
     @property
     def is_map(self) -> bool:
         """Whether the file is one volume rather than a stack of images: a cube not named .mrcs."""
-        return len(set(self.shape)) == 1 and self.path.suffix != ".mrcs"
+        return len(set(self.shape)) == 1 and self.path.suffix.lower() != ".mrcs"
 
     def memory_map(self) -> np.memmap:
         """The pixels (sections, rows, columns) as a memory map."""
@@ -77,7 +77,7 @@ def _raw_header(path: Path) -> np.void:
             sizes = [int(raw[name]) for name in ("nx", "ny", "nz")]
             if int(raw["mode"]) in _KNOWN_MODES and all(0 < size < 2**24 for size in sizes) and raw["nsymbt"] >= 0:
                 return raw
-    raise InputError(f"{path} is not an MRC file, or its header is damaged")
+    raise InputError(f"{path} is not an MRC file{what_it_is(path) or ', or its header is damaged'}")
 
 
 def read_header(path: Path | str) -> MrcHeader:

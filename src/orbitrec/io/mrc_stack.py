@@ -34,6 +34,7 @@ class MrcStack:
     pixel_size_A: float
     dialect: Dialect = Dialect.MRC_STACK
     suffix: str = ".star"
+    companions: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path | str, pixel_size_A: float | None = None) -> "MrcStack":
@@ -93,6 +94,10 @@ class MrcStack:
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """False for every image: a stack does not say that its images were multiplied by a CTF."""
+        return np.zeros(self.count, dtype=bool)
+
+    def phase_flipped(self) -> Bool[np.ndarray, "N"]:
+        """False for every image: a stack does not say that its phases were flipped."""
         return np.zeros(self.count, dtype=bool)
 
     def poses(self) -> None:

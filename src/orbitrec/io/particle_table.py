@@ -61,6 +61,11 @@ class ParticleTable(Protocol):
         """Suffix, with its dot, of the file that :meth:`write_posed` writes."""
         ...
 
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Suffixes of further files that :meth:`write_posed` writes beside it."""
+        ...
+
     def __len__(self) -> int:
         """Number of particles."""
         ...
@@ -97,12 +102,19 @@ class ParticleTable(Protocol):
         """Which images have already been multiplied by their CTF."""
         ...
 
+    def phase_flipped(self) -> Bool[np.ndarray, "N"]:
+        """Which images have had their phases flipped: multiplied by the sign of their CTF."""
+        ...
+
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
         """Rotations, and displacements (x, y) of the images' content in Å; None where the file has no angles."""
         ...
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
-        """Half-set of every particle, which should be 1 or 2; None where the file does not split the particles."""
+        """Half-set of every particle, which should be 1 or 2; None where the file does not split the particles.
+
+        A file in which all particles have one value does not split them: programs write such columns before a split.
+        """
         ...
 
     def ignored_columns(self) -> list[str]:
@@ -136,3 +148,8 @@ class ParticleTable(Protocol):
             rows: which particles, counted from 0, in increasing order.
         """
         ...
+
+
+def split_or_none(values: Float[np.ndarray, "N"] | None) -> Float[np.ndarray, "N"] | None:
+    """A column of half-sets, and None where there is none or all particles have one value in it."""
+    return None if values is None or (values == values[0]).all() else values

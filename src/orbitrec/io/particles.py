@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.resampling import resampling_matrix
 from orbitrec.io.mrc import MrcHeader, read_header
 from orbitrec.io.particle_table import ImageSources, ParticleTable
@@ -33,6 +35,7 @@ class ImageGrid:
         box: pixels along an edge of the grid.
         pixel_size_A: of the grid, in Å.
         kind: kind of every image, counted from 0.
+        kinds_A: for each kind, the pixel size of its images as they are stored, in Å.
         matrices: for each kind, the matrix of :func:`resampling_matrix` that resamples its images; None where they are
             only cut to the box or are on the grid already.
     """
@@ -40,6 +43,7 @@ class ImageGrid:
     box: int
     pixel_size_A: float
     kind: Int[np.ndarray, "N"]
+    kinds_A: tuple[float, ...]
     matrices: tuple[Float[Tensor, "box _"] | None, ...]
 
     @classmethod
@@ -54,7 +58,7 @@ class ImageGrid:
             None if size == coarsest else resampling_matrix(int(own), box, coarsest / size).float()
             for own, size in kinds
         )
-        return cls(box, round(coarsest, 6), kind.reshape(-1), matrices)
+        return cls(box, round(coarsest, 6), kind.reshape(-1), tuple(kinds[:, 1].tolist()), matrices)
 
     def place(self, images: np.ndarray, kind: int) -> np.ndarray:
         """Bring images of one kind to the grid."""
@@ -78,6 +82,8 @@ class ParticleStack:
         grid: the common grid that the images are brought to.
         factors: what each image is multiplied by on reading: the sign that makes dense matter bright, and a scale.
         premultiplied: which images have been multiplied by their CTF already.
+        phase_flipped: which images are multiplied by the sign of their CTF on reading, because their phases have been
+            flipped: that undoes it, and changes the noise's spectrum no more than the flipping did.
         normalised: whether each image's background is brought to mean 0 and variance 1 on reading.
     """
 
@@ -88,6 +94,7 @@ class ParticleStack:
     grid: ImageGrid
     factors: Float[np.ndarray, "N"]
     premultiplied: Bool[Tensor, "N"]
+    phase_flipped: Bool[Tensor, "N"]
     normalised: bool = False
 
     @classmethod
@@ -128,20 +135,19 @@ class ParticleStack:
         sources, pixel_sizes = table.sources(), table.pixel_sizes_A()
         parameters = table.ctf() if ctf or (ctf is None and not table.missing_ctf_columns()) else None
         premultiplied = torch.from_numpy(table.premultiplied())
+        # Images that were multiplied by |CTF| after the flipping are CTF² times the particle all the same.
+        phase_flipped = torch.from_numpy(table.phase_flipped()) & ~premultiplied & torch.tensor(parameters is not None)
         if parameters is None and bool(premultiplied.any()):
             raise InputError(
                 f"{path}: the images are multiplied by their CTF, which must be known; leave out `ctf=False`"
             )
-        stacks = tuple(
-            read_header(_locate(name, table.path, datadir, row=int(np.argmax(sources.stack == index)) + 1))
-            for index, name in enumerate(sources.names)
-        )
+        stacks = tuple(read_header(found) for found in _located(table.path, sources, datadir))
         _check_sections(table, sources, stacks)
         boxes = _checked_boxes(table, sources, stacks)
         grid = ImageGrid.common(boxes, pixel_sizes)
         if grid.box < 4:
             raise InputError(f"{path}: images of {grid.box} px are too small to hold a particle; check the pixel sizes")
-        return cls(table, parameters, stacks, sources, grid, table.signs(), premultiplied)
+        return cls(table, parameters, stacks, sources, grid, table.signs(), premultiplied, phase_flipped)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -166,6 +172,16 @@ class ParticleStack:
         optics = np.where(np.bincount(optics)[optics] < SMALL_GROUP, -1, optics)
         groups = np.unique(np.column_stack([alike, optics]), axis=0, return_inverse=True)[1]
         return torch.from_numpy(groups.reshape(-1))
+
+    def image_numbers(self) -> Int[Tensor, "N"]:
+        """Number of every row's image, counted from 0 in order of first appearance: copies of one image share it.
+
+        A table lists an image in several rows after symmetry expansion, or when tables that overlap were joined.
+        """
+        file = pd.factorize(np.array([os.path.realpath(stack.path) for stack in self.stacks]))[0]
+        deepest = max(stack.shape[0] for stack in self.stacks)
+        place = file[self.sources.stack].astype(np.int64) * deepest + self.sources.section
+        return torch.from_numpy(pd.factorize(place)[0].astype(np.int64))
 
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
         """Rotations, and displacements (x, y) of the content in pixels; None where the file has no angles."""
@@ -192,7 +208,7 @@ class ParticleStack:
                 header, kind = self.stacks[stack_of[group[0]]], int(kind_of[group[0]])
                 for run, images in _sections(header, section_of[group]):
                     with np.errstate(invalid="ignore", over="ignore"):  # wild values are told of below
-                        out[group[run]] = self.grid.place(images, kind)
+                        out[group[run]] = self.grid.place(self._unflipped(images, rows[group[run]]), kind)
         low, high = out.min(axis=(1, 2), initial=np.inf), out.max(axis=(1, 2), initial=-np.inf)
         bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
         if bad.size:
@@ -204,6 +220,16 @@ class ParticleStack:
         if (factors != 1).any():
             images *= torch.from_numpy(factors).to(images)[:, None, None]
         return images
+
+    def _unflipped(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Stored images of one kind with the phases that they had before they were flipped."""
+        flipped = self.phase_flipped[rows]
+        if self.ctf is None or not bool(flipped.any()):
+            return images
+        pixel = self.grid.kinds_A[int(self.grid.kind[rows[0]])]
+        ctf = self.ctf.select(torch.from_numpy(rows)).on_grid(images.shape[-1], pixel)
+        signs = torch.where((ctf < 0) & flipped[:, None, None], -1.0, 1.0)
+        return centred_ifft(centred_fft(torch.from_numpy(images.astype(np.float32))) * signs).real.numpy()
 
     def _refuse_image(self, row: int, constant: bool) -> None:
         where = f"image {self.sources.section[row] + 1} of {self.stacks[self.sources.stack[row]].path}"
@@ -238,10 +264,39 @@ def background_normalised(images: Float[Tensor, "b n n"]) -> Float[Tensor, "b n 
     return (images - mean) / deviation.clamp(min=torch.finfo(images.dtype).tiny)
 
 
+def _located(table: Path, sources: ImageSources, datadir: Path | None) -> list[Path]:
+    """The files that the stacks' names mean.
+
+    Raises:
+        InputError: if one is not found, or two that are of one name in different folders would be the same file.
+    """
+    rows = (np.unique(sources.stack, return_index=True)[1] + 1).tolist()
+    found = [_locate(name, table, datadir, row) for name, row in zip(sources.names, rows, strict=True)]
+    if datadir is None:
+        return found
+    named: dict[str, tuple[str, ...]] = {}
+    for name, path in zip(sources.names, found, strict=True):
+        parts = _parts(name)
+        longer, shorter = sorted((named.setdefault(os.path.realpath(path), parts), parts), key=len)[::-1]
+        shortened = any(path.parts[-len(each) :] != each for each in (longer, shorter))
+        if shortened and longer[-len(shorter) :] != shorter:
+            raise InputError(
+                f"{table}: the stacks {'/'.join(longer)} and {'/'.join(shorter)} would both be {path}; give a folder "
+                "as `datadir` in which their folders are told apart"
+            )
+    return found
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and file of a stack's name, without the root of the file system."""
+    return tuple(part for part in Path(os.path.normpath(name)).parts if part != os.sep)
+
+
 def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
     """The file that a stack name means."""
     above = [folder / name for folder in Path(os.path.abspath(table)).parents]
-    given = [datadir / name, datadir / Path(name).name] if datadir else []
+    parts = _parts(name)  # below datadir, as much of the name as is found there
+    given = [datadir / name, *(datadir.joinpath(*parts[start:]) for start in range(len(parts)))] if datadir else []
     for candidate in (table.parent / name, *given, Path(name), *above):
         if len(str(candidate)) < 4096 and "\0" not in name and os.path.isfile(candidate):
             return candidate

@@ -1,5 +1,6 @@
 """RELION's particle STAR files, 3.0 to 5."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import Dialect, ImageSources
+from orbitrec.io.particle_table import Dialect, ImageSources, split_or_none
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -31,6 +32,9 @@ _UNMODELLED = {
     **dict.fromkeys(["rlnMagMat01", "rlnMagMat10"], 0.0),
     **dict.fromkeys(["rlnMagMat00", "rlnMagMat11", "rlnCtfScalefactor"], 1.0),
 }
+# The stack's name may hold an @ too, but what looks like a number before it is an index.
+_IMAGE = re.compile(r"(?:(\d{1,15})@|(?![-+.\d]+@))(.+)", re.DOTALL)
+_FOREIGN_FORMAT = re.compile(r":(spi|stk|hdf|img|hed|inf|em|tiff?|raw)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,7 @@ class RelionTable:
     block_name: str
     given_pixel_size_A: float | None = None
     suffix: str = ".star"
+    companions: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path | str, pixel_size_A: float | None = None) -> "RelionTable":
@@ -70,8 +75,15 @@ class RelionTable:
         if len(table) == 0:
             raise InputError(f"{path} lists no particles: its table is empty")
         dimensions = table.numbers("rlnImageDimensionality")
-        if "rlnTomoName" in table.particles or (dimensions is not None and (dimensions != 2).any()):
+        if dimensions is not None and (dimensions != 2).any():
             raise InputError(f"{path} lists subtomograms; give a table of two-dimensional particle images")
+        # RELION 5: a row without ``index@`` is a stack of the images of one particle at all tilts. A tilt image by
+        # itself is a particle image like any other, and tables of those are read.
+        if "rlnTomoName" in table.particles and not all("@" in str(image) for image in table.particles["rlnImageName"]):
+            raise InputError(
+                f"{path} lists stacks of the tilt images of {len(table)} particles, whose tilts and defocus are in the "
+                "table of tomograms; give a table with a row, index@stack and defocus for each tilt image"
+            )
         return table
 
     @classmethod
@@ -166,16 +178,34 @@ class RelionTable:
         """Distinct stack names, and each row's stack and section; a name without ``index@`` is its first image.
 
         Raises:
-            InputError: if an image's name is not of the form ``index@stack``.
+            InputError: if an image's name is not of the form ``index@stack``, counts from 0, or names another format.
         """
-        parts = self.particles["rlnImageName"].astype(str).str.extract(r"^(?:(\d{1,15})@)?([^@]+)$")
-        if parts[1].isna().any():
-            row = int(np.argmax(parts[1].isna()))
-            found = self.particles["rlnImageName"].iloc[row]
-            raise InputError(f"{self.path}: rlnImageName of row {row + 1} is {found}, not of the form index@stack")
-        codes, names = pd.factorize(parts[1])
-        sections = parts[0].fillna("1").to_numpy(dtype=np.int64) - 1
-        return ImageSources(list(names), np.asarray(codes, dtype=np.int64), sections)
+        index, name, codes = self._images
+        return ImageSources([_without_format(each) for each in name], codes, index - 1)
+
+    @cached_property
+    def _images(self) -> tuple[Int[np.ndarray, "N"], list[str], Int[np.ndarray, "N"]]:
+        """Index of every image in its stack, counted from 1; distinct names of stacks; which of them each row has."""
+        images = [str(image) for image in self.particles["rlnImageName"]]
+        parts = [_IMAGE.fullmatch(image) for image in images]
+        bad = next((row for row, part in enumerate(parts) if part is None), None)
+        if bad is not None:
+            raise InputError(
+                f"{self.path}: rlnImageName of row {bad + 1} is {images[bad]}, not of the form index@stack"
+            )
+        index = np.array([int(part[1] or 1) for part in parts if part], dtype=np.int64)
+        if (index == 0).any():
+            row = int(np.argmax(index == 0))
+            raise InputError(
+                f"{self.path}: row {row + 1} names image {images[row]}, but RELION counts the images of a stack from 1;"
+                " if the table counts from 0, add 1 to every index"
+            )
+        stacks = np.array([part[2] for part in parts if part], dtype=object)
+        codes, names = pd.factorize(stacks)
+        foreign = next((name for name in names if _FOREIGN_FORMAT.search(name)), None)
+        if foreign is not None:
+            raise InputError(f"{self.path}: {foreign} is no MRC stack; convert it to .mrcs")
+        return index, list(names), np.asarray(codes, dtype=np.int64)
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
         """Pixel sizes in Å from ``rlnImagePixelSize``, or else from detector pixel size and magnification.
@@ -215,18 +245,13 @@ class RelionTable:
         """CTF parameters of the N particles (``rlnPhaseShift`` is 0 where absent).
 
         Raises:
-            InputError: if columns are missing, or the images are phase-flipped already.
+            InputError: if columns are missing.
         """
         missing = self.missing_ctf_columns()
         if missing:
             raise InputError(
                 f"{self.path} has no CTF columns {', '.join(missing)}; add them, or use `ctf=False` for images without "
                 "CTF"
-            )
-        flipped = self.numbers("rlnCtfDataArePhaseFlipped")
-        if flipped is not None and flipped.any():
-            raise InputError(
-                f"{self.path}: rlnCtfDataArePhaseFlipped is set; extract the particles anew without flipping phases"
             )
         columns = {name: self.numbers(column) for name, column in CTF_COLUMNS.items()}
         phase_shift = self.numbers("rlnPhaseShift")
@@ -235,7 +260,14 @@ class RelionTable:
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """Which images are marked by ``rlnCtfDataAreCtfPremultiplied``."""
-        flags = self.numbers("rlnCtfDataAreCtfPremultiplied")
+        return self._flag("rlnCtfDataAreCtfPremultiplied")
+
+    def phase_flipped(self) -> Bool[np.ndarray, "N"]:
+        """Which images are marked by ``rlnCtfDataArePhaseFlipped``."""
+        return self._flag("rlnCtfDataArePhaseFlipped")
+
+    def _flag(self, column: str) -> Bool[np.ndarray, "N"]:
+        flags = self.numbers(column)
         return np.zeros(len(self), dtype=bool) if flags is None else flags != 0
 
     def poses(self) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 2"]] | None:
@@ -258,8 +290,8 @@ class RelionTable:
         return np.stack(present, axis=1) if len(present) == len(values) else None
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
-        """Half-sets from ``rlnRandomSubset``; None where there is no such column."""
-        return self.numbers("rlnRandomSubset")
+        """Half-sets from ``rlnRandomSubset``; None without it, or where all particles have one value in it."""
+        return split_or_none(self.numbers("rlnRandomSubset"))
 
     def ignored_columns(self) -> list[str]:
         """Columns that change how an image is formed and that orbitrec does not model, where they are not neutral."""
@@ -290,9 +322,9 @@ class RelionTable:
             stacks: the stack file found for each of ``sources().names``.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
-        sources = self.sources()
-        places = zip(sources.section, sources.stack, strict=True)
-        columns = {"rlnImageName": [f"{section + 1:06d}@{stacks[stack]}" for section, stack in places]}
+        index, names, stack = self._images
+        resolved = [f"{path}{name[len(_without_format(name)) :]}" for path, name in zip(stacks, names, strict=True)]
+        columns = {"rlnImageName": [f"{i:06d}@{resolved[at]}" for i, at in zip(index, stack, strict=True)]}
         shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A())[:, None]
         values = angle_columns(rotations)
         for names, shifts, needed in (
@@ -310,6 +342,11 @@ class RelionTable:
     def write_rows(self, path: Path | str, rows: Int[Tensor, "kept"]) -> None:
         """Write some of the particles; every character of their rows and of the other blocks is kept."""
         keep_rows(self.path, path, self.block_name, set(rows.tolist()))
+
+
+def _without_format(name: str) -> str:
+    """A stack's name without the format that RELION and Scipion may append to it, as in ``stack.mrc:mrcs``."""
+    return re.sub(r"(?<=.):mrcs?$", "", name)
 
 
 def _table(block: pd.DataFrame | dict) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def particle_tables(
     Returns:
         The blocks ``optics`` and ``particles``.
     """
-    particles = pd.DataFrame({"rlnImageName": [f"{index + 1:06d}@{stack_name}" for index in range(count)]})
+    names = [f"{index + 1:06d}@{stack_name}" for index in range(count)]
+    particles = pd.DataFrame({"rlnImageName": pd.Series(names, dtype=object)})  # a name may not be UTF-8
     optics = {"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"]}
     group = np.zeros(count, dtype=np.int64)
     if ctf is not None:

@@ -1,21 +1,28 @@
-"""STAR files, read and written through the ``starfile`` package, or copied with only some columns changed."""
+"""STAR files: read, written, or copied with only some columns changed.
 
-import linecache
+Values are told apart as RELION does: a quote that begins a value ends it where the same quote is followed by a blank,
+and ``#`` begins a comment only where a value would begin. Bytes that are not UTF-8 come out as they went in.
+"""
+
+import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import takewhile
 from pathlib import Path
-from typing import cast
 
 import pandas as pd
-import starfile
 
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.files import existing_file, replacing, what_it_is
 
 Blocks = dict[str, pd.DataFrame | dict]
 """A STAR file's blocks by name: a loop is a table, a simple block a dictionary."""
 
-_TOKEN = re.compile(r'"[^"]*"|\'[^\']*\'|\S+')
+_BLANK = " \t\r\n\f\v"  # of ASCII only: a name may hold a no-break space
+_TOKEN = re.compile(r'"(?:[^"]|"(?=\S))*"(?!\S)|\'(?:[^\']|\'(?=\S))*\'(?!\S)|\S+', re.ASCII)
+_BETWEEN = "\x1f"
+"""Separates values that have been told apart."""
 
 
 def read_star(path: Path | str) -> Blocks:
@@ -27,41 +34,160 @@ def read_star(path: Path | str) -> Blocks:
         InputError: if there is no such file, it cannot be parsed, or two blocks or columns have one name.
     """
     path = existing_file(path)
-    labels, names = [], []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in map(str.strip, file):
-            if line.startswith("data_"):
-                names.append(line[5:])
-            elif line.startswith("_"):
-                labels.append(line.split()[0][1:])
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path} has two blocks named data_{twice}; put them in files of their own")
-    text = sorted({label for label in labels if label.endswith("Name")})  # a micrograph may be called 0012
-    try:
-        blocks = cast(Blocks, starfile.read(path, always_dict=True, parse_as_string=text))
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path} is not a well-formed STAR file ({_first_line(error)})") from error
-    finally:
-        linecache.clearcache()  # starfile reads through it and leaves it filled after an error
-    blocks = {name: block for name, block in blocks.items() if block is not None}
+    blocks: Blocks = {}
+    for name, first, lines in _blocks_of(path):
+        if name in blocks:
+            raise InputError(f"{path} has two blocks named data_{name}; put them in files of their own")
+        content = [(first + i, line) for i, line in enumerate(lines, 1) if line and line[0] != "#"]
+        block = _block(f"{path}: block data_{name}", content)
+        if block is not None:
+            blocks[name] = block
     if not blocks:
-        raise InputError(f"{path} is not a STAR file: it has no data block")
-    for name, block in blocks.items():
-        columns = list(block)
-        if len(set(columns)) < len(columns):
-            raise InputError(f"{path}: block data_{name} has two columns of one name; remove one")
+        raise InputError(f"{path} is not a STAR file{what_it_is(path) or ': it has no data block'}")
     return blocks
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _blocks_of(path: Path) -> Iterator[tuple[str, int, list[str]]]:
+    """Name, number of the line that names it, and the lines that follow, of each block."""
+    name, first, lines = None, 0, []
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            text = line.strip(_BLANK)
+            begun = _block_name(text)
+            if begun is None:
+                lines.append(text)
+                continue
+            if name is not None:
+                yield name, first, lines
+            name, first, lines = begun, number, []
+    if name is not None:
+        yield name, first, lines
+
+
+def _block_name(text: str) -> str | None:
+    """What a line names that begins a block; a row may begin with ``data_`` too, but has more values."""
+    if not text.startswith("data_"):
+        return None
+    values = _values(text)
+    return values[0][5:] if len(values) == 1 else None
+
+
+def _block(where: str, content: list[tuple[int, str]]) -> pd.DataFrame | dict | None:
+    """The block of these numbered lines, which are neither empty nor comments; None where there is nothing in it."""
+    begin = next((i for i, (_, line) in enumerate(content) if line.startswith(("loop_", "_"))), None)
+    if begin is None:
+        return None
+    if content[begin][1].startswith("loop_"):
+        labels = [line.split()[0][1:] for _, line in takewhile(lambda each: each[1][0] == "_", content[begin + 1 :])]
+        return _loop(where, labels, content[begin + 1 + len(labels) :])
+    pairs = [_values(line) for _, line in content[begin:] if line[0] == "_"]
+    names = [pair[0][1:] for pair in pairs]
+    _require_distinct(where, names)
+    values = [_number(pair[1]) if len(pair) > 1 else "" for pair in pairs]
+    kept = [
+        pair[1] if name.endswith("Name") and len(pair) > 1 else value
+        for name, pair, value in zip(names, pairs, values, strict=True)
+    ]
+    return dict(zip(names, kept, strict=True))
+
+
+def _loop(where: str, labels: list[str], rows: list[tuple[int, str]]) -> pd.DataFrame:
+    _require_distinct(where, labels)
+    if not rows or not labels:
+        return pd.DataFrame({label: [] for label in labels})
+    text = "\n".join(row for _, row in rows)
+    plain = text.isascii() and re.search("['\"#]", text) is None
+    lines = [row if plain else _BETWEEN.join(_values(row)) for _, row in rows]
+    for (number, _), line in zip(rows, lines, strict=True):
+        found = len(line.split()) if plain else line.count(_BETWEEN) + 1
+        if found != len(labels):
+            raise InputError(
+                f"{where} has {len(labels)} columns but {found} value{'s' * (found != 1)} in line {number}; correct "
+                "it, and put names with blanks in quotes"
+            )
+    named = {label: object for label in labels if label.endswith("Name")}  # a micrograph may be called 0012
+    try:
+        # Arrow's strings cannot hold bytes that are not UTF-8.
+        with pd.option_context("future.infer_string", False):
+            return pd.read_csv(
+                io.BytesIO("\n".join(lines).encode(errors="surrogateescape")), encoding_errors="surrogateescape",
+                sep=r"\s+" if plain else _BETWEEN, header=None, names=labels, index_col=False, dtype=named,
+                quoting=csv.QUOTE_NONE, keep_default_na=False, na_values=["nan", "NaN", "<NA>"], low_memory=False,
+                skip_blank_lines=False,
+            )  # fmt: skip
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{where} is not a well-formed STAR table ({str(error).strip().splitlines()[0]})") from error
+
+
+def _require_distinct(where: str, labels: list[str]) -> None:
+    if len(set(labels)) < len(labels):
+        raise InputError(f"{where} has two columns of one name; remove one")
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _tokens(line: str) -> Iterator[re.Match[str]]:
+    """The values of a line as they are written, up to a comment."""
+    return takewhile(lambda match: match[0][0] != "#", _TOKEN.finditer(line))
+
+
+def _values(line: str) -> list[str]:
+    """The values of a line, without quotes."""
+    return [text[1:-1] if _is_quoted(text) else text for text in (match[0] for match in _tokens(line))]
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]
+
+
+def _quoted(value: str) -> str:
+    """A value as it is written: in quotes where it would be misread without.
+
+    Raises:
+        InputError: if it holds a line break, a tab or both kinds of quotes where they would end it.
+    """
+    if value and _values(value) == [value] and not re.match("_|(data|loop|save)_", value):
+        return value
+    for quote in "\"'":
+        written = f"{quote}{value}{quote}"
+        if not re.search(r"[\t\r\n\f\v]", value) and _values(written) == [value]:
+            return written
+    raise InputError(f"the name {value!r} cannot be written to a STAR file; rename it")
 
 
 def write_star(path: Path | str, blocks: Blocks) -> None:
-    """Write the blocks as a STAR file, atomically; numbers keep twelve significant digits."""
-    with replacing(path) as temporary:
-        starfile.write(blocks, temporary, float_format="%.12g", na_rep="nan")
+    """Write the blocks as a STAR file, atomically; numbers keep twelve significant digits.
+
+    Raises:
+        InputError: if a text cannot be written to a STAR file.
+    """
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as out,
+    ):
+        for title, block in blocks.items():
+            out.write(f"\ndata_{title}\n\n")
+            if isinstance(block, dict):
+                out.writelines(f"_{key} {_quoted(str(value))}\n" for key, value in block.items())
+                continue
+            out.write("loop_\n")
+            out.writelines(f"_{label} #{number}\n" for number, label in enumerate(block.columns, 1))
+            texts = {name: [_text(value) for value in block[name]] for name in block.select_dtypes(exclude="number")}
+            quoted = block.assign(**{name: pd.Series(column, block.index, object) for name, column in texts.items()})
+            quoted.to_csv(
+                out, sep="\t", header=False, index=False, float_format="%.12g", na_rep="nan", quoting=csv.QUOTE_NONE
+            )
+
+
+def _text(value: object) -> object:
+    return _quoted(value) if isinstance(value, str) else value
 
 
 def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mapping[str, Sequence[str]]) -> None:
@@ -78,7 +204,6 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
     Raises:
         InputError: if the block is not a loop with a row for every value, as after a change of the file.
     """
-    # surrogateescape: bytes that are not UTF-8 come out as they went in
     with (
         source.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
         replacing(target) as temporary,
@@ -87,7 +212,7 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         lines = iter(file)
         for line in lines:
             out.write(line)
-            if line.strip() == f"data_{block}":
+            if _block_name(line.lstrip("\ufeff").strip(_BLANK)) == block:  # a byte order mark may come first
                 out.writelines(_rewritten_loop(lines, source, columns))
 
 
@@ -107,9 +232,10 @@ def keep_rows(source: Path, target: Path | str, block: str, rows: Set[int]) -> N
     ):
         inside, labelled, row = False, False, -1
         for line in file:
-            text = line.strip()
-            if text.startswith("data_"):
-                inside, labelled = text == f"data_{block}", False
+            text = line.lstrip("\ufeff").strip(_BLANK)
+            name = _block_name(text)
+            if name is not None:
+                inside, labelled = name == block, False
             elif inside and text.startswith("_"):
                 labelled = True
             elif inside and labelled and text and not text.startswith("#"):
@@ -125,41 +251,39 @@ def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Se
     changed: list[tuple[int, Sequence[str]]] = []
     in_loop, row, count = False, 0, len(next(iter(columns.values())))
     for line in lines:
-        text = line.strip()
-        end = line[len(line.rstrip("\r\n")) :]
-        if text.startswith("loop_"):
-            in_loop = True
-        elif in_loop and text.startswith("_"):
-            labels.append(text.split()[0][1:])
-        elif in_loop and labels and not changed:
-            new = [name for name in columns if name not in labels]
-            for name in new:
-                labels.append(name)
-                yield f"_{name} #{len(labels)}\n"
-            changed = sorted((labels.index(name), values) for name, values in columns.items())
-        if text.startswith("data_"):
+        text = line.strip(_BLANK)
+        if _block_name(text) is not None:
             yield line
             break
-        if changed and text and not text.startswith("#"):
-            if row >= count:
-                raise InputError(f"{source} has more rows than when it was read; leave it alone while a run needs it")
-            yield _rewritten_row(line.rstrip("\r\n"), [(at, values[row]) for at, values in changed]) + end
-            row += 1
-        else:
+        if not changed:
+            in_loop = in_loop or text.startswith("loop_")
+            if in_loop and text.startswith("_"):
+                labels.append(text.split()[0][1:])
+            elif labels:
+                new = [name for name in columns if name not in labels]
+                yield from (f"_{name} #{number}\n" for number, name in enumerate(new, len(labels) + 1))
+                labels += new
+                changed = sorted((labels.index(name), values) for name, values in columns.items())
+        if not changed or not text or text[0] == "#":
             yield line
+            continue
+        if row >= count:
+            raise InputError(f"{source} has more rows than when it was read; leave it alone while a run needs it")
+        yield _rewritten_row(line, [(at, values[row]) for at, values in changed])
+        row += 1
     if row != count:
         raise InputError(f"{source} does not list its {count} particles in one loop; write it as RELION does")
 
 
 def _rewritten_row(line: str, values: Sequence[tuple[int, str]]) -> str:
     """The row with the tokens at these positions exchanged; positions past the last are appended."""
-    spans = [match.span() for match in _TOKEN.finditer(line)]
+    spans = [match.span() for match in _tokens(line)]
     out, last = "", 0
     for position, value in values:
-        text = f'"{value}"' if re.search(r"\s", value) else value
         if position < len(spans):
             begin, stop = spans[position]
-            out, last = out + line[last:begin] + text, stop
+            out, last = out + line[last:begin] + _quoted(value), stop
         else:
-            out, last = out + line[last:].rstrip() + " " + text, len(line)
+            stop = spans[-1][1]
+            out, last = out + line[last:stop] + " " + _quoted(value), stop
     return out + line[last:]

@@ -33,7 +33,7 @@ class TableReader:
 RELION = TableReader(
     "RELION 3.0 to 5", (".star",), lambda path, pixel_size_A, passthrough: RelionTable.read(path, pixel_size_A)
 )
-CRYOSPARC = TableReader("cryoSPARC", (".cs",), CryosparcTable.read)
+CRYOSPARC = TableReader("cryoSPARC", (".cs", ".csg"), CryosparcTable.read)
 MRC_STACK = TableReader(
     "MRC stack", (".mrcs", ".mrc"), lambda path, pixel_size_A, passthrough: MrcStack.read(path, pixel_size_A)
 )
@@ -52,7 +52,7 @@ def read_table(path: Path | str, pixel_size_A: float | None = None, passthrough:
     A file that no reader accepts by its suffix is read as a RELION STAR file.
 
     Args:
-        path: the table (.star, .cs) or a stack of images without one (.mrcs, .mrc).
+        path: the table (.star, .cs, .csg) or a stack of images without one (.mrcs, .mrc).
         pixel_size_A: pixel size of all images in Å, instead of what the file says.
         passthrough: a cryoSPARC job's passthrough file, where it is not beside the table.
 

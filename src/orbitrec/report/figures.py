@@ -63,7 +63,7 @@ def draw_run(path: Path, picture: RunPicture) -> None:
         InputError: if ``path`` cannot be written or its suffix is not that of a picture.
     """
     figure = Figure(figsize=(16, 10), dpi=100, layout="constrained", facecolor="white")
-    figure.suptitle(picture.title, size=15, weight="bold")
+    figure.suptitle(picture.title, size=15, weight="bold", parse_math=False)  # a file may be named $x$
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.45, 1)).flat
     maps, poses = upper.subfigures(1, 2, width_ratios=(1.15, 1))
     draw_planes(maps, picture.volume, picture.voxel_size_A)

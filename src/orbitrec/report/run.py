@@ -122,7 +122,10 @@ def write_run(
     maps = {kind: rebuilt.volume, "half1": rebuilt.half_maps[0], "half2": rebuilt.half_maps[1], "mask": rebuilt.mask}
     for file, volume in maps.items():
         write_map(run.file(f"{file}.mrc"), volume, pixel)
-    stack.write_posed(run.file(_posed_name(stack)), result.rotations, result.shifts_px, result.half_sets)
+    posed = run.file(_posed_name(stack))
+    for suffix in stack.table.companions:
+        run.file(posed.with_suffix(suffix).name)
+    stack.write_posed(posed, result.rotations, result.shifts_px, result.half_sets)
     write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_conical_fsc(run, result.conical_fsc)

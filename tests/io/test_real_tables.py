@@ -1,0 +1,96 @@
+"""Real tables of many programs and versions, given made-up stacks: what is written differs in what it should, only."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orbitrec.geometry.rotations import geodesic_distance, random_rotations
+from orbitrec.io.mrc import StackWriter
+from orbitrec.io.particles import ParticleStack
+from orbitrec.io.tables import read_table
+
+POSES = {"rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}
+ORIGINS = {"rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst"}
+
+
+def _with_stacks(source: Path, folder: Path) -> ParticleStack:
+    """The table in a folder of its own, where every stack is a file of the right size with nothing in it."""
+    table = Path(shutil.copy(source, folder))
+    sources, boxes = read_table(table).sources(), read_table(table).stated_boxes()
+    for at, name in enumerate(sources.names):
+        rows = sources.stack == at
+        count, box = int(sources.section[rows].max()) + 1, 64 if boxes is None else int(boxes[rows][0])
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with StackWriter(folder / name, 1, box, 1.5) as stack:
+            stack.write(torch.zeros(1, box, box))
+        with (folder / name).open("r+b") as file:
+            file.seek(8)
+            file.write(count.to_bytes(4, "little"))
+            file.truncate(1024 + 4 * count * box * box)
+    return ParticleStack.open(table, ctf=None)
+
+
+def _posed(stack: ParticleStack, path: Path) -> ParticleStack:
+    path.parent.mkdir()
+    rotations = random_rotations(len(stack), torch.Generator().manual_seed(0))
+    stack.write_posed(path, rotations, torch.full((len(stack), 2), 1.25))
+    again = ParticleStack.open(path, ctf=None)
+    poses = again.poses()
+    assert poses is not None
+    assert float(geodesic_distance(poses[0], rotations).max()) < 1e-5
+    assert float((poses[1] - 1.25).abs().max()) < 1e-5
+    assert [each.path.resolve() for each in again.stacks] == [each.path.resolve() for each in stack.stacks]
+    np.testing.assert_array_equal(again.sources.section, stack.sources.section)
+    return again
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "ctf"),
+    [
+        ("tables/cryodrgn_relion31_6opticsgroups.star", 139, True),
+        ("tables/cryodrgn_relion5.star", 17, True),
+        ("tables/localrec_particles.star", 99, True),
+        ("tables/prior_values_data_test_prior.star", 274, True),
+        ("particles/relion31.star", 5, True),
+    ],
+)
+def test_star_files_of_every_version(shared_data: Path, tmp_path: Path, name: str, count: int, ctf: bool) -> None:
+    source = shared_data / name
+    if not source.is_file():
+        pytest.skip(f"no {source}")
+    stack = _with_stacks(source, tmp_path)
+    assert (len(stack), stack.ctf is not None) == (count, ctf)
+    again = _posed(stack, tmp_path / "run" / "posed.star")
+    old, new = (path.read_text().splitlines() for path in (source, again.table.path))
+    rows = [[line.split() for line in lines if "@" in line] for lines in (old, new)]
+    columns = list(stack.table.particles)
+    added = [f"_{label} #{at}" for at, label in enumerate(again.table.particles, 1) if label not in columns]
+    assert [line for line in new if "@" not in line and line not in added] == [line for line in old if "@" not in line]
+    assert set(again.table.particles) - set(columns) <= ORIGINS | POSES
+    kept = [at for at, label in enumerate(columns) if label not in POSES | ORIGINS]
+    assert [[row[at] for at in kept] for row in rows[0]] == [[row[at] for at in kept] for row in rows[1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("tables/cryodrgn_cryosparc_J2_particles_exported.cs", 22),
+        ("particles/cryosparc_P12_J24_001_particles.cs", 2019),
+    ],
+)
+def test_cryosparc_tables_of_every_version(shared_data: Path, tmp_path: Path, name: str, count: int) -> None:
+    source = shared_data / name
+    if not source.is_file():
+        pytest.skip(f"no {source}")
+    stack = _with_stacks(source, tmp_path)
+    assert (len(stack), stack.ctf is not None) == (count, True)
+    again = _posed(stack, tmp_path / "run" / "posed.cs")
+    old, new = np.load(source), np.load(again.table.path)
+    differing = {field for field in old.dtype.names if not np.array_equal(old[field], new[field], equal_nan=False)}
+    exported = {"blob/path"} if old["blob/path"][0].startswith(b">") else set()  # relative to the file
+    assert differing <= {"alignments3D/pose", "alignments3D/shift"} | exported
+    assert differing >= exported
+    assert set(old.dtype.names) <= set(new.dtype.names)
