@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
-from orbitrec.io.particle_table import Dialect, ImageSources
+from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -126,20 +126,31 @@ class CryosparcTable:
         names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in distinct]
         return ImageSources([n.lstrip(">") for n in names], stack.reshape(-1).astype(np.int64), index.astype(np.int64))
 
-    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
         """Pixel sizes in Å from ``blob/psize_A``.
 
         Raises:
-            InputError: if there is none, or one that is not positive.
+            InputError: if there is one that cannot be.
         """
-        if self.given_pixel_size_A is not None:
-            return np.full(len(self), self.given_pixel_size_A)
         sizes = self.numbers("blob/psize_A")
         if sizes is None:
-            raise InputError(f"{self.path} gives no pixel size (blob/psize_A); give it in Å as `pixel_size_A`")
+            return None
         if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
             raise InputError(f"{self.path}: blob/psize_A is not between 0.001 and 10000 Å everywhere; correct it")
         return sizes[:, 0].round(6)
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """The pixel size that was given, or else the file's.
+
+        Raises:
+            InputError: if there is neither, or the file gives one that cannot be.
+        """
+        if self.given_pixel_size_A is not None:
+            return np.full(len(self), self.given_pixel_size_A)
+        sizes = self.stated_pixel_sizes_A()
+        if sizes is None:
+            raise InputError(f"{self.path} gives no pixel size (blob/psize_A); give it in Å as `pixel_size_A`")
+        return sizes
 
     def groups(self) -> Int[np.ndarray, "N"]:
         """Optics groups from ``ctf/exp_group_id``, numbered from 0; one group where there is no such field."""
@@ -202,9 +213,8 @@ class CryosparcTable:
         if vectors is None:
             return None
         pixel = self.numbers(SHIFT_PIXEL)
-        shifts_A = (np.zeros((len(self), 2)) if shifts is None else shifts) * (
-            self.pixel_sizes_A()[:, None] if pixel is None else pixel
-        )
+        pixel = self.pixel_sizes_A()[:, None] if pixel is None else pixel * given_over_stated_pixel(self)[:, None]
+        shifts_A = (np.zeros((len(self), 2)) if shifts is None else shifts) * pixel
         return torch.from_numpy(Rotation.from_rotvec(vectors).as_matrix()), -torch.from_numpy(shifts_A)
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
@@ -241,7 +251,7 @@ class CryosparcTable:
         pixel = self.pixel_sizes_A()
         out[POSE] = Rotation.from_matrix(rotations.detach().cpu().double().numpy()).as_rotvec()
         out[SHIFT] = -shifts_A.detach().cpu().double().numpy() / pixel[:, None]
-        out[SHIFT_PIXEL] = pixel
+        out[SHIFT_PIXEL] = pixel / given_over_stated_pixel(self)  # that of the images, as the file states it
         if halves is not None:
             out[SPLIT] = halves.cpu().numpy() - 1
         with replacing(path) as temporary, temporary.open("wb") as file:

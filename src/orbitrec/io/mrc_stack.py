@@ -60,6 +60,10 @@ class MrcStack:
         """All sections in order."""
         return ImageSources([self.path.name], np.zeros(self.count, dtype=np.int64), np.arange(self.count))
 
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """That of the tables that are written, which state the pixel size that was given."""
+        return self.pixel_sizes_A()
+
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
         """The pixel size that was given, or else the header's."""
         return np.full(self.count, self.pixel_size_A)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.models.ctf import CTFParameters
 
 
@@ -43,7 +44,8 @@ class ImageSources:
 class ParticleTable(Protocol):
     """N particles as a file lists them.
 
-    No image is read. Lengths are in Å, angles in degrees and poses in RELION's convention, whatever the file has.
+    No image is read. Lengths are in Å, angles in degrees and poses in RELION's convention, whatever the file has. Å are
+    those of :meth:`pixel_sizes_A`; in the file, origins are in the Å of the pixel size that the file itself states.
     """
 
     @property
@@ -69,8 +71,12 @@ class ParticleTable(Protocol):
         """Where the images are; raises an InputError where the table does not say."""
         ...
 
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
+        """Pixel size in Å that the file states for every image; None where it states none."""
+        ...
+
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
-        """Pixel size of every image in Å."""
+        """Pixel size of every image in Å: the one that was given, or else the file's."""
         ...
 
     def groups(self) -> Int[np.ndarray, "N"]:
@@ -127,3 +133,15 @@ class ParticleTable(Protocol):
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
         """
         ...
+
+
+def given_over_stated_pixel(table: ParticleTable) -> Float[np.ndarray, "N"]:
+    """The pixel size that was given for each image over the one that the file states; ones where the file's is used.
+
+    Other programs read origins in Å with the pixel size beside them, so that is what a file's Å are.
+    """
+    try:
+        stated = table.stated_pixel_sizes_A()
+    except InputError:  # not a number, or none that can be: nobody can count with it
+        stated = None
+    return np.ones(len(table)) if stated is None else table.pixel_sizes_A() / stated

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import Dialect, ImageSources
+from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -177,26 +177,37 @@ class RelionTable:
         sections = parts[0].fillna("1").to_numpy(dtype=np.int64) - 1
         return ImageSources(list(names), np.asarray(codes, dtype=np.int64), sections)
 
-    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
         """Pixel sizes in Å from ``rlnImagePixelSize``, or else from detector pixel size and magnification.
 
         Raises:
-            InputError: if the file gives none, or one that is not positive.
+            InputError: if the file gives one that cannot be.
         """
-        if self.given_pixel_size_A is not None:
-            return np.full(len(self), self.given_pixel_size_A)
         sizes = self.numbers("rlnImagePixelSize")
         detector_um, magnification = self.numbers("rlnDetectorPixelSize"), self.numbers("rlnMagnification")
         if sizes is None and detector_um is not None and magnification is not None and (magnification > 0).all():
             sizes = detector_um * 1e4 / magnification
         if sizes is None:
-            raise InputError(
-                f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or give it in Å as `pixel_size_A`"
-            )
+            return None
         if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
             wrong = sizes.min() if sizes.min() <= 1e-3 else sizes.max()
             raise InputError(f"{self.path} gives a pixel size of {wrong:g} Å, which cannot be; correct it")
         return sizes.round(6)
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """The pixel size that was given, or else the file's.
+
+        Raises:
+            InputError: if there is neither, or the file gives one that cannot be.
+        """
+        if self.given_pixel_size_A is not None:
+            return np.full(len(self), self.given_pixel_size_A)
+        sizes = self.stated_pixel_sizes_A()
+        if sizes is None:
+            raise InputError(
+                f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or give it in Å as `pixel_size_A`"
+            )
+        return sizes
 
     def signs(self) -> Float[np.ndarray, "N"]:
         """Ones: RELION's files do not say whether dense matter is dark."""
@@ -247,7 +258,9 @@ class RelionTable:
         if angles is None:
             return None
         origins_A, origins_px = self._number_columns(ORIGIN_COLUMNS_A), self._number_columns(ORIGIN_COLUMNS_PX)
-        if origins_A is None:
+        if origins_A is not None:
+            origins_A = origins_A * given_over_stated_pixel(self)[:, None]
+        else:
             origins_A = np.zeros((len(self), 2)) if origins_px is None else origins_px * self.pixel_sizes_A()[:, None]
         return euler_to_matrix(torch.from_numpy(angles)), -torch.from_numpy(origins_A)
 
@@ -294,9 +307,10 @@ class RelionTable:
         places = zip(sources.section, sources.stack, strict=True)
         columns = {"rlnImageName": [f"{section + 1:06d}@{stacks[stack]}" for section, stack in places]}
         shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A())[:, None]
+        stated_A = shifts_A.detach().cpu().double() / torch.from_numpy(given_over_stated_pixel(self))[:, None]
         values = angle_columns(rotations)
         for names, shifts, needed in (
-            (ORIGIN_COLUMNS_A, shifts_A, self.optics is not None),
+            (ORIGIN_COLUMNS_A, stated_A, self.optics is not None),
             (ORIGIN_COLUMNS_PX, shifts_px, self.optics is None),
         ):
             # Where the other pair is there too it is kept consistent: readers differ in which they prefer.
