@@ -48,25 +48,44 @@ class KnownMap:
     Attributes:
         path: where it was read.
         grid: its density at the box and pixel size of the stack.
+        notes: what was assumed of its voxels, where that may be wrong.
     """
 
     path: Path
     grid: Float[Tensor, "n n n"]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, stack: ParticleStack) -> "KnownMap":
-        """Read a map and bring it to the stack's grid; a header without voxel size is taken to mean the stack's.
+    def read(cls, path: Path, stack: ParticleStack, voxel_size_A: float | None = None) -> "KnownMap":
+        """Read a map and bring it to the stack's grid.
+
+        Args:
+            path: the map.
+            stack: the particles.
+            voxel_size_A: edge of a voxel in Å, whatever the header says; None is the header's, or else the stack's.
+
+        Returns:
+            The map. It has a note if the header gives no voxel size, or one that makes the map's edge another than
+            that of the images.
 
         Raises:
             InputError: if it cannot be read as a map, or is constant.
         """
-        pixel = stack.pixel_size_A
-        grid, voxel_A = read_map(path, read_header(path).voxel_size_A or pixel)
+        pixel, stated_A = stack.pixel_size_A, read_header(path).voxel_size_A
+        grid, voxel_A = read_map(path, voxel_size_A or stated_A or pixel)
         if not float(grid.std()) > 0:
             raise InputError(f"{path} is a constant map; give one that shows a particle")
+        edge_A, images_A, notes = len(grid) * voxel_A, stack.n * pixel, []
+        if voxel_size_A is None and stated_A is None:
+            notes.append(f"The header of {path} gives no voxel size: that of the particles, {pixel:g} Å, is assumed")
+        elif voxel_size_A is None and abs(edge_A - images_A) > max(voxel_A, pixel):
+            notes.append(
+                f"The header of {path} gives voxels of {voxel_A:g} Å, so that the map spans {edge_A:.0f} Å and the "
+                f"images {images_A:.0f} Å"
+            )
         if abs(voxel_A / pixel - 1) > 1e-3 or len(grid) != stack.n:
             grid = resampled(grid.double(), voxel_A, stack.n, pixel)
-        return cls(path, grid.double())
+        return cls(path, grid.double(), tuple(notes))
 
     @classmethod
     def given(cls, grid: Float[Tensor, "n n n"], stack: ParticleStack) -> "KnownMap":
