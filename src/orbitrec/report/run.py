@@ -18,7 +18,7 @@ from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.orientation import view_averages
-from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.files import printable, write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
@@ -145,7 +145,7 @@ def write_run(
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
     summary = summary_of(source, stack, config, result, comparison)
     write_json(run.file(SUMMARY), summary.to_dict())
-    title = f"{source.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
+    title = f"{printable(source.name)}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
     chosen = str(result.selection.chosen + 1)
     picture = RunPicture(
         rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title, chosen
@@ -183,7 +183,7 @@ def summary_of(
     notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
     return Summary(
         orbitrec=__version__,
-        input=str(source),
+        input=printable(source),
         particles=len(stack),
         box_px=stack.n,
         pixel_size_A=pixel,
