@@ -126,7 +126,10 @@ BAD = {
     "oblong images": (_oblong, "6 × 4 pixels; they must be square"),
     "no pixel size": (_replace("_rlnImagePixelSize", "_rlnSomething"), "gives no pixel size"),
     "wild pixel size": (_replace("2 300 2.7 0.1 1.5", "2 300 2.7 0.1 15"), "images of 0 px are too small"),
-    "pixel size 0": (_replace("2.7 0.1 1.5", "2.7 0.1 0"), "pixel size of 0 Å, which cannot be"),
+    "pixel size 0": (
+        _replace("2.7 0.1 1.5", "2.7 0.1 0"),
+        "row 1 has a pixel size of 0 Å (rlnImagePixelSize), which cannot be",
+    ),
     "empty table": (_empty, "lists no particles"),
     "no image names": (_replace("_rlnImageName", "_rlnOther"), "has no rlnImageName column"),
     "bad image name": (_replace("2@a.mrcs", "x@a.mrcs"), "rlnImageName of row 2 is x@a.mrcs"),
@@ -136,7 +139,10 @@ BAD = {
     "long row": (_replace("12000 9000 30", "12000 9000 30 1 2"), "not a well-formed STAR file"),
     "not a star file": (lambda star: star.write_text("hello\n"), "is not a STAR file"),
     "binary": (lambda star: star.write_bytes(bytes(range(256)) * 9), "STAR file"),
-    "impossible voltage": (_replace("1 300", "1 0"), "voltage"),
+    "impossible voltage": (
+        _replace("1 300", "1 0"),
+        "rlnVoltage of row 1 is 0, which cannot be: it is from 20 to 1500 kV",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.io.files import existing_file, replacing
 from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel
+from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -135,9 +136,7 @@ class CryosparcTable:
         sizes = self.numbers("blob/psize_A")
         if sizes is None:
             return None
-        if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
-            raise InputError(f"{self.path}: blob/psize_A is not between 0.001 and 10000 Å everywhere; correct it")
-        return sizes[:, 0].round(6)
+        return checked_pixel_sizes_A(self.path, sizes[:, 0], "blob/psize_A")
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
         """The pixel size that was given, or else the file's.
@@ -184,7 +183,7 @@ class CryosparcTable:
         """CTF parameters of the N particles; radians become degrees.
 
         Raises:
-            InputError: if fields are missing.
+            InputError: if fields are missing, or a value cannot be.
         """
         missing = self.missing_ctf_columns()
         if missing:
@@ -196,8 +195,12 @@ class CryosparcTable:
         for name, field in CTF_FIELDS.items():
             values = self.numbers(field)
             assert values is not None
-            columns[name] = torch.from_numpy(np.rad2deg(values[:, 0]) if field.endswith("_rad") else values[:, 0])
-        return CTFParameters(**columns)
+            columns[name] = np.rad2deg(values[:, 0]) if field.endswith("_rad") else values[:, 0]
+        return ctf_of_columns(self.path, columns, CTF_FIELDS)
+
+    def doubtful_values(self) -> list[str]:
+        """One sentence for each field of the CTF that looks like one in another unit."""
+        return [] if self.missing_ctf_columns() else doubtful_values(self.ctf(), CTF_FIELDS)
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """False for every image: cryoSPARC does not export images multiplied by their CTF."""

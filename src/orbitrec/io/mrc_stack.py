@@ -94,6 +94,10 @@ class MrcStack:
             "images without CTF"
         )
 
+    def doubtful_values(self) -> list[str]:
+        """An empty list: a stack has no values."""
+        return []
+
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """False for every image: a stack does not say that its images were multiplied by a CTF."""
         return np.zeros(self.count, dtype=bool)

@@ -96,7 +96,11 @@ class ParticleTable(Protocol):
         ...
 
     def ctf(self) -> CTFParameters:
-        """CTF parameters of every particle; raises an InputError where columns are missing."""
+        """CTF parameters of every particle; raises an InputError where columns are missing or values cannot be."""
+        ...
+
+    def doubtful_values(self) -> list[str]:
+        """One sentence for each column of the CTF that is possible and yet looks like one in another unit."""
         ...
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:

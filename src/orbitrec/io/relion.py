@@ -14,6 +14,7 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
 from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel
+from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -183,16 +184,13 @@ class RelionTable:
         Raises:
             InputError: if the file gives one that cannot be.
         """
-        sizes = self.numbers("rlnImagePixelSize")
+        sizes, column = self.numbers("rlnImagePixelSize"), "rlnImagePixelSize"
         detector_um, magnification = self.numbers("rlnDetectorPixelSize"), self.numbers("rlnMagnification")
         if sizes is None and detector_um is not None and magnification is not None and (magnification > 0).all():
-            sizes = detector_um * 1e4 / magnification
+            sizes, column = detector_um * 1e4 / magnification, "rlnDetectorPixelSize over rlnMagnification"
         if sizes is None:
             return None
-        if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
-            wrong = sizes.min() if sizes.min() <= 1e-3 else sizes.max()
-            raise InputError(f"{self.path} gives a pixel size of {wrong:g} Å, which cannot be; correct it")
-        return sizes.round(6)
+        return checked_pixel_sizes_A(self.path, sizes, column)
 
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
         """The pixel size that was given, or else the file's.
@@ -226,7 +224,7 @@ class RelionTable:
         """CTF parameters of the N particles (``rlnPhaseShift`` is 0 where absent).
 
         Raises:
-            InputError: if columns are missing, or the images are phase-flipped already.
+            InputError: if columns are missing, a value cannot be, or the images are phase-flipped already.
         """
         missing = self.missing_ctf_columns()
         if missing:
@@ -239,10 +237,14 @@ class RelionTable:
             raise InputError(
                 f"{self.path}: rlnCtfDataArePhaseFlipped is set; extract the particles anew without flipping phases"
             )
-        columns = {name: self.numbers(column) for name, column in CTF_COLUMNS.items()}
+        values = {name: self.numbers(column) for name, column in CTF_COLUMNS.items()}
         phase_shift = self.numbers("rlnPhaseShift")
-        columns["phase_shift_deg"] = np.zeros(len(self)) if phase_shift is None else phase_shift
-        return CTFParameters(**{name: torch.from_numpy(values) for name, values in columns.items()})
+        values["phase_shift_deg"] = np.zeros(len(self)) if phase_shift is None else phase_shift
+        return ctf_of_columns(self.path, {name: v for name, v in values.items() if v is not None}, CTF_COLUMNS)
+
+    def doubtful_values(self) -> list[str]:
+        """One sentence for each column of the CTF that looks like one in another unit."""
+        return [] if self.missing_ctf_columns() else doubtful_values(self.ctf(), CTF_COLUMNS)
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """Which images are marked by ``rlnCtfDataAreCtfPremultiplied``."""

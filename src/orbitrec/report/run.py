@@ -190,7 +190,7 @@ def summary_of(
         dialect=stack.table.dialect,
         posed=_posed_name(stack),
         ctf=stack.ctf is not None,
-        checks=(*result.checks, *notes, *_ignored(stack)),
+        checks=(*result.checks, *notes, *_ignored(stack), *_doubtful(stack)),
         seed=config.seed,
         threads=torch.get_num_threads(),
         device=config.device,
@@ -237,6 +237,10 @@ def _ignored(stack: ParticleStack) -> list[str]:
     if not columns:
         return []
     return [f"Not modelled, and so ignored: {', '.join(columns)}. They matter at resolutions finer than these maps."]
+
+
+def _doubtful(stack: ParticleStack) -> list[str]:
+    return [] if stack.ctf is None else stack.table.doubtful_values()
 
 
 def compared_with_truth(
