@@ -1,6 +1,7 @@
 """``orbitrec info`` and the frame of the command line: what it prints, and how it refuses bad input."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,7 +120,6 @@ def _oblong(star: Path) -> None:
 
 BAD = {
     "no such file": (lambda star: star.unlink(), "no such file"),
-    "missing stack": (lambda star: (star.parent / "b.mrcs").unlink(), "the stack b.mrcs of row 3 is not found"),
     "truncated stack": (_truncate, "a.mrcs is truncated"),
     "short stack": (_replace("2@a.mrcs", "9@a.mrcs"), "row 2 asks for image 9 of"),
     "image zero": (_replace("2@a.mrcs", "0@a.mrcs"), "row 2 asks for image 0 of"),
@@ -158,6 +158,31 @@ def test_bad_input_is_one_sentence_and_exit_2(star: Path, name: str, capsys: pyt
     assert printed.err.count("\n") == 1
     assert message in printed.err
     assert sorted(star.parent.iterdir()) == before
+
+
+def test_a_table_whose_stacks_are_elsewhere_says_what_it_can(star: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("info", star, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    (star.parent / "b.mrcs").unlink()
+    assert _run("info", star, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == whole | {"box_px": None, "missing_stacks": ["b.mrcs"]}
+    assert _run("info", star, "--images") == 2
+    assert "the stack b.mrcs of row 3 is not found" in capsys.readouterr().err
+
+
+def test_of_many_missing_stacks_some_are_printed_and_all_are_in_json(
+    star: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"1@gone{index}.mrcs 1 10000 9000 30\n" for index in range(25))
+    star.write_text(STAR + rows)
+    assert _run("info", star, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["missing_stacks"] == [f"gone{index}.mrcs" for index in range(25)]
+    assert _run("info", star) == 0
+    printed = capsys.readouterr().out
+    assert "gone9.mrcs" in printed
+    assert "gone10.mrcs" not in printed
+    assert "and 15 more" in re.sub(r"[\s│]+", " ", printed)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -236,13 +236,26 @@ def background_normalised(images: Float[Tensor, "b n n"]) -> Float[Tensor, "b n 
     return (images - mean) / deviation.clamp(min=torch.finfo(images.dtype).tiny)
 
 
-def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
-    """The file that a stack name means."""
+def find_stack(name: str, table: Path, datadir: Path | None = None) -> Path | None:
+    """The file that a stack name means; None where there is none.
+
+    Args:
+        name: of the stack, as the table has it.
+        table: the table's path.
+        datadir: another folder that holds the stacks.
+    """
     above = [folder / name for folder in Path(os.path.abspath(table)).parents]
     given = [datadir / name, datadir / Path(name).name] if datadir else []
     for candidate in (table.parent / name, *given, Path(name), *above):
         if len(str(candidate)) < 4096 and "\0" not in name and os.path.isfile(candidate):
             return candidate
+    return None
+
+
+def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
+    found = find_stack(name, table, datadir)
+    if found is not None:
+        return found
     looked = (
         f"beside the table or in a folder above it{f', in {datadir}' if datadir else ''} or in the working directory"
     )
