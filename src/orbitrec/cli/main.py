@@ -4,6 +4,7 @@ Command files import the library inside their functions, so that ``--help`` does
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ app.add_typer(mra.app, name="mra")
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(train.app, name="train")
+
+OUT_OF_MEMORY = "can't allocate memory|not enough memory|out of memory"
 
 
 def _print_version(wanted: bool) -> bool:
@@ -107,4 +110,10 @@ def _told(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename and error.strerror:
         # A run keeps its folder then: a disk may come back.
         return f"cannot read or write {error.filename}: {error.strerror}; a run that had begun goes on with `resume`"
+    # torch has no class of its own for memory that the CPU does not have.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error))):
+        return (
+            "there is not enough memory: fewer particles, a coarser `resolution_A` or larger pixels need less, and "
+            "`device` cpu has more than a GPU; a run that had begun goes on with `resume`"
+        )
     return None
