@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from orbitrec import __version__
-from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train
+from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train, transfer
 from orbitrec.cli.messages import say
 from orbitrec.errors import InputError
 
@@ -35,6 +35,7 @@ app.command()(evaluate.evaluate)
 app.command()(info.info)
 app.command()(refine.refine)
 app.command()(report.report)
+app.command()(transfer.transfer)
 app.add_typer(moments.app, name="moments")
 app.add_typer(mra.app, name="mra")
 app.add_typer(reproduce.app, name="reproduce")

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,8 +238,9 @@ class CryosparcTable:
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the table with these poses; paths stay relative to the project's folder, as cryoSPARC has them.
 
@@ -249,16 +250,23 @@ class CryosparcTable:
             shifts_A: displacement (x, y) of every particle's content in Å.
             stacks: the stack file found for each of ``sources().names``; not needed here.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
+            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
         """
-        out = self._with_alignments()
-        pixel = self.pixel_sizes_A()
+        rows = np.arange(len(self)) if rows is None else rows
+        out = self._with_alignments()[rows]
+        pixel = self.pixel_sizes_A()[rows]
         out[POSE] = Rotation.from_matrix(rotations.detach().cpu().double().numpy()).as_rotvec()
         out[SHIFT] = -shifts_A.detach().cpu().double().numpy() / pixel[:, None]
-        out[SHIFT_PIXEL] = pixel / given_over_stated_pixel(self)  # that of the images, as the file states it
+        out[SHIFT_PIXEL] = pixel / given_over_stated_pixel(self)[rows]  # that of the images, as the file states it
         if halves is not None:
             out[SPLIT] = halves.cpu().numpy() - 1
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, out, allow_pickle=False)
+
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """The ``uid``, which a particle keeps through all jobs."""
+        uid = self.records["uid"] if "uid" in self._names else None
+        return {} if uid is None or uid.dtype.kind not in "iu" else {"uid": uid.tolist()}
 
     def _with_alignments(self) -> np.ndarray:
         """A copy of the records that has every field of an alignment."""

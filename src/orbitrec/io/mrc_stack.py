@@ -1,6 +1,6 @@
 """A stack of particle images without a table: all that is known of the particles is their pixel size."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,13 +112,18 @@ class MrcStack:
         """An empty list: a stack has no columns."""
         return []
 
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """Nothing: a stack knows no more of an image than where it is."""
+        return {}
+
     def write_posed(
         self,
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the particles as RELION 3.1 tables.
 
@@ -126,13 +131,16 @@ class MrcStack:
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``.
+            stacks: the stack file found for each of ``sources().names``; None keeps the name.
             halves: half-set of every particle, 1 or 2; no column where None.
+            rows: the images that are written, ascending; the poses are those of these. None writes all.
         """
-        shifts_px = shifts_A / self.pixel_size_A
+        shifts_px, name = shifts_A / self.pixel_size_A, self.path.name if stacks is None else str(stacks[0])
         tables = particle_tables(
-            str(stacks[0]), self.count, self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px
+            name, len(rotations), self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px
         )
+        if rows is not None:
+            tables["particles"]["rlnImageName"] = [f"{row + 1:06d}@{name}" for row in rows]
         if halves is not None:
             tables["particles"]["rlnRandomSubset"] = halves.tolist()
         write_star(path, tables)

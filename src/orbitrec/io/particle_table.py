@@ -1,6 +1,6 @@
 """What every table of particles says, whatever program wrote it: the protocol that its readers implement."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -124,8 +124,9 @@ class ParticleTable(Protocol):
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the table again with these poses, in its own dialect and atomically; everything else is kept.
 
@@ -133,8 +134,16 @@ class ParticleTable(Protocol):
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``.
+            stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
+            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+        """
+        ...
+
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """What the particles can be told from others by, the surest first: its name → a value for every particle.
+
+        Where images are is not among them; it is what is left where two tables have nothing of this in common.
         """
         ...
 

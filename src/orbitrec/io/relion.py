@@ -1,6 +1,6 @@
 """RELION's particle STAR files, 3.0 to 5."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -290,8 +290,9 @@ class RelionTable:
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the table with these poses.
 
@@ -302,14 +303,18 @@ class RelionTable:
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``.
+            stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
+            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
         """
-        sources = self.sources()
-        places = zip(sources.section, sources.stack, strict=True)
-        columns = {"rlnImageName": [f"{section + 1:06d}@{stacks[stack]}" for section, stack in places]}
-        shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A())[:, None]
-        stated_A = shifts_A.detach().cpu().double() / torch.from_numpy(given_over_stated_pixel(self))[:, None]
+        rows = np.arange(len(self)) if rows is None else rows
+        columns: dict[str, list[str]] = {}
+        if stacks is not None:
+            sources = self.sources()
+            places = zip(sources.section[rows], sources.stack[rows], strict=True)
+            columns["rlnImageName"] = [f"{section + 1:06d}@{stacks[stack]}" for section, stack in places]
+        shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A()[rows])[:, None]
+        stated_A = shifts_A.detach().cpu().double() / torch.from_numpy(given_over_stated_pixel(self)[rows])[:, None]
         values = angle_columns(rotations)
         for names, shifts, needed in (
             (ORIGIN_COLUMNS_A, stated_A, self.optics is not None),
@@ -321,7 +326,22 @@ class RelionTable:
         columns |= {name: [f"{value:.6f}" for value in column] for name, column in values.items()}
         if halves is not None:
             columns["rlnRandomSubset"] = [str(half) for half in halves.tolist()]
-        rewrite_columns(self.path, path, self.block_name, columns)
+        kept = np.isin(np.arange(len(self)), rows)
+        where = kept.cumsum() - 1  # a row that is not written may have any value
+        whole = {name: [column[at] for at in where] for name, column in columns.items()}
+        rewrite_columns(self.path, path, self.block_name, whole, kept.tolist())
+
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """Micrograph and coordinates, where the table has them: boxes of any size at one place hold one particle."""
+        names, places = self._column("rlnMicrographName"), self._number_columns(["rlnCoordinateX", "rlnCoordinateY"])
+        if names is None or places is None:
+            return {}
+        files = (Path(str(name)).name for name in names)
+        return {
+            "micrograph and coordinates": [
+                (name, *place) for name, place in zip(files, places.round(2).tolist(), strict=True)
+            ]
+        }
 
 
 def _table(block: pd.DataFrame | dict) -> pd.DataFrame:

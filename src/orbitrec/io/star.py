@@ -64,7 +64,13 @@ def write_star(path: Path | str, blocks: Blocks) -> None:
         starfile.write(blocks, temporary, float_format="%.12g", na_rep="nan")
 
 
-def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mapping[str, Sequence[str]]) -> None:
+def rewrite_columns(
+    source: Path,
+    target: Path | str,
+    block: str,
+    columns: Mapping[str, Sequence[str]],
+    kept: Sequence[bool] | None = None,
+) -> None:
     """Copy a STAR file with new values in some columns of one loop, atomically; every other character is kept.
 
     Columns that the loop does not have are added after its last one.
@@ -74,6 +80,7 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         target: the file to write.
         block: name of the loop's block, without ``data_``.
         columns: column name, without its underscore → the value of every row.
+        kept: which rows of the loop are written; None writes all.
 
     Raises:
         InputError: if the block is not a loop with a row for every value, as after a change of the file.
@@ -88,10 +95,12 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         for line in lines:
             out.write(line)
             if line.strip() == f"data_{block}":
-                out.writelines(_rewritten_loop(lines, source, columns))
+                out.writelines(_rewritten_loop(lines, source, columns, kept))
 
 
-def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _rewritten_loop(
+    lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]], kept: Sequence[bool] | None
+) -> Iterator[str]:
     """The lines of one block up to the next one's name, with ``columns`` set."""
     labels: list[str] = []
     changed: list[tuple[int, Sequence[str]]] = []
@@ -104,8 +113,7 @@ def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Se
         elif in_loop and text.startswith("_"):
             labels.append(text.split()[0][1:])
         elif in_loop and labels and not changed:
-            new = [name for name in columns if name not in labels]
-            for name in new:
+            for name in [name for name in columns if name not in labels]:
                 labels.append(name)
                 yield f"_{name} #{len(labels)}\n"
             changed = sorted((labels.index(name), values) for name, values in columns.items())
@@ -115,7 +123,8 @@ def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Se
         if changed and text and not text.startswith("#"):
             if row >= count:
                 raise InputError(f"{source} has more rows than when it was read; leave it alone while a run needs it")
-            yield _rewritten_row(line.rstrip("\r\n"), [(at, values[row]) for at, values in changed]) + end
+            new = _rewritten_row(line.rstrip("\r\n"), [(at, values[row]) for at, values in changed])
+            yield new + end if kept is None or kept[row] else ""
             row += 1
         else:
             yield line
