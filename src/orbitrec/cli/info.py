@@ -36,6 +36,7 @@ def info(
     Example:  orbitrec info particles.star
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from orbitrec.io.files import to_json
@@ -59,9 +60,9 @@ def info(
         typer.echo(to_json(facts))
         return
     table = Table(show_header=False)
-    table.add_row("file", str(file))
+    table.add_row("file", escape(str(file)))
     for name, value in facts.items():
-        table.add_row(_label(name), _text(value))
+        table.add_row(_label(name), escape(_text(value)))
     Console().print(table)
 
 
