@@ -237,12 +237,15 @@ def background_normalised(images: Float[Tensor, "b n n"]) -> Float[Tensor, "b n 
 
 
 def find_stack(name: str, table: Path, datadir: Path | None = None) -> Path | None:
-    """The file that a stack name means; None where there is none.
+    """Look for the file that a stack name means.
 
     Args:
         name: of the stack, as the table has it.
         table: the table's path.
         datadir: another folder that holds the stacks.
+
+    Returns:
+        The file; None where there is none.
     """
     above = [folder / name for folder in Path(os.path.abspath(table)).parents]
     given = [datadir / name, datadir / Path(name).name] if datadir else []

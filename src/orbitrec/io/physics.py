@@ -65,6 +65,9 @@ def doubtful_values(ctf: CTFParameters, columns: Mapping[str, str]) -> list[str]
     Args:
         ctf: the parameters.
         columns: what the table calls each.
+
+    Returns:
+        The sentences; most tables have none.
     """
     values = {name: getattr(ctf, name).numpy() for name in ("defocus_u_A", "defocus_v_A", "cs_mm", "phase_shift_deg")}
     sentences, typical_A = [], _typical_defocus_A(values)
@@ -85,12 +88,15 @@ def doubtful_values(ctf: CTFParameters, columns: Mapping[str, str]) -> list[str]
 
 
 def checked_pixel_sizes_A(path: Path, sizes_A: Float[np.ndarray, "N"], column: str) -> Float[np.ndarray, "N"]:
-    """The pixel sizes, rounded as tables are.
+    """Pixel sizes that an instrument can have.
 
     Args:
         path: the table.
         sizes_A: of the images.
         column: what the table calls them.
+
+    Returns:
+        The pixel sizes, rounded as tables are.
 
     Raises:
         InputError: if one is outside :data:`PIXEL_LIMITS_A`.
