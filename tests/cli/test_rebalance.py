@@ -50,7 +50,7 @@ def test_a_star_file_loses_rows_and_nothing_else(star, tmp_path, capsys):
     assert all(line in left for line in kept)  # in their order
     rows = read_star(tmp_path / "out.star")["particles"]["rlnMyOwnName"].str[1:].astype(int)
     assert (rows % 3 == 0).mean() < 0.1
-    assert _run("rebalance", star, "-o", tmp_path / "out.star") == 0
+    assert _run("rebalance", star, "-o", tmp_path / "again.star") == 0
     assert "of 600" in capsys.readouterr().out
 
 
@@ -70,7 +70,7 @@ def test_a_cryosparc_table_keeps_its_fields_and_uids(rotations, tmp_path, capsys
 @pytest.mark.parametrize(
     ("output", "options", "said"),
     [
-        ("p.star", [], "is the table that is read"),
+        ("p.star", [], "p.star exists already; choose another --output"),
         ("out.cs", [], "name it"),
         ("out.star", ["--symmetry", "K9"], "no point group"),
     ],

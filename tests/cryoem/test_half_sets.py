@@ -22,7 +22,7 @@ from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.cryosparc import CryosparcTable
 from orbitrec.io.mrc import StackWriter, read_map
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.star import read_star, rewrite_columns, write_star
+from orbitrec.io.star import read_star, rewrite_loop, write_star
 
 COUNT, N = 140, 24
 UNEVEN = [1 if row % 7 in (0, 3, 4) else 2 for row in range(COUNT)]
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _split(data: Path, name: str, halves: list[object]) -> Path:
     columns = {"rlnRandomSubset": [str(half) for half in halves]}
-    rewrite_columns(data / "particles.star", data / name, "particles", columns)
+    rewrite_loop(data / "particles.star", data / name, "particles", columns)
     return data / name
 
 
@@ -132,7 +132,7 @@ def test_copies_of_an_image_are_in_one_half_set(data):
 def test_copies_follow_the_half_set_of_the_first(data):
     star = _joined(data, "doubled.star", lambda rows: rows + rows)
     given = [1, 2] * (COUNT // 2) + [1, 2] * (COUNT // 2 - 10) + [2, 1] * 10
-    rewrite_columns(star, data / "split.star", "particles", {"rlnRandomSubset": [str(half) for half in given]})
+    rewrite_loop(star, data / "split.star", "particles", {"rlnRandomSubset": [str(half) for half in given]})
     stack = ParticleStack.open(data / "split.star")
     halves = half_sets(stack)
     assert halves.tolist() == [1, 2] * COUNT

@@ -11,7 +11,7 @@ import torch
 from orbitrec.errors import InputError
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.star import read_star, rewrite_columns, write_star
+from orbitrec.io.star import read_star, rewrite_loop, write_star
 from orbitrec.io.tables import read_table
 
 COUNT, BOX = 2, 6
@@ -62,7 +62,7 @@ def test_quotes_within_a_value_belong_to_it(tmp_path: Path, line: str) -> None:
     block = read_star(tmp_path / "p.star")[""]
     assert list(block["rlnImageName"]) == ["1@it's.mrcs", "2@b.mrcs"]
     assert list(block["rlnClassNumber"]) == [5, 6]
-    rewrite_columns(tmp_path / "p.star", tmp_path / "q.star", "", {"rlnNew": ["8", "9"], "rlnClassNumber": ["0", "1"]})
+    rewrite_loop(tmp_path / "p.star", tmp_path / "q.star", "", {"rlnNew": ["8", "9"], "rlnClassNumber": ["0", "1"]})
     block = read_star(tmp_path / "q.star")[""]
     assert list(block["rlnImageName"]) == ["1@it's.mrcs", "2@b.mrcs"]
     assert block[["rlnClassNumber", "rlnNew"]].to_numpy().tolist() == [[0, 8], [1, 9]]

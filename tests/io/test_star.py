@@ -9,7 +9,7 @@ import torch
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import random_rotations
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.star import keep_rows, read_star, rewrite_columns
+from orbitrec.io.star import read_star, rewrite_loop
 
 STRANGE = """
 # version 50001
@@ -52,7 +52,7 @@ def _write(folder: Path, text: str, newline: str = "\n") -> Path:
 def test_only_the_columns_set_are_touched(tmp_path: Path, newline: str) -> None:
     source = _write(tmp_path, STRANGE, newline)
     columns = {"rlnAnglePsi": ["1.0", "2.0"], "rlnNew": ["x y", "z"], "rlnImageName": ["1@/p/a.mrcs", "2@/p/b c.mrcs"]}
-    rewrite_columns(source, tmp_path / "out.star", "particles", columns)
+    rewrite_loop(source, tmp_path / "out.star", "particles", columns)
     expected = (
         STRANGE.replace("_rlnAnglePsi #3\n", "_rlnAnglePsi #3\n_rlnNew #4\n")
         .replace("1@a.mrcs\t007   12.500000", '1@/p/a.mrcs\t007   1.0 "x y"')
@@ -67,7 +67,7 @@ def test_only_the_columns_set_are_touched(tmp_path: Path, newline: str) -> None:
 def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
     source = tmp_path / "in.star"
     source.write_bytes(STRANGE.encode().replace(b"a comment", b"caf\xe9"))
-    rewrite_columns(source, tmp_path / "out.star", "particles", {"rlnAnglePsi": ["1", "2"]})
+    rewrite_loop(source, tmp_path / "out.star", "particles", {"rlnAnglePsi": ["1", "2"]})
     assert b"caf\xe9" in (tmp_path / "out.star").read_bytes()
 
 
@@ -75,7 +75,7 @@ def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
 def test_a_file_that_changed_meanwhile_is_refused(tmp_path: Path, rows: int) -> None:
     source = _write(tmp_path, STRANGE)
     with pytest.raises(InputError):
-        rewrite_columns(source, tmp_path / "out.star", "particles", {"rlnAnglePsi": ["1"] * rows})
+        rewrite_loop(source, tmp_path / "out.star", "particles", {"rlnAnglePsi": ["1"] * rows})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.star"]
 
 
@@ -109,8 +109,8 @@ def test_blocks_and_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_rows_that_stay_keep_every_character(tmp_path: Path, newline: str) -> None:
     source = _write(tmp_path, STRANGE, newline)
-    keep_rows(source, tmp_path / "out.star", "particles", {1})
+    rewrite_loop(source, tmp_path / "out.star", "particles", {}, [False, True])
     expected = STRANGE.replace(" 1@a.mrcs\t007   12.500000\n", "")
     assert (tmp_path / "out.star").read_bytes().decode() == expected.replace("\n", newline)
-    keep_rows(source, tmp_path / "all.star", "particles", {0, 1})
+    rewrite_loop(source, tmp_path / "all.star", "particles", {}, [True, True])
     assert (tmp_path / "all.star").read_bytes() == source.read_bytes()

@@ -1,5 +1,6 @@
 """What `abinitio` and `refine` share: the options of a run on particles, its folder, its progress bar, its summary."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,17 +64,24 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
 
     Where it computes decides the result to rounding only, as threads do: a run may go on on another device.
     """
-    from hashlib import sha256
-
     from orbitrec import __version__
+    from orbitrec.io.files import existing_file
 
     kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth", "device")}
-    digests = {
-        f"content of {key}": sha256(value.read_bytes()).hexdigest()
-        for key, value in kept.items()
-        if isinstance(value, Path) and value.is_file()
+    files = {key: value for key, value in kept.items() if isinstance(value, Path) and not os.path.isdir(value)}
+    return {
+        "command": command,
+        "version": __version__,
+        **kept,
+        **{f"content of {key}": _digest(existing_file(file)) for key, file in files.items()},
     }
-    return {"command": command, "version": __version__, **kept, **digests}
+
+
+def _digest(file: Path) -> str:
+    from hashlib import file_digest
+
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").hexdigest()
 
 
 def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:

@@ -39,6 +39,7 @@ def rebalance(
     from orbitrec.evaluation.orientation import fourier_sampling
     from orbitrec.geometry.point_groups import PointGroup
     from orbitrec.io.files import to_json
+    from orbitrec.io.particle_table import require_new
     from orbitrec.io.tables import read_table
 
     table, group = read_table(particles, passthrough=passthrough), PointGroup.named(symmetry).matrices()
@@ -49,8 +50,7 @@ def rebalance(
         raise InputError(
             f"the table is written in the format of {particles}; name it {output.with_suffix(table.suffix)}"
         )
-    if output.exists() and output.samefile(particles):
-        raise InputError(f"{output} is the table that is read; name another file")
+    require_new(output, table)
     rotations = poses[0]
     kept = balanced_rows(rotations, torch.Generator().manual_seed(seed), group=group, percentile=percentile)
     table.write_rows(output, kept)

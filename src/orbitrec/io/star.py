@@ -1,4 +1,4 @@
-"""STAR files: read, written, or copied with only some columns changed.
+"""STAR files: read, written, or copied with only some columns changed or some rows kept.
 
 Values are told apart as RELION does: a quote that begins a value ends it where the same quote is followed by a blank,
 and ``#`` begins a comment only where a value would begin. Bytes that are not UTF-8 come out as they went in.
@@ -7,7 +7,7 @@ and ``#`` begins a comment only where a value would begin. Bytes that are not UT
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -190,8 +190,14 @@ def _text(value: object) -> object:
     return _quoted(value) if isinstance(value, str) else value
 
 
-def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mapping[str, Sequence[str]]) -> None:
-    """Copy a STAR file with new values in some columns of one loop, atomically; every other character is kept.
+def rewrite_loop(
+    source: Path,
+    target: Path | str,
+    block: str,
+    columns: Mapping[str, Sequence[str]],
+    kept: Sequence[bool] | None = None,
+) -> None:
+    """Copy a STAR file with other columns or fewer rows of one loop, atomically; every other character is kept.
 
     Columns that the loop does not have are added after its last one.
 
@@ -199,11 +205,13 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         source: the file to copy.
         target: the file to write.
         block: name of the loop's block, without ``data_``.
-        columns: column name, without its underscore → the value of every row.
+        columns: column name, without its underscore → the value of every row that is written.
+        kept: for every row of the loop, whether it is written; None writes all, for which there are values.
 
     Raises:
-        InputError: if the block is not a loop with a row for every value, as after a change of the file.
+        InputError: if the block is not a loop of as many rows, as after a change of the file.
     """
+    kept = [True] * len(next(iter(columns.values()))) if kept is None else kept
     with (
         source.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
         replacing(target) as temporary,
@@ -213,49 +221,22 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         for line in lines:
             out.write(line)
             if _block_name(line.lstrip("\ufeff").strip(_BLANK)) == block:  # a byte order mark may come first
-                out.writelines(_rewritten_loop(lines, source, columns))
+                out.writelines(_rewritten_loop(lines, source, columns, kept))
 
 
-def keep_rows(source: Path, target: Path | str, block: str, rows: Set[int]) -> None:
-    """Copy a STAR file with only some rows of one loop, atomically; every other character is kept.
-
-    Args:
-        source: the file to copy.
-        target: the file to write.
-        block: name of the loop's block, without ``data_``.
-        rows: the rows that stay, counted from 0.
-    """
-    with (
-        source.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
-        replacing(target) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
-    ):
-        inside, labelled, row = False, False, -1
-        for line in file:
-            text = line.lstrip("\ufeff").strip(_BLANK)
-            name = _block_name(text)
-            if name is not None:
-                inside, labelled = name == block, False
-            elif inside and text.startswith("_"):
-                labelled = True
-            elif inside and labelled and text and not text.startswith("#"):
-                row += 1
-                if row not in rows:
-                    continue
-            out.write(line)
-
-
-def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """The lines of one block up to the next one's name, with ``columns`` set."""
+def _rewritten_loop(
+    lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]], kept: Sequence[bool]
+) -> Iterator[str]:
+    """The lines of one block up to the next one's name, with ``columns`` set and only the rows that are kept."""
     labels: list[str] = []
-    changed: list[tuple[int, Sequence[str]]] = []
-    in_loop, row, count = False, 0, len(next(iter(columns.values())))
+    changed: list[tuple[int, Sequence[str]]] | None = None  # until the rows begin
+    in_loop, row, written = False, 0, 0
     for line in lines:
         text = line.strip(_BLANK)
         if _block_name(text) is not None:
             yield line
             break
-        if not changed:
+        if changed is None:
             in_loop = in_loop or text.startswith("loop_")
             if in_loop and text.startswith("_"):
                 labels.append(text.split()[0][1:])
@@ -264,15 +245,17 @@ def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Se
                 yield from (f"_{name} #{number}\n" for number, name in enumerate(new, len(labels) + 1))
                 labels += new
                 changed = sorted((labels.index(name), values) for name, values in columns.items())
-        if not changed or not text or text[0] == "#":
+        if changed is None or not text or text[0] == "#":
             yield line
             continue
-        if row >= count:
+        if row >= len(kept):
             raise InputError(f"{source} has more rows than when it was read; leave it alone while a run needs it")
-        yield _rewritten_row(line, [(at, values[row]) for at, values in changed])
+        if kept[row]:
+            yield _rewritten_row(line, [(at, values[written]) for at, values in changed])
+            written += 1
         row += 1
-    if row != count:
-        raise InputError(f"{source} does not list its {count} particles in one loop; write it as RELION does")
+    if row != len(kept):
+        raise InputError(f"{source} does not list its {len(kept)} particles in one loop; write it as RELION does")
 
 
 def _rewritten_row(line: str, values: Sequence[tuple[int, str]]) -> str:

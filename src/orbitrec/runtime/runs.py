@@ -13,7 +13,7 @@ from orbitrec.io.runs import CHECKPOINT, RunFolder, new_run
 from orbitrec.runtime.checkpoints import Checkpoints
 
 SETTINGS = "settings.json"
-FORMAT = 2
+FORMAT = 3
 """Of the records that runs keep; counted up when their names or content change, as a run cannot go on from others."""
 
 
@@ -67,7 +67,7 @@ def _is_stray(path: Path) -> bool:
 
 
 def _check_settings(path: Path, settings: Mapping[str, object]) -> None:
-    before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text()), json.loads(to_json(settings))
+    before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text(encoding="utf-8")), json.loads(to_json(settings))
     if before.pop("format", None) != FORMAT:
         raise InputError(
             f"the run in {path} was begun by another version of orbitrec, whose records this one cannot use; begin it "
