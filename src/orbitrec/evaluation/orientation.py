@@ -97,7 +97,7 @@ def fourier_sampling(rotations: Float[Tensor, "N 3 3"], group: Float[Tensor, "g 
     Returns:
         The numbers of slices at 5,000 directions, or at fewer that stand for as many where there is a symmetry.
     """
-    rows = torch.linspace(0, len(rotations) - 1, min(len(rotations), MOST_SLICES)).round().long()
+    rows = torch.linspace(0, len(rotations) - 1, min(len(rotations), MOST_SLICES), dtype=torch.float64).round().long()
     views = rotations[rows.to(rotations.device), :, 2].detach().cpu().double()
     order = 1 if group is None else len(group)
     if group is not None:
