@@ -66,6 +66,11 @@ def _lz4_literals(data: bytes) -> bytes:
     return out + data
 
 
+def _snappy_literals(data: bytes) -> bytes:
+    """Raw Snappy of one literal."""
+    return bytes([*_varint(len(data)), 0xF4, *(len(data) - 1).to_bytes(2, "little")]) + data
+
+
 def compressed_table(records: np.ndarray, lz4: bool) -> bytes:
     """The documented stream, written by hand, with everything but the uids packed as literals."""
     heap, columns, dtype = b"\0", [], []
@@ -80,8 +85,7 @@ def compressed_table(records: np.ndarray, lz4: bool) -> bytes:
             kind_text = kind.base.str
         dtype.append([name, kind_text, *([list(kind.shape)] if kind.shape else [])])
         data = column.tobytes()
-        snappy = bytes([*_varint(len(data)), 0xF4, *(len(data) - 1).to_bytes(2, "little")]) + data
-        columns.append(data if name == "uid" else _lz4_literals(data) if lz4 else snappy)
+        columns.append(data if name == "uid" else _lz4_literals(data) if lz4 else _snappy_literals(data))
     packed = [name for name in records.dtype.names if name != "uid"]
     header = {"dtype": dtype, "compression": "lz4" if lz4 else "snap", "compressed_fields": packed}
     if lz4:

@@ -276,15 +276,16 @@ def _refusal(path: Path) -> str:
 @pytest.mark.parametrize("lz4", [True, False])
 def test_damaged_compressed_tables_are_refused(job: Path, lz4: bool) -> None:
     """Cut anywhere, or with a byte changed: read or refused in a sentence, and never with too few particles."""
-    whole, draw = compressed_table(_together(POSES, IMAGES, CTF), lz4), np.random.default_rng(1)
+    whole, draw, said = compressed_table(_together(POSES, IMAGES, CTF), lz4), np.random.default_rng(1), []
     for at in range(0, len(whole) - 1, 7):
         (job / "p.cs").write_bytes(whole[:at])
         with pytest.raises(InputError, match=r"is not a cryoSPARC table|damaged cryoSPARC table or is truncated"):
             read_records(job / "p.cs")
     for at in draw.integers(6, len(whole), 150):
         (job / "p.cs").write_bytes(whole[:at] + bytes([draw.integers(256)]) + whole[at + 1 :])
-        said = _refusal(job / "p.cs")
-        assert said == "" or "damaged cryoSPARC table" in said
+        said.append(_refusal(job / "p.cs"))
+        assert said[-1] == "" or "damaged cryoSPARC table" in said[-1]
+    assert 20 < said.count("") < 149
 
 
 def test_an_empty_compressed_table_lists_nothing(job: Path) -> None:

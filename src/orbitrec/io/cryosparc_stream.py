@@ -7,6 +7,7 @@ text is a column of positions in the heap of null-terminated strings that ends t
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,7 +61,7 @@ def _records(fields: list[Field], columns: dict[str, np.ndarray], heap: bytes, r
     return out
 
 
-def _field(name: str, kind: str, shape: tuple[int, ...] = ()) -> Field:
+def _field(name: str, kind: str, shape: Sequence[int] = ()) -> Field:
     is_text = kind.endswith("O")
     dtype = np.dtype((np.dtype("<u8") if is_text else np.dtype(kind), tuple(shape)))
     if dtype.hasobject:
