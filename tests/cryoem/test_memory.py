@@ -56,11 +56,11 @@ def test_what_would_fit_fits(stack, monkeypatch):
 
 
 def test_runs_are_refused_before_they_begin(stack, monkeypatch):
-    monkeypatch.setattr(memory, "available_GiB", lambda: 0.5)
+    monkeypatch.setattr(memory, "available_GiB", lambda: 0.4)
     heard = []
-    with pytest.raises(InputError, match=r"0\.5 GiB are free"):
+    with pytest.raises(InputError, match=r"0\.4 GiB are free"):
         initial_model(stack, AbInitioConfig(), heard.append)
-    with pytest.raises(InputError, match=r"0\.5 GiB are free"):
+    with pytest.raises(InputError, match=r"0\.4 GiB are free"):
         refined_map(stack, torch.ones(N, N, N, dtype=torch.float64), RefineConfig(), heard.append)
     assert heard == []
 

@@ -12,8 +12,8 @@ from orbitrec.runtime.memory import GIB, available_GiB
 
 PROGRAM_GiB = 0.4
 """Libraries."""
-SEARCH_GiB = 1.0
-"""The same with templates and the particles that are compared with them: runs of 5000 particles have taken 1.1."""
+SEARCH_GiB, SEARCH_BANDWIDTH = 0.6, 28.0
+"""Templates, and the particles that are compared with them: runs of 5000 particles have taken 1.1 GiB in all."""
 BYTES_PER_VOXEL = 350
 """Of a map's reconstruction: three complex grids of twice the box and the non-uniform FFT's own, finer by a quarter."""
 
@@ -47,7 +47,8 @@ class MemoryEstimate:
     @property
     def fixed_GiB(self) -> float:
         """What is needed however few particles there are."""
-        return max(SEARCH_GiB, PROGRAM_GiB + BYTES_PER_VOXEL * min(self.box, LARGEST_BOX) ** 3 / GIB)
+        search = SEARCH_GiB * min(1.0, self.bandwidth / SEARCH_BANDWIDTH) ** 2
+        return PROGRAM_GiB + max(search, BYTES_PER_VOXEL * min(self.box, LARGEST_BOX) ** 3 / GIB)
 
     @property
     def GiB(self) -> float:
