@@ -165,6 +165,15 @@ class Reconstruction:
         """Write the same files into the folder of a run."""
         return write_run(run, self.particles, self.config, self.found, self.truth, self.kind)
 
+    def __repr__(self) -> str:
+        """One line, since a map and thousands of poses are nothing to read."""
+        resolution, count = self.found.combined.masked.corrected.cutoff_A(0.143, self.voxel_size_A), len(self.checks)
+        told = "no quality check" if count == 0 else f"{count} quality check{'s' * (count > 1)}"
+        return (
+            f"<{type(self).__name__} of {len(self.particles):,} particles: {self.particles.n}³ voxels of "
+            f"{self.voxel_size_A:g} Å, half-maps agree to {resolution:.1f} Å, {told} to read>"
+        )
+
     def _repr_html_(self) -> str:
         return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
 
