@@ -148,10 +148,10 @@ BAD = {
     "bad index": (_replace("2@a.mrcs", "-2@a.mrcs"), "rlnImageName of row 2 is -2@a.mrcs, not of the form"),
     "unknown optics group": (_replace("1@b.mrcs 2", "1@b.mrcs 7"), "row 3 is in optics group 7"),
     "not a number": (_replace("12000", "twelve"), "rlnDefocusU of row 3 is twelve, not a number"),
-    "short row": (_replace("12000 9000 30", "12000 9000"), "has 5 columns but 4 values in line 23"),
+    "short row": (_replace("12000 9000 30", "12000 9000"), "has 5 columns but 4 values in line 22"),
     "long row": (
         _replace("12000 9000 30", "12000 9000 30 1 2"),
-        "block data_particles has 5 columns but 7 values in line 23; correct it",
+        "block data_particles has 5 columns but 7 values in line 22; correct it",
     ),
     "not a star file": (lambda star: star.write_text("hello\n"), "is not a STAR file"),
     "binary": (lambda star: star.write_bytes(bytes(range(256)) * 9), "STAR file"),

@@ -63,4 +63,4 @@ def test_equivalent_and_opposite_views_share_a_bin(name):
 
 def test_a_percentile_that_cannot_be_is_refused():
     with pytest.raises(InputError, match="no percentile 120"):
-        balanced_rows(random_rotations(5, _generator()), _generator(), percentile=120)
+        balanced_rows(random_rotations(5, _generator()), _generator(), percentile=120.0)

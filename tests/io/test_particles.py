@@ -171,7 +171,7 @@ def _as_relion30(source: Path, target: Path) -> Path:
 def test_names_that_look_like_numbers_are_kept(tmp_path: Path) -> None:
     table = pd.DataFrame({"rlnMicrographName": ["0012", "7"], "rlnCoordinateX": [1e-7, 123456.789012]})
     write_star(tmp_path / "a.star", {"": table})
-    pd.testing.assert_frame_equal(read_star(tmp_path / "a.star")[""], table, check_dtype=False)
+    pd.testing.assert_frame_equal(read_star(tmp_path / "a.star")[""], table, check_dtype=False, check_column_type=False)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -241,11 +241,12 @@ def test_phase_flipped_images_are_the_plain_ones(write_particles, n: int) -> Non
 
 
 def test_phase_flipped_and_plain_sets_are_filtered_alike(write_particles) -> None:
-    images = _noise(6, 24)
+    """In an odd box: the last frequency of an even one does not come back."""
+    images = _noise(6, 25)
     star = write_particles(images)
     plain, flipped = ParticleStack.open(star), ParticleStack.open(_flipped(star, images))
     modes = [preprocess(stack, 2.0, 10.0).modes for stack in (plain, flipped)]
-    assert float((modes[0] - modes[1]).abs().max() / modes[0].abs().max()) < 1e-3
+    assert float((modes[0] - modes[1]).abs().max() / modes[0].abs().max()) < 1e-5
 
 
 def test_flipped_images_that_were_then_multiplied_are_read_as_multiplied(write_particles) -> None:

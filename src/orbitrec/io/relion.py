@@ -388,4 +388,7 @@ def _without_format(name: str) -> str:
 
 
 def _table(block: pd.DataFrame | dict) -> pd.DataFrame:
-    return block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
+    if isinstance(block, pd.DataFrame):
+        return block
+    # Objects, since strings of pandas cannot hold bytes that are not UTF-8.
+    return pd.DataFrame([[*block.values()]], columns=pd.Index([*block], dtype=object), dtype=object)
