@@ -4,7 +4,7 @@ Every task takes a configuration record, the same that the command line fills, a
 inspected, drawn in a notebook, and saved as the command would save it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -33,8 +33,9 @@ from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.runtime.progress import Callback, ignore
 from orbitrec.volumes.voxel import VoxelVolume
 
-MapLike = Float[Tensor, "n n n"] | Path | str
-"""A map: density (z, y, x), dense positive, at the box and pixel size of the particles; or an MRC file of any."""
+MapLike = Float[Tensor, "n n n"] | Path | str | KnownMap
+"""A map: density (z, y, x), dense positive, at the box and pixel size of the particles; or an MRC file of any.
+:meth:`orbitrec.report.run.KnownMap.read` reads a file whose header has a wrong voxel size."""
 
 
 def open_particles(
@@ -184,9 +185,8 @@ def abinitio(
     """
     stack, config = _opened(particles), config or AbInitioConfig()
     known = None if truth is None else _known(truth, stack)
-    return Reconstruction(
-        stack, config, initial_model(stack, config, callback, checkpoints), RunKind.INITIAL_MODEL, known
-    )
+    found = initial_model(stack, config, callback, checkpoints)
+    return Reconstruction(stack, config, _noted(found, known), RunKind.INITIAL_MODEL, known)
 
 
 def refine(
@@ -221,7 +221,7 @@ def refine(
     start = _known(initial, stack)
     known = None if truth is None else _known(truth, stack)
     found = refined_map(stack, start.grid, config, callback, checkpoints)
-    return Reconstruction(stack, config, found, RunKind.REFINED, known)
+    return Reconstruction(stack, config, _noted(found, start, known), RunKind.REFINED, known)
 
 
 class Comparison(NamedTuple):
@@ -332,7 +332,17 @@ def _opened(particles: ParticleStack | Path | str) -> ParticleStack:
     return particles if isinstance(particles, ParticleStack) else open_particles(particles, ctf=None)
 
 
+def _noted(found: PosedMap, *maps: KnownMap | None) -> PosedMap:
+    """The result, with the notes on the maps that it was made from or is compared with among its checks."""
+    notes = [
+        f"{note}; if that is wrong, so is what the map was used for." for known in maps if known for note in known.notes
+    ]
+    return replace(found, checks=[*notes, *found.checks])
+
+
 def _known(known: MapLike, stack: ParticleStack) -> KnownMap:
+    if isinstance(known, KnownMap):
+        return known
     if isinstance(known, Tensor):
         return KnownMap.given(known, stack)
     return KnownMap.read(Path(known), stack)

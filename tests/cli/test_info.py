@@ -1,6 +1,7 @@
 """``orbitrec info`` and the frame of the command line: what it prints, and how it refuses bad input."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,6 @@ def _oblong(star: Path) -> None:
 
 BAD = {
     "no such file": (lambda star: star.unlink(), "no such file"),
-    "missing stack": (lambda star: (star.parent / "b.mrcs").unlink(), "the stack b.mrcs of row 3 is not found"),
     "truncated stack": (_truncate, "a.mrcs is truncated"),
     "short stack": (_replace("2@a.mrcs", "9@a.mrcs"), "row 2 asks for image 9 of"),
     "image zero": (
@@ -139,7 +139,10 @@ BAD = {
     "oblong images": (_oblong, "6 × 4 pixels; they must be square"),
     "no pixel size": (_replace("_rlnImagePixelSize", "_rlnSomething"), "gives no pixel size"),
     "wild pixel size": (_replace("2 300 2.7 0.1 1.5", "2 300 2.7 0.1 15"), "images of 0 px are too small"),
-    "pixel size 0": (_replace("2.7 0.1 1.5", "2.7 0.1 0"), "pixel size of 0 Å, which cannot be"),
+    "pixel size 0": (
+        _replace("2.7 0.1 1.5", "2.7 0.1 0"),
+        "row 1 has a pixel size of 0 Å (rlnImagePixelSize), which cannot be",
+    ),
     "empty table": (_empty, "lists no particles"),
     "no image names": (_replace("_rlnImageName", "_rlnOther"), "has no rlnImageName column"),
     "bad index": (_replace("2@a.mrcs", "-2@a.mrcs"), "rlnImageName of row 2 is -2@a.mrcs, not of the form"),
@@ -153,7 +156,10 @@ BAD = {
     ),
     "not a star file": (lambda star: star.write_text("hello\n"), "is not a STAR file"),
     "binary": (lambda star: star.write_bytes(bytes(range(256)) * 9), "STAR file"),
-    "impossible voltage": (_replace("1 300", "1 0"), "voltage"),
+    "impossible voltage": (
+        _replace("1 300", "1 0"),
+        "rlnVoltage of row 1 is 0, which cannot be: it is from 20 to 1500 kV",
+    ),
 }
 
 
@@ -169,6 +175,31 @@ def test_bad_input_is_one_sentence_and_exit_2(star: Path, name: str, capsys: pyt
     assert printed.err.count("\n") == 1
     assert message in printed.err
     assert sorted(star.parent.iterdir()) == before
+
+
+def test_a_table_whose_stacks_are_elsewhere_says_what_it_can(star: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("info", star, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    (star.parent / "b.mrcs").unlink()
+    assert _run("info", star, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == whole | {"box_px": None, "missing_stacks": ["b.mrcs"]}
+    assert _run("info", star, "--images") == 2
+    assert "the stack b.mrcs of row 3 is not found" in capsys.readouterr().err
+
+
+def test_of_many_missing_stacks_some_are_printed_and_all_are_in_json(
+    star: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"1@gone{index}.mrcs 1 10000 9000 30\n" for index in range(25))
+    star.write_text(STAR + rows)
+    assert _run("info", star, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["missing_stacks"] == [f"gone{index}.mrcs" for index in range(25)]
+    assert _run("info", star) == 0
+    printed = capsys.readouterr().out
+    assert "gone9.mrcs" in printed
+    assert "gone10.mrcs" not in printed
+    assert "and 15 more" in re.sub(r"[\s│]+", " ", printed)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from orbitrec import api
 from orbitrec.cli import main
+from orbitrec.cryoem.config import RefineConfig
+from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
@@ -126,6 +129,45 @@ def test_bad_input_is_refused_in_one_sentence(case, data, tmp_path, monkeypatch,
     assert sentence in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "run").exists()
+
+
+HEADERS = {
+    "none": (0.0, [], "gives no voxel size: that of the particles, 4 Å, is assumed"),
+    "another": (1.0, [], "gives voxels of 1 Å, so that the map spans 24 Å and the images 96 Å"),
+    "another, and the right one given": (1.0, ["--init-pixel-size", PIXEL_A], None),
+    "the particles'": (PIXEL_A, [], None),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_voxels_of_the_initial_map_that_may_be_wrong_are_told_of(case, data, tmp_path, capsys, monkeypatch):
+    """The map itself is the right one, at the images' grid, whatever its header says; only the second is resampled."""
+    voxel_A, options, sentence = HEADERS[case]
+    write_map(tmp_path / "map.mrc", read_map(data / "blurred.mrc")[0], voxel_A)
+    given = []
+
+    def compute(stack, initial, config, callback, checkpoints):
+        given.append(initial)
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(api, "refined_map", compute)
+    arguments = ["--init", tmp_path / "map.mrc", "-o", tmp_path / "run", *options]
+    assert _run("refine", data / "particles.star", *arguments) == 2
+    warned = capsys.readouterr().err.splitlines()[:-1]
+    if sentence is None:
+        assert warned == []
+    else:
+        assert sentence in warned[0]
+        assert warned[0].endswith("; --init-pixel-size says otherwise.")
+    same = torch.equal(given[0], read_map(data / "blurred.mrc")[0].double())
+    assert same == (case != "another")
+
+
+def test_what_was_assumed_of_a_map_is_in_the_summary(data, tmp_path, monkeypatch):
+    write_map(tmp_path / "map.mrc", read_map(data / "blurred.mrc")[0], 0.0)
+    stack, config = ParticleStack.open(data / "particles.star", ctf=None), RefineConfig(resolution_A=40.0, passes=2.0)
+    checks = api.refine(stack, tmp_path / "map.mrc", config, truth=data / "truth.mrc").summary.checks
+    assert [check for check in checks if "gives no voxel size" in check] == [checks[0]]
 
 
 def test_too_few_particles_are_refused(data, tmp_path, capsys):

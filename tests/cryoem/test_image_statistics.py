@@ -115,7 +115,8 @@ def test_uneven_backgrounds_are_normalised(tmp_path: Path) -> None:
     assert "brought to mean 0" in found.notes()[0]
     corners = found.applied(stack).images(range(20))[:, corner_mask(N)]
     torch.testing.assert_close(corners.mean(1), torch.zeros(20), rtol=0, atol=1e-5)
-    torch.testing.assert_close(corners.std(1), torch.ones(20), rtol=1e-4, atol=0)
+    assert found.noise_deviation == pytest.approx(1, rel=0.02)
+    torch.testing.assert_close(found.noise_deviation * corners.std(1), torch.ones(20), rtol=1e-4, atol=0)
     assert found.contrast > 5
 
 
@@ -128,5 +129,19 @@ def test_groups_of_another_scale_are_brought_to_one(tmp_path: Path) -> None:
     found = image_statistics(stack)
     assert float(found.scales[1] / found.scales[0]) == pytest.approx(2.0, rel=0.15)
     applied = found.applied(stack).images(slice(None))
-    assert torch.allclose(applied, stack.images(slice(None)) / found.scales[second.long()][:, None, None].float())
+    scales = found.noise_deviation * found.scales[second.long()]
+    assert torch.allclose(applied, stack.images(slice(None)) / scales[:, None, None].float())
+    assert float(applied[:, corner_mask(N)].var()) == pytest.approx(1, rel=0.02)
     assert "differs in scale" in found.notes()[0]
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1.0, 1e4, 1e8])
+def test_images_of_any_scale_are_brought_to_unit_noise(tmp_path: Path, scale: float) -> None:
+    ctf = _ctf()
+    images = _images(_ball(12.0), ctf)
+    stack = _on_disk(tmp_path, scale * images, ctf)
+    found = image_statistics(stack)
+    assert found.noise_deviation == pytest.approx(scale, rel=0.01)
+    expected = images.float() * (scale / found.noise_deviation)
+    torch.testing.assert_close(found.applied(stack).images(slice(None)), expected, rtol=1e-6, atol=1e-6)
+    assert (found.normalised, found.contrast > 5, found.diameter_found) == (False, True, True)

@@ -121,6 +121,19 @@ def test_seed_decides(stack):
     assert not torch.equal(a.rotations, other.rotations)
 
 
+@pytest.mark.parametrize("exponent", [-27, 27])
+def test_the_scale_of_the_images_does_not_matter(stack, tmp_path, exponent):
+    """Images × 7e-9 and × 1e8. Powers of two round nothing, which the search would amplify: the results are equal."""
+    with StackWriter(tmp_path / "scaled.mrcs", COUNT, N, PIXEL_A) as writer:
+        writer.write(stack.images(slice(None)) * 2.0**exponent)
+    write_star(tmp_path / "scaled.star", particle_tables("scaled.mrcs", COUNT, N, PIXEL_A, ctf=stack.ctf))
+    scaled = ParticleStack.open(tmp_path / "scaled.star")
+    one, other = (initial_model(each, replace(CONFIG, random=1, schedule=SHORT)) for each in (stack, scaled))
+    assert torch.equal(one.combined.volume, other.combined.volume)
+    assert torch.equal(one.rotations, other.rotations)
+    assert torch.equal(one.shifts_px, other.shifts_px)
+
+
 @pytest.mark.parametrize(("seed", "threads"), [(2, 1), (1, 2)])
 def test_other_seeds_and_other_numbers_of_threads_give_maps_that_agree(model, stack, seed, threads):
     """Not the same bits: threads group sums otherwise, and EM amplifies what that rounds. Here 6.6 and 6.7 Å."""

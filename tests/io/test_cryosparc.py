@@ -169,7 +169,7 @@ def test_angles_are_relions(project: Path) -> None:
 BAD = {
     "sign": ({**CTF, "blob/sign": np.zeros(5)}, "blob/sign is neither 1"),
     "no pixel size": ({**CTF, "blob/psize_A": None}, "gives no pixel size"),
-    "pixel size": ({**CTF, "blob/psize_A": np.zeros(5)}, "blob/psize_A is not between"),
+    "pixel size": ({**CTF, "blob/psize_A": np.zeros(5)}, r"row 1 has a pixel size of 0 Å \(blob/psize_A\)"),
     "index": ({**CTF, "blob/idx": np.array([0, 1, 2, 3, 9])}, "row 5 asks for image 10"),
     "NaN": ({**CTF, "ctf/df1_A": [2e4, np.nan, 2e4, 2e4, 2e4]}, "ctf/df1_A of particle 2 is not a finite number"),
     "no CTF": ({}, "has no ctf/df1_A"),

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from orbitrec.errors import InputError
 from orbitrec.io.particle_table import Dialect, ParticleTable
 from orbitrec.io.tables import CRYOSPARC, MRC_STACK, READERS, RELION, read_table, table_reader
+from orbitrec.report.run_files import posed_table
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,66 @@ def test_poses_are_read_where_a_table_does_not_name_its_images(tmp_path):
         InputError, match="has no blob/path, only alignments3D; give the job's passthrough file as `passthrough`"
     ):
         table.sources()
+
+
+STAR = """data_optics
+
+loop_
+_rlnOpticsGroup
+_rlnImagePixelSize
+1 {0}
+
+data_particles
+
+loop_
+_rlnImageName
+_rlnOpticsGroup
+_rlnAngleRot
+_rlnAngleTilt
+_rlnAnglePsi
+_rlnOriginXAngst
+_rlnOriginYAngst
+1@a.mrcs 1 0 0 0 3.0 -1.5
+2@a.mrcs 1 0 0 0 0.0 6.0
+"""
+
+
+def _cryosparc(path: Path, pixel_A: float) -> None:
+    fields = [("uid", "<u8"), ("blob/path", "S6"), ("blob/idx", "<u4"), ("blob/psize_A", "<f4")]
+    fields += [("alignments3D/pose", "<f4", 3), ("alignments3D/shift", "<f4", 2), ("alignments3D/psize_A", "<f4")]
+    records = np.zeros(2, fields)
+    records["blob/path"], records["blob/psize_A"], records["alignments3D/psize_A"] = b"a.mrcs", pixel_A, 3.0
+    records["alignments3D/shift"] = [[1.0, -0.5], [0.0, 2.0]]  # in pixels of 3 Å
+    with path.open("wb") as file:
+        np.save(file, records)
+
+
+@pytest.mark.parametrize("name", ["p.star", "p.cs"])
+def test_another_pixel_size_moves_no_particle(tmp_path, name):
+    """Origins of 3 Å in a file of 1.5 Å are 2 pixels, whatever is given; written, they are in the file's Å again."""
+    path = tmp_path / name
+    (tmp_path / "p.star").write_text(STAR.format(1.5))
+    _cryosparc(tmp_path / "p.cs", 1.5)
+    expected_px = torch.tensor([[-2.0, 1.0], [0.0, -4.0]], dtype=torch.float64)
+    for pixel_A in (1.5, 1.2):
+        rotations, shifts_A = read_table(path, pixel_A).poses()
+        torch.testing.assert_close(shifts_A / pixel_A, expected_px, rtol=1e-6, atol=1e-6)
+    read_table(path, 1.2).write_posed(tmp_path / f"out{path.suffix}", rotations, 2 * shifts_A, [Path("a.mrcs")], None)
+    again = read_table(tmp_path / f"out{path.suffix}")
+    assert again.pixel_sizes_A().tolist() == pytest.approx([1.5, 1.5])
+    torch.testing.assert_close(again.poses()[1], 3.0 * expected_px, rtol=1e-6, atol=1e-6)
+    # As a run's report reads it, which knows the pixel size of the run.
+    for pixel_A in (1.5, 1.2):
+        shifts_px = posed_table(tmp_path / f"out{path.suffix}", pixel_A).poses()[1] / pixel_A
+        torch.testing.assert_close(shifts_px, 2.0 * expected_px, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("pixel", ["0", "x"])
+def test_a_pixel_size_that_cannot_be_does_not_keep_poses_from_being_written(tmp_path, pixel):
+    (tmp_path / "p.star").write_text(STAR.format(pixel))
+    table = read_table(tmp_path / "p.star", 1.2)
+    rotations, shifts_A = table.poses()
+    table.write_posed(tmp_path / "out.star", rotations, shifts_A, [Path("a.mrcs")], None)
+    assert torch.equal(posed_table(tmp_path / "out.star", 1.2).poses()[1], shifts_A)
+    with pytest.raises(InputError, match="correct it"):
+        read_table(tmp_path / "out.star").pixel_sizes_A()

@@ -11,8 +11,12 @@ from orbitrec.cli.messages import for_command_line
 
 if TYPE_CHECKING:
     from orbitrec.io.mrc import MrcHeader
+    from orbitrec.io.particle_table import ParticleTable
     from orbitrec.io.particles import ParticleStack
     from orbitrec.models.ctf import CTFParameters
+
+SHOWN = 10
+"""Entries of a list that are printed; JSON has them all."""
 
 
 def info(
@@ -27,6 +31,8 @@ def info(
 ) -> None:
     """Say what a particle table, a map or an image stack holds.
 
+    A table whose stacks are not there is described too, and they are named.
+
     Example:  orbitrec info particles.star
     """
     from rich.console import Console
@@ -34,12 +40,20 @@ def info(
     from rich.table import Table
 
     from orbitrec.io.files import to_json
-    from orbitrec.io.particles import ParticleStack
-    from orbitrec.io.tables import CRYOSPARC, RELION, table_reader
+    from orbitrec.io.particles import ParticleStack, find_stack
+    from orbitrec.io.tables import CRYOSPARC, RELION, read_table, table_reader
 
     if table_reader(file) in (RELION, CRYOSPARC):
-        stack = ParticleStack.open(file, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=None)
-        facts = _describe_particles(stack) | (_describe_images(stack) if images else {})
+        particles = read_table(file, pixel_size, passthrough)
+        missing = [name for name in particles.sources().names if find_stack(name, file, datadir) is None]
+        facts = _describe_table(particles)
+        if missing and not images:
+            facts |= {"missing_stacks": missing}
+        else:
+            stack = ParticleStack.open(
+                file, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=None
+            )
+            facts |= _describe_grid(stack) | (_describe_images(stack) if images else {})
     else:
         facts = _describe_mrc(file)
     if as_json:
@@ -52,30 +66,44 @@ def info(
     Console().print(table)
 
 
-def _describe_particles(stack: "ParticleStack") -> dict[str, object]:
+def _describe_table(table: "ParticleTable") -> dict[str, object]:
+    """All that the table says by itself."""
     import numpy as np
 
-    table = stack.table
-    boxes = np.array([header.shape[1] for header in stack.stacks])[stack.sources.stack]
-    kinds = np.unique(np.stack([boxes, table.pixel_sizes_A()], axis=1), axis=0)
+    ctf = None if table.missing_ctf_columns() else table.ctf()
+    boxes = table.stated_boxes()
     return {
         "kind": "particles",
         "dialect": table.dialect,
-        "particles": len(stack),
-        "different_images": int(stack.image_numbers().max()) + 1,
-        "stacks": len(stack.stacks),
+        "particles": len(table),
+        "stacks": len(table.sources().names),
         "optics_groups": len(np.unique(table.groups())),
-        "box_px": stack.n,
-        "pixel_size_A": stack.pixel_size_A,
-        **({"resampled_from": [f"{box:.0f} px of {pixel:g} Å" for box, pixel in kinds]} if len(kinds) > 1 else {}),
-        "ctf": stack.ctf is not None,
-        **(_describe_ctf(stack.ctf) if stack.ctf is not None else {}),
+        "box_px": None if boxes is None else int(boxes.min()),
+        "pixel_size_A": float(table.pixel_sizes_A().max()),
+        "ctf": ctf is not None,
+        **(_describe_ctf(ctf) if ctf is not None else {}),
         "phase_flipped": int(table.phase_flipped().sum()),
-        "multiplied_by_ctf": int(stack.premultiplied.sum()),
+        "multiplied_by_ctf": int(table.premultiplied().sum()),
         "marked_dense_dark": int((table.signs() < 0).sum()),
-        "poses": stack.poses() is not None,
+        "poses": table.poses() is not None,
         "half_sets": table.halves() is not None,
         "ignored_columns": table.ignored_columns(),
+        "doubtful_values": table.doubtful_values(),
+    }
+
+
+def _describe_grid(stack: "ParticleStack") -> dict[str, object]:
+    """The grid that the images of its stacks are brought to."""
+    import numpy as np
+
+    boxes = np.array([header.shape[1] for header in stack.stacks])[stack.sources.stack]
+    kinds = np.unique(np.stack([boxes, stack.table.pixel_sizes_A()], axis=1), axis=0)
+    resampled = [f"{box:.0f} px of {pixel:g} Å" for box, pixel in kinds]
+    return {
+        "different_images": int(stack.image_numbers().max()) + 1,
+        "box_px": stack.n,
+        "pixel_size_A": stack.pixel_size_A,
+        **({"resampled_from": resampled} if len(kinds) > 1 else {}),
     }
 
 
@@ -148,5 +176,7 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         shown = list(dict.fromkeys(_text(entry) for entry in value))
+        if len(shown) > SHOWN:
+            shown = [*shown[:SHOWN], f"and {len(shown) - SHOWN} more"]
         return (" – " if isinstance(value[0], float) else ", ").join(shown)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

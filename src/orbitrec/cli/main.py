@@ -4,19 +4,19 @@ Command files import the library inside their functions, so that ``--help`` does
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from orbitrec import __version__
-from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train
-from orbitrec.cli.messages import for_command_line
+from orbitrec.cli import abinitio, evaluate, info, moments, mra, refine, report, reproduce, simulate, train, transfer
+from orbitrec.cli.messages import say
 from orbitrec.errors import InputError
 
 # Read once, when torch loads: threads that spin while they wait slow every step wherever another program has work for
@@ -35,11 +35,14 @@ app.command()(evaluate.evaluate)
 app.command()(info.info)
 app.command()(refine.refine)
 app.command()(report.report)
+app.command()(transfer.transfer)
 app.add_typer(moments.app, name="moments")
 app.add_typer(mra.app, name="mra")
 app.add_typer(reproduce.app, name="reproduce")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(train.app, name="train")
+
+OUT_OF_MEMORY = "can't allocate memory|not enough memory|out of memory"
 
 
 def _print_version(wanted: bool) -> bool:
@@ -71,7 +74,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 on success, 2 on bad input or a full disk (said in one sentence).
+    """Run the command line and exit: 0 on success, 2 on what is no fault of the program (said in one sentence).
 
     130 when interrupted, 143 on SIGTERM, as a batch system sends it.
     """
@@ -88,12 +91,30 @@ def run(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> None:
     # --debug may stand anywhere, but typer knows it only in front of the command.
     ordered = sorted(sys.argv[1:] if arguments is None else arguments, key=lambda argument: argument != "--debug")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that has no Å shows a question mark
+            stream.reconfigure(errors="replace")
     try:
         app(ordered)
-    except InputError as error:
-        if "--debug" in ordered:
+    except Exception as error:
+        told = None if "--debug" in ordered else _told(error)
+        if told is None:
             raise
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-            said = escape(for_command_line(str(error)))
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]orbitrec:[/] {said}")
+        say(told, "red")
         sys.exit(2)
+
+
+def _told(error: Exception) -> str | None:
+    """One sentence on an error that is no fault of the program; None for all others."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        # A run keeps its folder then: a disk may come back.
+        return f"cannot read or write {error.filename}: {error.strerror}; a run that had begun goes on with `resume`"
+    # torch has no class of its own for memory that the CPU does not have.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error))):
+        return (
+            "there is not enough memory: fewer particles, a coarser `resolution_A` or larger pixels need less, and "
+            "`device` cpu has more than a GPU; a run that had begun goes on with `resume`"
+        )
+    return None

@@ -3,6 +3,7 @@
 The library names a parameter in backticks, such as `pixel_size_A` or `ctf=False`, since it does not know who calls it.
 """
 
+import os
 import re
 
 OPTIONS = {
@@ -40,3 +41,13 @@ OPTIONS = {
 def for_command_line(text: str) -> str:
     """The text with every known parameter in backticks replaced by its option; anything else is kept."""
     return re.sub("`([^`]+)`", lambda found: OPTIONS.get(found[1], found[0]), text)
+
+
+def say(text: str, colour: str) -> None:
+    """Print a sentence on the error stream; of several processes, the first does."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    if os.environ.get("RANK", "0") == "0":
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"[bold {colour}]orbitrec:[/] {escape(for_command_line(text))}")

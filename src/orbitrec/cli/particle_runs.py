@@ -66,13 +66,14 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
 
     Where it computes decides the result to rounding only, as threads do: a run may go on on another device.
     """
-    from hashlib import sha256
+    from hashlib import file_digest
 
     from orbitrec import __version__
+    from orbitrec.io.files import existing_file
 
     kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth", "device")}
-    table = kept["particles"]
-    digest = sha256(table.read_bytes()).hexdigest() if isinstance(table, Path) and table.is_file() else None
+    with existing_file(str(kept["particles"])).open("rb") as table:
+        digest = file_digest(table, "sha256").hexdigest()
     return {"command": command, "version": __version__, **kept, "content of particles": digest}
 
 

@@ -7,6 +7,7 @@ import typer
 
 from orbitrec.cli.devices import Device, usable
 from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.messages import say
 from orbitrec.cli.particle_runs import (
     AsJson,
     Flip,
@@ -29,6 +30,9 @@ def refine(
     particles: Particles,
     initial: Annotated[Path, typer.Option("--init", help="Map to refine (MRC), of any box and voxel size.")],
     output: Output,
+    init_pixel_size: Annotated[
+        float | None, typer.Option(min=0.01, max=1000, help="Voxel size of the map in Å, instead of its header's.")
+    ] = None,
     solver: Annotated[SolverName, typer.Option(help="Optimiser of the likelihood.")] = SolverName.em,
     passes: Annotated[float, typer.Option(min=2, help="Its passes over the particles at each resolution.")] = 6,
     batch: Annotated[int, typer.Option(min=1, help="Particles in a batch of the stochastic solvers.")] = 500,
@@ -63,6 +67,7 @@ def refine(
     from orbitrec.api import refine as compute
     from orbitrec.cryoem.config import RefineConfig
     from orbitrec.geometry.point_groups import PointGroup
+    from orbitrec.report.run import KnownMap
 
     config = RefineConfig(
         diameter_A=diameter,
@@ -80,8 +85,11 @@ def refine(
             particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
         )
         config = replace(config, solver=solver.make(min(1.0, batch / len(stack))))
+        start = KnownMap.read(initial, stack, init_pixel_size)
+        for note in start.notes:
+            say(f"{note}; --init-pixel-size says otherwise.", "yellow")
         with progress(run is not None) as callback:
-            result = compute(stack, initial, config, truth=truth, callback=callback, checkpoints=checkpoints)
+            result = compute(stack, start, config, truth=truth, callback=callback, checkpoints=checkpoints)
         if run is None:  # one of several processes, of which the first writes
             return
         summary = result.write(run)

@@ -13,7 +13,7 @@ from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies, shell_indices
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.noise import Noise, corner_mask
+from orbitrec.models.noise import GroupedNoise, Noise, corner_mask
 
 AGREES = 0.2
 """The diameter is the usual share of the box if the one that the images show is within this share of it: measured
@@ -43,6 +43,7 @@ class ImageStatistics:
             is bright, since a particle is compact and dense on an empty background.
         normalised: whether backgrounds differ, so that images are normalised when they are read.
         scales: (g,) scale of the signal in each noise group over that of all; ones where they agree.
+        noise_deviation: standard deviation of the noise in a pixel, over all groups once they are on one scale.
     """
 
     diameter_A: float
@@ -50,10 +51,11 @@ class ImageStatistics:
     contrast: float
     normalised: bool
     scales: Float[Tensor, "g"]
+    noise_deviation: float
 
     def applied(self, stack: ParticleStack) -> ParticleStack:
-        """The stack with images normalised and scaled as these statistics demand."""
-        factors = stack.factors / self.scales[stack.noise_groups()].numpy()
+        """The stack with images normalised and brought to one scale, on which their noise has variance 1."""
+        factors = stack.factors / (self.noise_deviation * self.scales[stack.noise_groups()].numpy())
         return replace(stack, normalised=self.normalised, factors=factors)
 
     def contrast_text(self) -> str:
@@ -105,6 +107,9 @@ def image_statistics(stack: ParticleStack) -> ImageStatistics:
     power = torch.stack([look.signal for look in looks]).clamp(min=0)
     scales = (power / (power @ counts / counts.sum())).sqrt()
     clear = bool((power > 0).all()) and len(looks) > 1 and bool(((scales - 1).abs() > UNEVEN_SIGNAL).any())
+    scales = scales if clear else torch.ones_like(scales)
+    spectra = noise.spectra if isinstance(noise, GroupedNoise) else (noise,)
+    variances = torch.tensor([spectrum.pixel_variance for spectrum in spectra], dtype=torch.float64)
     largest = looks[int(counts.argmax())]
     radius = particle_radius(largest.profile, largest.error)
     contrasts = torch.stack([look.contrast for look in looks])
@@ -115,7 +120,8 @@ def image_statistics(stack: ParticleStack) -> ImageStatistics:
         diameter_found=radius is not None,
         contrast=float((contrasts @ counts.sqrt()) / counts.sum().sqrt()),
         normalised=normalised,
-        scales=scales if clear else torch.ones(len(looks), dtype=torch.float64),
+        scales=scales,
+        noise_deviation=float(((variances / scales.square()) @ counts / counts.sum()).sqrt()),
     )
 
 

@@ -9,6 +9,7 @@ from orbitrec.cryoem.centring import centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel
+from orbitrec.cryoem.memory import require_memory
 from orbitrec.cryoem.multi_start import multi_start
 from orbitrec.cryoem.multiresolution import Search, State, marched
 from orbitrec.cryoem.pose_search import ParticleState
@@ -53,6 +54,7 @@ def initial_model(
 
     finest = max(schedule.march)
     k_max = finest / radius
+    require_memory(stack, k_max, radius)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     run.timer("read")
     session = Session(stack, data, statistics, config, run)

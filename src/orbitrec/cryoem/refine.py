@@ -16,6 +16,7 @@ from orbitrec.cryoem.config import FEWEST_PARTICLES, RefineConfig
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
+from orbitrec.cryoem.memory import require_memory
 from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, marched
 from orbitrec.cryoem.pose_refinement import Poses
@@ -68,6 +69,7 @@ def refined_map(
     generator, total = torch.Generator().manual_seed(config.seed), _work(len(schedule.march), config) * len(stack)
     run = RunState(generator, total, callback, checkpoints or Checkpoints())
     k_max = max(schedule.march) / radius
+    require_memory(stack, k_max, radius, copies=1.5)  # those of one half-set once more
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     run.timer("read")
     session = Session(stack, data, statistics, config, run)

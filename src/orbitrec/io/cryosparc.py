@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from orbitrec.errors import InputError
 from orbitrec.io.cryosparc_job import ResultGroup, described, read_output, table_of
 from orbitrec.io.files import replacing
-from orbitrec.io.particle_table import Dialect, ImageSources, split_or_none
+from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel, split_or_none
+from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -143,20 +144,29 @@ class CryosparcTable:
         groups = ", ".join(sorted({each.partition("/")[0] for each in self._names if "/" in each}))
         return f"has no {name}{f', only {groups}' * bool(groups)}; give the job's passthrough file as `passthrough`"
 
-    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
         """Pixel sizes in Å from ``blob/psize_A``.
 
         Raises:
-            InputError: if there is none, or one that is not positive.
+            InputError: if there is one that cannot be.
+        """
+        sizes = self.numbers("blob/psize_A")
+        if sizes is None:
+            return None
+        return checked_pixel_sizes_A(self.path, sizes[:, 0], "blob/psize_A")
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """The pixel size that was given, or else the file's.
+
+        Raises:
+            InputError: if there is neither, or the file gives one that cannot be.
         """
         if self.given_pixel_size_A is not None:
             return np.full(len(self), self.given_pixel_size_A)
-        sizes = self.numbers("blob/psize_A")
+        sizes = self.stated_pixel_sizes_A()
         if sizes is None:
             raise InputError(f"{self.path} gives no pixel size (blob/psize_A); give it in Å as `pixel_size_A`")
-        if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
-            raise InputError(f"{self.path}: blob/psize_A is not between 0.001 and 10000 Å everywhere; correct it")
-        return sizes[:, 0].round(6)
+        return sizes
 
     def groups(self) -> Int[np.ndarray, "N"]:
         """Optics groups from ``ctf/exp_group_id``, numbered from 0; one group where there is no such field."""
@@ -190,7 +200,7 @@ class CryosparcTable:
         """CTF parameters of the N particles; radians become degrees.
 
         Raises:
-            InputError: if fields are missing.
+            InputError: if fields are missing, or a value cannot be.
         """
         missing = self.missing_ctf_columns()
         if missing:
@@ -202,8 +212,12 @@ class CryosparcTable:
         for name, field in CTF_FIELDS.items():
             values = self.numbers(field)
             assert values is not None
-            columns[name] = torch.from_numpy(np.rad2deg(values[:, 0]) if field.endswith("_rad") else values[:, 0])
-        return CTFParameters(**columns)
+            columns[name] = np.rad2deg(values[:, 0]) if field.endswith("_rad") else values[:, 0]
+        return ctf_of_columns(self.path, columns, CTF_FIELDS)
+
+    def doubtful_values(self) -> list[str]:
+        """One sentence for each field of the CTF that looks like one in another unit."""
+        return [] if self.missing_ctf_columns() else doubtful_values(self.ctf(), CTF_FIELDS)
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """False for every image: cryoSPARC does not export images multiplied by their CTF."""
@@ -223,9 +237,8 @@ class CryosparcTable:
         if vectors is None:
             return None
         pixel = self.numbers(SHIFT_PIXEL)
-        shifts_A = (np.zeros((len(self), 2)) if shifts is None else shifts) * (
-            self.pixel_sizes_A()[:, None] if pixel is None else pixel
-        )
+        pixel = self.pixel_sizes_A()[:, None] if pixel is None else pixel * given_over_stated_pixel(self)[:, None]
+        shifts_A = (np.zeros((len(self), 2)) if shifts is None else shifts) * pixel
         return torch.from_numpy(Rotation.from_rotvec(vectors).as_matrix()), -torch.from_numpy(shifts_A)
 
     def halves(self) -> Float[np.ndarray, "N"] | None:
@@ -246,8 +259,9 @@ class CryosparcTable:
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the table with these poses, and beside it the .csg file that *Import Result Group* takes.
 
@@ -260,12 +274,14 @@ class CryosparcTable:
             shifts_A: displacement (x, y) of every particle's content in Å.
             stacks: the stack file found for each of ``sources().names``.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
+            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
         """
-        out = self._with_alignments()
-        pixel = self.pixel_sizes_A()
+        rows = np.arange(len(self)) if rows is None else rows
+        out = self._with_alignments()[rows]
+        pixel = self.pixel_sizes_A()[rows]
         out[POSE] = Rotation.from_matrix(rotations.detach().cpu().double().numpy()).as_rotvec()
         out[SHIFT] = -shifts_A.detach().cpu().double().numpy() / pixel[:, None]
-        out[SHIFT_PIXEL] = pixel
+        out[SHIFT_PIXEL] = pixel / given_over_stated_pixel(self)[rows]  # that of the images, as the file states it
         if halves is not None:
             out[SPLIT] = halves.cpu().numpy() - 1
         out = self._with_paths_from(Path(path), out, stacks)
@@ -273,25 +289,31 @@ class CryosparcTable:
             np.save(file, out, allow_pickle=False)
         ResultGroup.write(Path(path).with_suffix(".csg"), Path(path), out, self.types)
 
-    def _with_paths_from(self, path: Path, out: np.ndarray, stacks: Sequence[Path]) -> np.ndarray:
+    def _with_paths_from(self, path: Path, out: np.ndarray, stacks: Sequence[Path] | None) -> np.ndarray:
         """The records with paths that are right in another folder, where they begin with ``>``."""
-        if not stacks or path.parent.resolve() == self.path.parent.resolve():
+        folder = path.parent.resolve()
+        if "blob/path" not in self._names or folder == self.path.parent.resolve():
             return out
-        distinct, which = np.unique(out["blob/path"], return_inverse=True)
-        names = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in distinct]
-        moved = [
-            ">" + os.path.relpath(stack, path.parent.resolve()) if name.startswith(">") else name
-            for name, stack in zip(names, stacks, strict=True)
-        ]
-        if moved == names:
+        moved: dict[object, object] = {}
+        for at, name in enumerate(np.unique(self.records["blob/path"])):
+            text = os.fsdecode(name) if isinstance(name, bytes) else str(name)
+            if text.startswith(">"):
+                stack = stacks[at] if stacks else (self.path.parent / text.lstrip(">")).resolve()
+                relative = ">" + os.path.relpath(stack, folder)
+                moved[name] = os.fsencode(relative) if isinstance(name, bytes) else relative
+        if not moved:
             return out
-        kinds = {name: (kind, shape) for name, kind, shape in described(out.dtype)}
-        values = np.array([os.fsencode(name) for name in moved])
-        kinds["blob/path"] = (values.dtype, ())
-        renamed = np.zeros(len(out), dtype=[(name, *kind) for name, kind in kinds.items()])
-        for name in kinds:
-            renamed[name] = values[which.reshape(-1)] if name == "blob/path" else out[name]
+        paths = np.array([moved.get(name, name) for name in out["blob/path"]])
+        kinds = [(*each[:1], paths.dtype) if each[0] == "blob/path" else each for each in described(out.dtype)]
+        renamed = np.zeros(len(out), dtype=kinds)
+        for name in renamed.dtype.names or ():
+            renamed[name] = paths if name == "blob/path" else out[name]
         return renamed
+
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """The ``uid``, which a particle keeps through all jobs."""
+        uid = self.records["uid"] if "uid" in self._names else None
+        return {} if uid is None or uid.dtype.kind not in "iu" else {"uid": uid.tolist()}
 
     def _with_alignments(self) -> np.ndarray:
         """A copy of the records that has every field of an alignment."""

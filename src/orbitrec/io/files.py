@@ -17,16 +17,20 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def existing_file(path: Path | str) -> Path:
-    """``path`` as a :class:`Path`, checked to be a file.
+    """``path`` as a :class:`Path`, checked to be a file that can be read.
 
     Raises:
-        InputError: if there is no such file or it is a folder.
+        InputError: if there is no such file, it is a folder, or it may not be read.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; name a file in it")
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        if not path.is_file():
+            raise InputError(f"{path} is not a file; name a file in it")
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check its permissions, or copy it") from error
     return path
 
 
@@ -79,9 +83,17 @@ def _plain(value: object) -> object:
     return value
 
 
+def printable(path: Path | str) -> str:
+    """A path as text that any file can hold: bytes of it that are no text become question marks."""
+    return str(path).encode(errors="replace").decode()
+
+
 def to_json(data: Mapping[str, object]) -> str:
     """``data`` as indented JSON; numbers that JSON does not know (NaN, ∞) are null."""
-    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    plain = _plain(data)
+    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
+    # A path may have bytes that are no text: escaped, they come back as they were.
+    return text if printable(text) == text else json.dumps(plain, indent=2, allow_nan=False)
 
 
 def write_json(path: Path | str, data: Mapping[str, object]) -> None:

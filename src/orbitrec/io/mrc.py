@@ -1,5 +1,6 @@
 """MRC maps and image stacks (MRC2014; Cheng et al., J. Struct. Biol. 192, 2015)."""
 
+import errno
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -61,10 +62,16 @@ class MrcHeader:
 
         Returns:
             The sections, of shape (count, rows, columns).
+
+        Raises:
+            OSError: if the file has become shorter than it was.
         """
         pixels = self.shape[1] * self.shape[2]
         file.seek(self.offset + start * pixels * self.dtype.itemsize)
-        return np.fromfile(file, self.dtype, count * pixels).reshape(count, *self.shape[1:])
+        values = np.fromfile(file, self.dtype, count * pixels)
+        if values.size < count * pixels:
+            raise OSError(errno.EIO, "it has become shorter than it was", str(self.path))
+        return values.reshape(count, *self.shape[1:])
 
 
 def _raw_header(path: Path) -> np.void:

@@ -1,6 +1,6 @@
 """A stack of particle images without a table: all that is known of the particles is their pixel size."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,10 @@ class MrcStack:
         """All sections in order."""
         return ImageSources([self.path.name], np.zeros(self.count, dtype=np.int64), np.arange(self.count))
 
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """That of the tables that are written, which state the pixel size that was given."""
+        return self.pixel_sizes_A()
+
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
         """The pixel size that was given, or else the header's."""
         return np.full(self.count, self.pixel_size_A)
@@ -91,6 +95,10 @@ class MrcStack:
             "images without CTF"
         )
 
+    def doubtful_values(self) -> list[str]:
+        """An empty list: a stack has no values."""
+        return []
+
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """False for every image: a stack does not say that its images were multiplied by a CTF."""
         return np.zeros(self.count, dtype=bool)
@@ -109,13 +117,18 @@ class MrcStack:
         """An empty list: a stack has no columns."""
         return []
 
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """Nothing: a stack knows no more of an image than where it is."""
+        return {}
+
     def write_posed(
         self,
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the particles as RELION 3.1 tables.
 
@@ -123,13 +136,16 @@ class MrcStack:
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``.
+            stacks: the stack file found for each of ``sources().names``; None keeps the name.
             halves: half-set of every particle, 1 or 2; no column where None.
+            rows: the images that are written, ascending; the poses are those of these. None writes all.
         """
-        shifts_px = shifts_A / self.pixel_size_A
+        shifts_px, name = shifts_A / self.pixel_size_A, self.path.name if stacks is None else str(stacks[0])
         tables = particle_tables(
-            str(stacks[0]), self.count, self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px
+            name, len(rotations), self.box, self.pixel_size_A, rotations=rotations, shifts_px=shifts_px
         )
+        if rows is not None:
+            tables["particles"]["rlnImageName"] = [f"{row + 1:06d}@{name}" for row in rows]
         if halves is not None:
             tables["particles"]["rlnRandomSubset"] = halves.tolist()
         write_star(path, tables)

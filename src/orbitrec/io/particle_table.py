@@ -1,6 +1,6 @@
 """What every table of particles says, whatever program wrote it: the protocol that its readers implement."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.models.ctf import CTFParameters
 
 
@@ -43,7 +44,8 @@ class ImageSources:
 class ParticleTable(Protocol):
     """N particles as a file lists them.
 
-    No image is read. Lengths are in Å, angles in degrees and poses in RELION's convention, whatever the file has.
+    No image is read. Lengths are in Å, angles in degrees and poses in RELION's convention, whatever the file has. Å are
+    those of :meth:`pixel_sizes_A`; in the file, origins are in the Å of the pixel size that the file itself states.
     """
 
     @property
@@ -74,8 +76,12 @@ class ParticleTable(Protocol):
         """Where the images are; raises an InputError where the table does not say."""
         ...
 
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
+        """Pixel size in Å that the file states for every image; None where it states none."""
+        ...
+
     def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
-        """Pixel size of every image in Å."""
+        """Pixel size of every image in Å: the one that was given, or else the file's."""
         ...
 
     def groups(self) -> Int[np.ndarray, "N"]:
@@ -95,7 +101,11 @@ class ParticleTable(Protocol):
         ...
 
     def ctf(self) -> CTFParameters:
-        """CTF parameters of every particle; raises an InputError where columns are missing."""
+        """CTF parameters of every particle; raises an InputError where columns are missing or values cannot be."""
+        ...
+
+    def doubtful_values(self) -> list[str]:
+        """One sentence for each column of the CTF that is possible and yet looks like one in another unit."""
         ...
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
@@ -126,8 +136,9 @@ class ParticleTable(Protocol):
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the table again with these poses, in its own dialect and atomically; everything else is kept.
 
@@ -135,10 +146,30 @@ class ParticleTable(Protocol):
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``.
+            stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
+            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
         """
         ...
+
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """What the particles can be told from others by, the surest first: its name → a value for every particle.
+
+        Where images are is not among them; it is what is left where two tables have nothing of this in common.
+        """
+        ...
+
+
+def given_over_stated_pixel(table: ParticleTable) -> Float[np.ndarray, "N"]:
+    """The pixel size that was given for each image over the one that the file states; ones where the file's is used.
+
+    Other programs read origins in Å with the pixel size beside them, so that is what a file's Å are.
+    """
+    try:
+        stated = table.stated_pixel_sizes_A()
+    except InputError:  # not a number, or none that can be: nobody can count with it
+        stated = None
+    return np.ones(len(table)) if stated is None else table.pixel_sizes_A() / stated
 
 
 def split_or_none(values: Float[np.ndarray, "N"] | None) -> Float[np.ndarray, "N"] | None:

@@ -290,14 +290,30 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in Path(os.path.normpath(name)).parts if part != os.sep)
 
 
-def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
-    """The file that a stack name means."""
+def find_stack(name: str, table: Path, datadir: Path | None = None) -> Path | None:
+    """Look for the file that a stack name means.
+
+    Args:
+        name: of the stack, as the table has it.
+        table: the table's path.
+        datadir: another folder that holds the stacks.
+
+    Returns:
+        The file; None where there is none.
+    """
     above = [folder / name for folder in Path(os.path.abspath(table)).parents]
     parts = _parts(name)  # below datadir, as much of the name as is found there
     given = [datadir / name, *(datadir.joinpath(*parts[start:]) for start in range(len(parts)))] if datadir else []
     for candidate in (table.parent / name, *given, Path(name), *above):
         if len(str(candidate)) < 4096 and "\0" not in name and os.path.isfile(candidate):
             return candidate
+    return None
+
+
+def _locate(name: str, table: Path, datadir: Path | None, row: int) -> Path:
+    found = find_stack(name, table, datadir)
+    if found is not None:
+        return found
     looked = (
         f"beside the table or in a folder above it{f', in {datadir}' if datadir else ''} or in the working directory"
     )

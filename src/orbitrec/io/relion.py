@@ -1,7 +1,7 @@
 """RELION's particle STAR files, 3.0 to 5."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import Dialect, ImageSources, split_or_none
+from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel, split_or_none
+from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -207,26 +208,34 @@ class RelionTable:
             raise InputError(f"{self.path}: {foreign} is no MRC stack; convert it to .mrcs")
         return index, list(names), np.asarray(codes, dtype=np.int64)
 
-    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+    def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
         """Pixel sizes in Å from ``rlnImagePixelSize``, or else from detector pixel size and magnification.
 
         Raises:
-            InputError: if the file gives none, or one that is not positive.
+            InputError: if the file gives one that cannot be.
+        """
+        sizes, column = self.numbers("rlnImagePixelSize"), "rlnImagePixelSize"
+        detector_um, magnification = self.numbers("rlnDetectorPixelSize"), self.numbers("rlnMagnification")
+        if sizes is None and detector_um is not None and magnification is not None and (magnification > 0).all():
+            sizes, column = detector_um * 1e4 / magnification, "rlnDetectorPixelSize over rlnMagnification"
+        if sizes is None:
+            return None
+        return checked_pixel_sizes_A(self.path, sizes, column)
+
+    def pixel_sizes_A(self) -> Float[np.ndarray, "N"]:
+        """The pixel size that was given, or else the file's.
+
+        Raises:
+            InputError: if there is neither, or the file gives one that cannot be.
         """
         if self.given_pixel_size_A is not None:
             return np.full(len(self), self.given_pixel_size_A)
-        sizes = self.numbers("rlnImagePixelSize")
-        detector_um, magnification = self.numbers("rlnDetectorPixelSize"), self.numbers("rlnMagnification")
-        if sizes is None and detector_um is not None and magnification is not None and (magnification > 0).all():
-            sizes = detector_um * 1e4 / magnification
+        sizes = self.stated_pixel_sizes_A()
         if sizes is None:
             raise InputError(
                 f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or give it in Å as `pixel_size_A`"
             )
-        if not 1e-3 < sizes.min() <= sizes.max() < 1e4:
-            wrong = sizes.min() if sizes.min() <= 1e-3 else sizes.max()
-            raise InputError(f"{self.path} gives a pixel size of {wrong:g} Å, which cannot be; correct it")
-        return sizes.round(6)
+        return sizes
 
     def signs(self) -> Float[np.ndarray, "N"]:
         """Ones: RELION's files do not say whether dense matter is dark."""
@@ -245,7 +254,7 @@ class RelionTable:
         """CTF parameters of the N particles (``rlnPhaseShift`` is 0 where absent).
 
         Raises:
-            InputError: if columns are missing.
+            InputError: if columns are missing, or a value cannot be.
         """
         missing = self.missing_ctf_columns()
         if missing:
@@ -253,10 +262,14 @@ class RelionTable:
                 f"{self.path} has no CTF columns {', '.join(missing)}; add them, or use `ctf=False` for images without "
                 "CTF"
             )
-        columns = {name: self.numbers(column) for name, column in CTF_COLUMNS.items()}
+        values = {name: self.numbers(column) for name, column in CTF_COLUMNS.items()}
         phase_shift = self.numbers("rlnPhaseShift")
-        columns["phase_shift_deg"] = np.zeros(len(self)) if phase_shift is None else phase_shift
-        return CTFParameters(**{name: torch.from_numpy(values) for name, values in columns.items()})
+        values["phase_shift_deg"] = np.zeros(len(self)) if phase_shift is None else phase_shift
+        return ctf_of_columns(self.path, {name: v for name, v in values.items() if v is not None}, CTF_COLUMNS)
+
+    def doubtful_values(self) -> list[str]:
+        """One sentence for each column of the CTF that looks like one in another unit."""
+        return [] if self.missing_ctf_columns() else doubtful_values(self.ctf(), CTF_COLUMNS)
 
     def premultiplied(self) -> Bool[np.ndarray, "N"]:
         """Which images are marked by ``rlnCtfDataAreCtfPremultiplied``."""
@@ -279,7 +292,9 @@ class RelionTable:
         if angles is None:
             return None
         origins_A, origins_px = self._number_columns(ORIGIN_COLUMNS_A), self._number_columns(ORIGIN_COLUMNS_PX)
-        if origins_A is None:
+        if origins_A is not None:
+            origins_A = origins_A * given_over_stated_pixel(self)[:, None]
+        else:
             origins_A = np.zeros((len(self), 2)) if origins_px is None else origins_px * self.pixel_sizes_A()[:, None]
         return euler_to_matrix(torch.from_numpy(angles)), -torch.from_numpy(origins_A)
 
@@ -307,8 +322,9 @@ class RelionTable:
         path: Path | str,
         rotations: Float[Tensor, "N 3 3"],
         shifts_A: Float[Tensor, "N 2"],
-        stacks: Sequence[Path],
+        stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
+        rows: Int[np.ndarray, "N"] | None = None,
     ) -> None:
         """Write the table with these poses.
 
@@ -319,16 +335,22 @@ class RelionTable:
             path: the file to write.
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_A: displacement (x, y) of every particle's content in Å.
-            stacks: the stack file found for each of ``sources().names``.
+            stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
+            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
         """
-        index, names, stack = self._images
-        resolved = [f"{path}{name[len(_without_format(name)) :]}" for path, name in zip(stacks, names, strict=True)]
-        columns = {"rlnImageName": [f"{i:06d}@{resolved[at]}" for i, at in zip(index, stack, strict=True)]}
-        shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A())[:, None]
+        rows = np.arange(len(self)) if rows is None else rows
+        columns: dict[str, list[str]] = {}
+        if stacks is not None:
+            index, names, stack = self._images
+            resolved = [f"{path}{name[len(_without_format(name)) :]}" for path, name in zip(stacks, names, strict=True)]
+            places = zip(index[rows], stack[rows], strict=True)
+            columns["rlnImageName"] = [f"{i:06d}@{resolved[at]}" for i, at in places]
+        shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A()[rows])[:, None]
+        stated_A = shifts_A.detach().cpu().double() / torch.from_numpy(given_over_stated_pixel(self)[rows])[:, None]
         values = angle_columns(rotations)
         for names, shifts, needed in (
-            (ORIGIN_COLUMNS_A, shifts_A, self.optics is not None),
+            (ORIGIN_COLUMNS_A, stated_A, self.optics is not None),
             (ORIGIN_COLUMNS_PX, shifts_px, self.optics is None),
         ):
             # Where the other pair is there too it is kept consistent: readers differ in which they prefer.
@@ -337,7 +359,22 @@ class RelionTable:
         columns |= {name: [f"{value:.6f}" for value in column] for name, column in values.items()}
         if halves is not None:
             columns["rlnRandomSubset"] = [str(half) for half in halves.tolist()]
-        rewrite_columns(self.path, path, self.block_name, columns)
+        kept = np.isin(np.arange(len(self)), rows)
+        where = kept.cumsum() - 1  # a row that is not written may have any value
+        whole = {name: [column[at] for at in where] for name, column in columns.items()}
+        rewrite_columns(self.path, path, self.block_name, whole, kept.tolist())
+
+    def identities(self) -> Mapping[str, Sequence[Hashable]]:
+        """Micrograph and coordinates, where the table has them: boxes of any size at one place hold one particle."""
+        names, places = self._column("rlnMicrographName"), self._number_columns(["rlnCoordinateX", "rlnCoordinateY"])
+        if names is None or places is None:
+            return {}
+        files = (Path(str(name)).name for name in names)
+        return {
+            "micrograph and coordinates": [
+                (name, *place) for name, place in zip(files, places.round(2).tolist(), strict=True)
+            ]
+        }
 
 
 def _without_format(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.io.mrc import StackWriter, write_map
+from orbitrec.io.physics import ctf_of_columns
 from orbitrec.io.relion import RelionTable
 from orbitrec.io.relion_tables import CTF_COLUMNS, particle_tables
 from orbitrec.io.runs import RunFolder
@@ -42,7 +43,7 @@ def read_ctf_list(path: Path | str, count: int) -> CTFParameters:
         if values is None and name.startswith("defocus"):
             raise InputError(f"{path} has no {column} column; add it, or use `ctf=False`")
         columns[name] = np.full(len(table), _USUAL_OPTICS.get(name, 0.0)) if values is None else values
-    parameters = CTFParameters(**{name: torch.from_numpy(values) for name, values in columns.items()})
+    parameters = ctf_of_columns(Path(path), columns, CTF_COLUMNS)
     return parameters.select(torch.arange(count) % len(table))
 
 

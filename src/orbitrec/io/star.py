@@ -190,7 +190,13 @@ def _text(value: object) -> object:
     return _quoted(value) if isinstance(value, str) else value
 
 
-def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mapping[str, Sequence[str]]) -> None:
+def rewrite_columns(
+    source: Path,
+    target: Path | str,
+    block: str,
+    columns: Mapping[str, Sequence[str]],
+    kept: Sequence[bool] | None = None,
+) -> None:
     """Copy a STAR file with new values in some columns of one loop, atomically; every other character is kept.
 
     Columns that the loop does not have are added after its last one.
@@ -200,6 +206,7 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         target: the file to write.
         block: name of the loop's block, without ``data_``.
         columns: column name, without its underscore → the value of every row.
+        kept: which rows of the loop are written; None writes all.
 
     Raises:
         InputError: if the block is not a loop with a row for every value, as after a change of the file.
@@ -213,10 +220,12 @@ def rewrite_columns(source: Path, target: Path | str, block: str, columns: Mappi
         for line in lines:
             out.write(line)
             if _block_name(line.lstrip("\ufeff").strip(_BLANK)) == block:  # a byte order mark may come first
-                out.writelines(_rewritten_loop(lines, source, columns))
+                out.writelines(_rewritten_loop(lines, source, columns, kept))
 
 
-def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _rewritten_loop(
+    lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]], kept: Sequence[bool] | None
+) -> Iterator[str]:
     """The lines of one block up to the next one's name, with ``columns`` set."""
     labels: list[str] = []
     changed: list[tuple[int, Sequence[str]]] = []
@@ -240,7 +249,8 @@ def _rewritten_loop(lines: Iterator[str], source: Path, columns: Mapping[str, Se
             continue
         if row >= count:
             raise InputError(f"{source} has more rows than when it was read; leave it alone while a run needs it")
-        yield _rewritten_row(line, [(at, values[row]) for at, values in changed])
+        if kept is None or kept[row]:
+            yield _rewritten_row(line, [(at, values[row]) for at, values in changed])
         row += 1
     if row != count:
         raise InputError(f"{source} does not list its {count} particles in one loop; write it as RELION does")

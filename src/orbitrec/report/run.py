@@ -18,7 +18,7 @@ from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.orientation import view_averages
-from orbitrec.io.files import write_csv, write_json
+from orbitrec.io.files import printable, write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
@@ -48,25 +48,44 @@ class KnownMap:
     Attributes:
         path: where it was read.
         grid: its density at the box and pixel size of the stack.
+        notes: what was assumed of its voxels, where that may be wrong.
     """
 
     path: Path
     grid: Float[Tensor, "n n n"]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, stack: ParticleStack) -> "KnownMap":
-        """Read a map and bring it to the stack's grid; a header without voxel size is taken to mean the stack's.
+    def read(cls, path: Path, stack: ParticleStack, voxel_size_A: float | None = None) -> "KnownMap":
+        """Read a map and bring it to the stack's grid.
+
+        Args:
+            path: the map.
+            stack: the particles.
+            voxel_size_A: edge of a voxel in Å, whatever the header says; None is the header's, or else the stack's.
+
+        Returns:
+            The map. It has a note if the header gives no voxel size, or one that makes the map's edge another than
+            that of the images.
 
         Raises:
             InputError: if it cannot be read as a map, or is constant.
         """
-        pixel = stack.pixel_size_A
-        grid, voxel_A = read_map(path, read_header(path).voxel_size_A or pixel)
+        pixel, stated_A = stack.pixel_size_A, read_header(path).voxel_size_A
+        grid, voxel_A = read_map(path, voxel_size_A or stated_A or pixel)
         if not float(grid.std()) > 0:
             raise InputError(f"{path} is a constant map; give one that shows a particle")
+        edge_A, images_A, notes = len(grid) * voxel_A, stack.n * pixel, []
+        if voxel_size_A is None and stated_A is None:
+            notes.append(f"The header of {path} gives no voxel size: that of the particles, {pixel:g} Å, is assumed")
+        elif voxel_size_A is None and abs(edge_A - images_A) > max(voxel_A, pixel):
+            notes.append(
+                f"The header of {path} gives voxels of {voxel_A:g} Å, so that the map spans {edge_A:.0f} Å and the "
+                f"images {images_A:.0f} Å"
+            )
         if abs(voxel_A / pixel - 1) > 1e-3 or len(grid) != stack.n:
             grid = resampled(grid.double(), voxel_A, stack.n, pixel)
-        return cls(path, grid.double())
+        return cls(path, grid.double(), tuple(notes))
 
     @classmethod
     def given(cls, grid: Float[Tensor, "n n n"], stack: ParticleStack) -> "KnownMap":
@@ -129,7 +148,7 @@ def write_run(
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
     summary = summary_of(source, stack, config, result, comparison)
     write_json(run.file(SUMMARY), summary.to_dict())
-    title = f"{source.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
+    title = f"{printable(source.name)}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
     chosen = str(result.selection.chosen + 1)
     picture = RunPicture(
         rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title, chosen
@@ -167,14 +186,14 @@ def summary_of(
     notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
     return Summary(
         orbitrec=__version__,
-        input=str(source),
+        input=printable(source),
         particles=len(stack),
         box_px=stack.n,
         pixel_size_A=pixel,
         dialect=stack.table.dialect,
         posed=_posed_name(stack),
         ctf=stack.ctf is not None,
-        checks=(*result.checks, *notes, *_ignored(stack)),
+        checks=(*result.checks, *notes, *_ignored(stack), *_doubtful(stack)),
         seed=config.seed,
         threads=torch.get_num_threads(),
         device=config.device,
@@ -221,6 +240,10 @@ def _ignored(stack: ParticleStack) -> list[str]:
     if not columns:
         return []
     return [f"Not modelled, and so ignored: {', '.join(columns)}. They matter at resolutions finer than these maps."]
+
+
+def _doubtful(stack: ParticleStack) -> list[str]:
+    return [] if stack.ctf is None else stack.table.doubtful_values()
 
 
 def compared_with_truth(

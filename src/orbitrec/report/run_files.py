@@ -15,6 +15,8 @@ from orbitrec.evaluation.fsc import FSC
 from orbitrec.evaluation.orientation import ViewAverages
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
+from orbitrec.io.particle_table import ParticleTable, given_over_stated_pixel
+from orbitrec.io.particles import SAME_PIXEL
 from orbitrec.io.runs import RunFolder
 from orbitrec.io.tables import read_table
 from orbitrec.report.history import read_history
@@ -70,7 +72,7 @@ class RunFiles:
             raise InputError(f"{folder} holds no finished run of orbitrec abinitio or refine; name the folder of one")
         volume, voxel_A = read_map(folder / f"{kinds[-1]}.mrc", None)
         summary = Summary.read(folder / SUMMARY)
-        poses = read_table(folder / summary.posed).poses()
+        poses = posed_table(folder / summary.posed, summary.pixel_size_A).poses()
         if poses is None:
             raise InputError(f"{folder / summary.posed} has no poses; run it again")
         try:
@@ -79,6 +81,14 @@ class RunFiles:
             raise InputError(f"{folder}: a file of the run is broken ({error}); run it again") from error
         history = read_history(folder / HISTORY)
         return cls(folder, kinds[-1], summary, volume, voxel_A, history, curves, poses[0], poses[1] / voxel_A, views)
+
+
+def posed_table(path: Path, pixel_size_A: float) -> ParticleTable:
+    """The posed particles of a run that worked with this pixel size in Å, whether or not it is the table's own."""
+    table = read_table(path, pixel_size_A)
+    ratio = given_over_stated_pixel(table)
+    several = float(ratio.max()) > 1 + SAME_PIXEL and abs(float(ratio.min()) - 1) < SAME_PIXEL
+    return read_table(path) if several else table  # of several pixel sizes a run works with the coarsest
 
 
 def write_views(run: RunFolder, views: ViewAverages, pixel_size_A: float) -> None:

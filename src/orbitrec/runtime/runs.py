@@ -56,7 +56,7 @@ def resumable_run(
 
 
 def _check_settings(path: Path, settings: Mapping[str, object]) -> None:
-    before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text()), json.loads(to_json(settings))
+    before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text(encoding="utf-8")), json.loads(to_json(settings))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         name = changed[0]

@@ -1,0 +1,98 @@
+"""Memory of a run, estimated before it begins from the number of particles, their box and the bandwidth."""
+
+import math
+from dataclasses import dataclass
+
+from orbitrec.cryoem.config import FEWEST_PARTICLES, FEWEST_SHELLS
+from orbitrec.cryoem.reconstruct import LARGEST_BOX
+from orbitrec.errors import InputError
+from orbitrec.geometry.polar import PolarGrid
+from orbitrec.io.particles import ParticleStack
+from orbitrec.runtime.memory import GIB, available_GiB
+
+PROGRAM_GiB = 0.4
+"""Libraries."""
+SEARCH_GiB = 1.0
+"""The same with templates and the particles that are compared with them: runs of 5000 particles have taken 1.1."""
+BYTES_PER_VOXEL = 350
+"""Of a map's reconstruction: three complex grids of twice the box and the non-uniform FFT's own, finer by a quarter."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a run needs.
+
+    Attributes:
+        count: particles.
+        box: pixels along an edge of an image.
+        bandwidth: radius · k_max of the finest search.
+        radius: of the particle's ball, in pixels.
+        margin: pixels beyond the radius that images are kept to.
+        copies: of the particles' modes that are held.
+    """
+
+    count: int
+    box: int
+    bandwidth: float
+    radius: float
+    margin: float = 3.0
+    copies: float = 1.0
+
+    @property
+    def bytes_per_particle(self) -> float:
+        """Of its circular modes, complex64."""
+        grid = PolarGrid.for_radius(self.box, self.bandwidth / self.radius, self.radius + self.margin)
+        return 8.0 * self.copies * (grid.max_mode + 1) * grid.radial_nodes
+
+    @property
+    def fixed_GiB(self) -> float:
+        """What is needed however few particles there are."""
+        return max(SEARCH_GiB, PROGRAM_GiB + BYTES_PER_VOXEL * min(self.box, LARGEST_BOX) ** 3 / GIB)
+
+    @property
+    def GiB(self) -> float:
+        """The estimate."""
+        return self.fixed_GiB + self.count * self.bytes_per_particle / GIB
+
+    def most_particles(self, available_GiB: float) -> int:
+        """How many particles fit."""
+        return max(0, math.floor((available_GiB - self.fixed_GiB) * GIB / self.bytes_per_particle))
+
+    def widest(self, available_GiB: float) -> float | None:
+        """The largest bandwidth, to 2 %, at which all particles fit; None where none does that recovers anything."""
+        bandwidth = self.bandwidth
+        while bandwidth >= FEWEST_SHELLS:
+            tried = MemoryEstimate(self.count, self.box, bandwidth, self.radius, self.margin, self.copies)
+            if tried.GiB <= available_GiB:
+                return bandwidth
+            bandwidth *= 0.98
+        return None
+
+
+def require_memory(stack: ParticleStack, k_max: float, radius: float, copies: float = 1.0) -> None:
+    """Refuse a run that does not fit into memory before it begins, and say what would fit.
+
+    Args:
+        stack: the particles.
+        k_max: highest frequency of the search, in radians per pixel.
+        radius: of the particle's ball, in pixels.
+        copies: of the particles' modes that the run holds.
+
+    Raises:
+        InputError: if the estimate is above what is available.
+    """
+    needs, available = MemoryEstimate(len(stack), stack.n, radius * k_max, radius, copies=copies), available_GiB()
+    if needs.GiB <= available:
+        return
+    particles, bandwidth = needs.most_particles(available), needs.widest(available)
+    fits = []
+    if particles >= FEWEST_PARTICLES:
+        fits.append(f"at most {particles} particles")
+    if bandwidth is not None:
+        # Rounded up: a coarser one needs less.
+        fits.append(f"a `resolution_A` of {math.ceil(20 * math.pi * stack.pixel_size_A * radius / bandwidth) / 10:g}")
+    advice = f"give {' or '.join(fits)}" if fits else "take a machine with more, or images of a smaller box"
+    raise InputError(
+        f"{stack.table.path}: {len(stack)} particles of {stack.n} px need about {needs.GiB:.2g} GiB of memory at "
+        f"{2 * math.pi * stack.pixel_size_A / k_max:.1f} Å, and {available:.2g} GiB are free; {advice}"
+    )

@@ -1,0 +1,56 @@
+"""Memory that a process may still take."""
+
+import math
+from pathlib import Path
+
+GIB = 2.0**30
+
+
+def available_GiB() -> float:
+    """Memory that this process may still take, in GiB: that of the machine, of its job, and of ``ulimit -v``.
+
+    Infinite where the system does not say.
+    """
+    return min(_machine_bytes(), _job_bytes(), _address_bytes()) / GIB
+
+
+def _machine_bytes(meminfo: Path = Path("/proc/meminfo")) -> float:
+    """What is free or can be made free."""
+    for line in _lines(meminfo):
+        if line.startswith("MemAvailable:"):
+            return 1024 * float(line.split()[1])
+    return math.inf
+
+
+def _job_bytes(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """What the control groups of a batch system or a container leave; files that they cache can be dropped."""
+    own = [line.removeprefix("0::/") for line in _lines(membership) if line.startswith("0::/")]
+    left = math.inf
+    for folder in [Path(path) for name in own for path in (name, *Path(name).parents)]:
+        limit = _lines(root / folder / "memory.max")
+        used = _lines(root / folder / "memory.current")
+        if limit and used and limit[0] != "max":
+            cached = [
+                line.split()[1] for line in _lines(root / folder / "memory.stat") if line.startswith("inactive_f")
+            ]
+            left = min(left, float(limit[0]) - float(used[0]) + sum(map(float, cached)))
+    return max(left, 0.0)
+
+
+def _address_bytes() -> float:
+    """What the limit of the address space leaves."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return math.inf
+    limit, statm = resource.getrlimit(resource.RLIMIT_AS)[0], _lines(Path("/proc/self/statm"))
+    if limit == resource.RLIM_INFINITY or not statm:
+        return math.inf
+    return max(0.0, limit - float(statm[0].split()[0]) * resource.getpagesize())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
