@@ -239,7 +239,7 @@ def test_phase_flipped_images_are_the_plain_ones(write_particles, n: int) -> Non
 
 
 def test_phase_flipped_and_plain_sets_are_filtered_alike(write_particles) -> None:
-    images = _noise(6, 24)
+    images = _noise(6, 25)
     star = write_particles(images)
     plain, flipped = ParticleStack.open(star), ParticleStack.open(_flipped(star, images))
     modes = [preprocess(stack, 2.0, 10.0).modes for stack in (plain, flipped)]
