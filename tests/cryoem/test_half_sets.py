@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from orbitrec.cli import main
+from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.preprocess import estimated_noise
 from orbitrec.cryoem.reconstruct import alternate_halves, half_map
 from orbitrec.cryoem.result import half_sets, told_copies
@@ -72,6 +73,7 @@ def test_refine_works_on_the_sets_that_are_given(data, capsys):
     stack, (first, _) = ParticleStack.open(folder / "particles.star"), read_map(folder / "half1.mrc")
     poses, halves = stack.poses(), torch.tensor(UNEVEN)
     assert poses is not None
+    stack = image_statistics(stack).applied(stack)  # maps are in units of the noise
     own, others = (
         half_map(stack, estimated_noise(stack), (halves == half).nonzero().flatten(), *poses) for half in (1, 2)
     )

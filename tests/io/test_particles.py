@@ -171,7 +171,7 @@ def _as_relion30(source: Path, target: Path) -> Path:
 def test_names_that_look_like_numbers_are_kept(tmp_path: Path) -> None:
     table = pd.DataFrame({"rlnMicrographName": ["0012", "7"], "rlnCoordinateX": [1e-7, 123456.789012]})
     write_star(tmp_path / "a.star", {"": table})
-    pd.testing.assert_frame_equal(read_star(tmp_path / "a.star")[""], table, check_dtype=False, check_column_type=False)
+    pd.testing.assert_frame_equal(read_star(tmp_path / "a.star")[""], table, check_dtype=False)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -105,18 +105,26 @@ def _loop(where: str, labels: list[str], rows: list[tuple[int, str]]) -> pd.Data
                 f"{where} has {len(labels)} columns but {found} value{'s' * (found != 1)} in line {number}; correct "
                 "it, and put names with blanks in quotes"
             )
-    named = {label: object for label in labels if label.endswith("Name")}  # a micrograph may be called 0012
+    data = "\n".join(lines).encode(errors="surrogateescape")
+    named = {label: str for label in labels if label.endswith("Name")}  # a micrograph may be called 0012
+    foreign = not plain and re.search("[\udc80-\udcff]", text) is not None  # texts of pandas cannot hold such bytes
     try:
-        # Arrow's strings cannot hold bytes that are not UTF-8.
-        with pd.option_context("future.infer_string", False):
-            return pd.read_csv(
-                io.BytesIO("\n".join(lines).encode(errors="surrogateescape")), encoding_errors="surrogateescape",
-                sep=r"\s+" if plain else _BETWEEN, header=None, names=labels, index_col=False, dtype=named,
-                quoting=csv.QUOTE_NONE, keep_default_na=False, na_values=["nan", "NaN", "<NA>"], low_memory=False,
-                skip_blank_lines=False,
-            )  # fmt: skip
+        table = pd.read_csv(
+            io.BytesIO(data), encoding_errors="surrogateescape", sep=r"\s+" if plain else _BETWEEN, header=None,
+            names=labels, index_col=False, dtype=object if foreign else named, quoting=csv.QUOTE_NONE,
+            keep_default_na=False, na_values=["nan", "NaN", "<NA>"], low_memory=False, skip_blank_lines=False,
+        )  # fmt: skip
+        return table.apply(lambda column: column if column.name in named else _numbers(column)) if foreign else table
     except (ValueError, OverflowError) as error:
         raise InputError(f"{where} is not a well-formed STAR table ({str(error).strip().splitlines()[0]})") from error
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """The column as numbers, if they all are."""
+    try:
+        return pd.to_numeric(column)
+    except ValueError:
+        return column
 
 
 def _require_distinct(where: str, labels: list[str]) -> None:
