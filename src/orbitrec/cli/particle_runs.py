@@ -63,16 +63,16 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
 
     Where it computes decides the result to rounding only, as threads do: a run may go on on another device.
     """
-    from hashlib import sha256
+    from hashlib import file_digest
 
     from orbitrec import __version__
 
     kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth", "device")}
-    digests = {
-        f"content of {key}": sha256(value.read_bytes()).hexdigest()
-        for key, value in kept.items()
-        if isinstance(value, Path) and value.is_file()
-    }
+    digests = {}
+    for key, value in kept.items():
+        if isinstance(value, Path) and value.is_file():
+            with value.open("rb") as file:  # in pieces: a stack may be larger than memory
+                digests[f"content of {key}"] = file_digest(file, "sha256").hexdigest()
     return {"command": command, "version": __version__, **kept, **digests}
 
 

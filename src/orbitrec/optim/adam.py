@@ -51,18 +51,12 @@ class OneCycle(NamedTuple):
     momentum: RateSchedule
 
 
-def one_cycle(rate: float, steps: int, rising: float = 0.1) -> OneCycle:
+def one_cycle(rate: float, steps: int) -> OneCycle:
     """From a 25th of ``rate`` up to it and down to nearly zero, by cosines, and β₁ from 0.95 to 0.85 and back.
 
-    Args:
-        rate: the largest learning rate.
-        steps: of the whole cycle.
-        rising: share of the steps in which the rate rises.
-
-    Returns:
-        The schedules of rate and β₁.
+    The rate rises in the first tenth of the steps, of which there are to be more than ten.
     """
-    peak, last = rising * steps - 1, steps - 1
+    peak, last = 0.1 * steps - 1, steps - 1
 
     def between(begin: float, top: float, end: float) -> RateSchedule:
         def at(step: int) -> float:
