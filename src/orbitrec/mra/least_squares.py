@@ -21,8 +21,8 @@ _MARGIN = 1
 MOST = 4
 """How many times the starts that are asked for are tried while none explains the moments."""
 UNEXPLAINED = (
-    "what was found does not explain the moments, which differ from its own by more than their noise: it is not the "
-    "signal; try another seed, or EM on the observations"
+    "what was found does not explain the moments, which differ from its own by more than their noise: it is near the "
+    "signal at best; try another seed, or EM on the observations"
 )
 _ROUNDING = 1e-12  # misfit of an entry of exact moments
 _EXPLAINED, _SETTLED = 1.5, 1e-6  # over the expected misfit, and where a search may end on exact moments
