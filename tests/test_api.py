@@ -142,6 +142,12 @@ def test_simulations_that_cannot_be_leave_nothing(tmp_path, changed, sentence):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_table_without_ctf_columns_is_not_taken_as_images_without_ctf(particles):
+    _, folder = particles
+    with pytest.raises(orbitrec.InputError, match="`ctf=False`"):
+        orbitrec.abinitio(folder / "particles.star")
+
+
 @pytest.mark.parametrize(
     ("made", "sentence"),
     [

@@ -189,7 +189,7 @@ def abinitio(
     """A 3-D initial model and the pose of every particle, from a particle stack alone.
 
     Args:
-        particles: a stack, or the table that lists it.
+        particles: a stack, or the table that lists it with its CTF.
         config: of the search; every field has a default.
         truth: a true map to compare the result with.
         callback: called with the status of the run whenever work has been done.
@@ -361,7 +361,7 @@ def simulate_particles(
 
 
 def _opened(particles: ParticleStack | Path | str) -> ParticleStack:
-    return particles if isinstance(particles, ParticleStack) else open_particles(particles, ctf=None)
+    return particles if isinstance(particles, ParticleStack) else open_particles(particles)
 
 
 def _noted(found: PosedMap, *maps: KnownMap | None) -> PosedMap:

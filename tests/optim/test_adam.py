@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from orbitrec.optim.adam import ScheduledAdam, constant, cosine, warm_up_cosine
+from orbitrec.optim.adam import ScheduledAdam, constant, cosine, one_cycle, warm_up_cosine
 
 
 def parameter(*values: float) -> torch.Tensor:
@@ -33,6 +33,20 @@ def test_two_steps_as_the_paper_has_them():
         at -= 0.1 * mean / (1 - 0.9**t) / (math.sqrt(square / (1 - 0.999**t)) + 1e-8)
         adam.step((x**4).sum())
         assert float(x.detach()) == pytest.approx(at, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [40, 57])
+def test_one_cycle_is_torchs(steps):
+    ours, theirs = parameter(1.0, -2.0), parameter(1.0, -2.0)
+    adam, other = ScheduledAdam([ours], one_cycle(0.1, steps)), torch.optim.Adam([theirs])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(other, 0.1, total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        adam.step((ours**4).sum())
+        other.zero_grad()
+        (theirs**4).sum().backward()
+        other.step()
+        schedule.step() if schedule.last_epoch < steps - 1 else None
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_schedules():

@@ -80,7 +80,7 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
 def _digest(file: Path) -> str:
     from hashlib import file_digest
 
-    with file.open("rb") as content:
+    with file.open("rb") as content:  # in pieces: a stack may be larger than memory
         return file_digest(content, "sha256").hexdigest()
 
 

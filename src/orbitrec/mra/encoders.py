@@ -9,7 +9,14 @@ from orbitrec.moments.analytic import Moments
 from orbitrec.moments.losses import kam_loss
 from orbitrec.mra.density import fitted_density
 from orbitrec.mra.identifiability import two_moment_checks
-from orbitrec.mra.least_squares import matched, misfit, recover_least_squares
+from orbitrec.mra.least_squares import (
+    UNEXPLAINED,
+    expected_misfit,
+    explained,
+    matched,
+    misfit,
+    recover_least_squares,
+)
 from orbitrec.mra.matching import Pair, jointly_shifted
 from orbitrec.mra.model import PeriodicMRA, shifted
 from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
@@ -17,7 +24,6 @@ from orbitrec.networks.encoders import StructuredEncoder
 from orbitrec.networks.pretrained import load_encoder, load_provenance, pretrained_encoders
 
 _REFUTED = "the moments refute what the encoders know of signals"
-_ROUNDING = 1e-12  # misfit of an entry of exact moments
 
 
 def recover_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
@@ -48,8 +54,7 @@ def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
     if pair is None:
         return _without_encoder(problem, generator)
     density, signal = pair[0][0], pair[1][0]
-    n, checks = problem.model.n, two_moment_checks(problem)
-    expected = (n + n * n) * max(1 / problem.count, _ROUNDING)
+    n, checks, expected = problem.model.n, two_moment_checks(problem), expected_misfit(problem)
 
     def refuted() -> bool:
         return float(misfit(problem, signal, density)) > (1 + 6 / n) * expected
@@ -64,6 +69,8 @@ def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
         if float(misfit(problem, other.signal, other.density)) < float(misfit(problem, signal, density)):
             checks = (*checks[:-1], f"{_REFUTED}: matched from other starts")
             signal, density = other.signal, other.density
+    if not explained(problem, float(misfit(problem, signal, density))):
+        checks += (UNEXPLAINED,)
     return MRAEstimate(signal, density, 0.0, time.perf_counter() - began, checks)
 
 

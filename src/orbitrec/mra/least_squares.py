@@ -18,10 +18,14 @@ from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 # Frequencies above the seen ones that are fitted: off its diagonal M² knows more of them than their power does. On
 # smooth signals one of them halves the error from 10⁵ observations on, and more bring noise.
 _MARGIN = 1
-EXPLAINED = 1.5
-"""Misfit over its expectation up to which moments are explained; the truth's stays far below."""
 MOST = 4
 """How many times the starts that are asked for are tried while none explains the moments."""
+UNEXPLAINED = (
+    "what was found does not explain the moments, which differ from its own by more than their noise: it is near the "
+    "signal at best; try another seed, or EM on the observations"
+)
+_ROUNDING = 1e-12  # misfit of an entry of exact moments
+_EXPLAINED, _SETTLED = 1.5, 1e-6  # over the expected misfit, and where a search may end on exact moments
 
 
 def recover_least_squares(problem: MRAProblem, generator: torch.Generator, starts: int = 4) -> MRAEstimate:
@@ -36,33 +40,27 @@ def recover_least_squares(problem: MRAProblem, generator: torch.Generator, start
         Signal and density, with quality checks where two moments do not determine them.
     """
     began = time.perf_counter()
-    found: list[MRAEstimate] = []
+    found: list[tuple[float, MRAEstimate]] = []
     for signal in starting_signals(problem, generator, MOST * starts):
         _, signal = matched(problem, signal, fitted_density(problem, signal))
-        found.append(MRAEstimate(signal, fitted_density(problem, _band(problem, 0)(signal))))
-        if len(found) >= starts and min(_excess(problem, each) for each in found) <= EXPLAINED:
+        density = fitted_density(problem, _band(problem, 0)(signal))
+        found.append((float(misfit(problem, signal, density)), MRAEstimate(signal, density)))
+        if len(found) >= starts and explained(problem, min(value for value, _ in found)):
             break
-    best = min(found, key=lambda each: _excess(problem, each))
-    checks = (*two_moment_checks(problem), *_fit_checks(problem, best))
+    value, best = min(found, key=lambda each: each[0])
+    checks = two_moment_checks(problem) + (() if explained(problem, value) else (UNEXPLAINED,))
     return replace(best, seconds=time.perf_counter() - began, checks=checks)
 
 
-def _excess(problem: MRAProblem, found: MRAEstimate) -> float:
-    """The misfit over its expectation at the truth, one for each entry of the moments and observation."""
-    first, second = problem.moments.first[0], problem.moments.second[0]
-    value = float(misfit(problem, found.signal, found.density))
-    return value * problem.count / (first.numel() + second.numel()) if problem.count < float("inf") else value
+def expected_misfit(problem: MRAProblem) -> float:
+    """The :func:`misfit` of the truth: 1/N for each entry of the moments; that of rounding where they are exact."""
+    entries = problem.moments.first[0].numel() + problem.moments.second[0].numel()
+    return entries * max(1 / problem.count, _ROUNDING)
 
 
-def _fit_checks(problem: MRAProblem, found: MRAEstimate) -> tuple[str, ...]:
-    """A sentence if the moments of what was found are not those that were observed."""
-    excess = _excess(problem, found)
-    if problem.count == float("inf") or excess <= EXPLAINED:
-        return ()
-    return (
-        f"the moments of what was found differ from the observed ones {excess:.1f} times as much as noise would make "
-        "them: it is not the signal; recover by EM instead",
-    )
+def explained(problem: MRAProblem, value: float) -> bool:
+    """Whether a :func:`misfit` is one that noise makes, with room for frequencies that are left out as unseen."""
+    return value <= _EXPLAINED * expected_misfit(problem) + _SETTLED
 
 
 def misfit(problem: MRAProblem, signal: Float[Tensor, "n"], density: Float[Tensor, "n"]) -> Float[Tensor, ""]:

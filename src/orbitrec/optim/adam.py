@@ -1,10 +1,11 @@
 """Adam on torch parameters with a schedule of learning rates: torch's implementation.
 
-Kingma and Ba 2015, with their β = (0.9, 0.999).
+Kingma and Ba 2015, with their β = (0.9, 0.999) unless the schedule changes β₁.
 """
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -38,22 +39,55 @@ def warm_up_cosine(rate: float, steps: int, warm_up: int) -> RateSchedule:
     return lambda step: cosine(rate * min(1.0, (step + 1) / warm_up), steps)(step)
 
 
+class OneCycle(NamedTuple):
+    """A rate that rises and falls once, while β₁ does the opposite (Smith and Topin 2019).
+
+    Attributes:
+        rate: the learning rate of each step.
+        momentum: β₁ of each step.
+    """
+
+    rate: RateSchedule
+    momentum: RateSchedule
+
+
+def one_cycle(rate: float, steps: int) -> OneCycle:
+    """From a 25th of ``rate`` up to it and down to nearly zero, by cosines, and β₁ from 0.95 to 0.85 and back.
+
+    The rate rises in the first tenth of the steps, of which there are to be more than ten.
+    """
+    peak, last = 0.1 * steps - 1, steps - 1
+
+    def between(begin: float, top: float, end: float) -> RateSchedule:
+        def at(step: int) -> float:
+            up = step <= peak
+            share, a, b = (step / peak, begin, top) if up else ((step - peak) / (last - peak), top, end)
+            return b + (a - b) / 2 * (1 + math.cos(math.pi * share))
+
+        return at
+
+    return OneCycle(between(rate / 25, rate, rate / 25e4), between(0.95, 0.85, 0.95))
+
+
 class ScheduledAdam:
     """Adam with a schedule.
 
     Args:
         parameters: the variables.
-        schedule: the learning rate of each step.
+        schedule: the learning rate of each step, with β₁ or without.
         largest_norm: gradients with a larger norm over all parameters are scaled to this norm before each step.
 
     Attributes:
         steps: how many have been taken; the argument of the schedule for the next one.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], schedule: RateSchedule, largest_norm: float = math.inf) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], schedule: RateSchedule | OneCycle, largest_norm: float = math.inf
+    ) -> None:
         self._parameters = list(parameters)
         self._adam = torch.optim.Adam(self._parameters)
-        self._schedule, self._largest_norm = schedule, largest_norm
+        self._schedule = schedule if isinstance(schedule, OneCycle) else OneCycle(schedule, constant(0.9))
+        self._largest_norm = largest_norm
         self.steps = 0
 
     def step(self, loss: Float[Tensor, ""]) -> None:
@@ -69,7 +103,8 @@ class ScheduledAdam:
     def step_down(self) -> None:
         """One step along the gradients that the parameters hold."""
         for group in self._adam.param_groups:
-            group["lr"] = self._schedule(self.steps)
+            group["lr"] = self._schedule.rate(self.steps)
+            group["betas"] = (self._schedule.momentum(self.steps), 0.999)
         if self._largest_norm < math.inf:
             nn.utils.clip_grad_norm_(self._parameters, self._largest_norm)
         self._adam.step()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.grids import frequency_vectors
+from orbitrec.optim.adam import ScheduledAdam, one_cycle
 from orbitrec.thesis.two_moments import TrueVolume
 from orbitrec.volumes.fourier_net import FourierNet
 
@@ -59,14 +60,9 @@ def fitted(
     drawn = 0.5 * power / power.sum() + 0.5 / len(power)
     scale = 10 * float(power.mean().sqrt())  # within an object's bandwidth power is far above its mean
     net = FourierNet(radius, generator, scale=scale, width=fit.width)
-    optimiser = torch.optim.Adam(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, fit.rate, total_steps=fit.steps, pct_start=0.1)
+    adam = ScheduledAdam(net.parameters(), one_cycle(fit.rate, fit.steps))
     for _ in range(fit.steps):
         chosen = torch.multinomial(drawn, fit.points, replacement=True, generator=generator)
         squares = (net.fourier(points[chosen]) - spectrum[chosen]).abs().square()
-        loss = (squares / drawn[chosen]).mean() / power.sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        adam.step((squares / drawn[chosen]).mean() / power.sum())
     return net
