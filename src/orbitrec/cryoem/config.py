@@ -58,6 +58,8 @@ class Schedule:
     select_batch: int = 300
     held_out: int = 1000
     march: tuple[float, ...] = (19.0, 24.0, 28.0)
+    finer: tuple[float, ...] = (34.0, 40.0)
+    least_gain: float = 0.01
     passes: int = 2
     candidates: int = 32
     batch: int = 1000
@@ -76,6 +78,7 @@ class Schedule:
             start_bandwidth=min(self.start_bandwidth, limit),
             select_bandwidth=min(self.select_bandwidth, limit),
             march=tuple(cut),
+            finer=tuple(b for b in self.finer if b < limit),
         )
 
 
@@ -145,7 +148,7 @@ class SearchConfig:
         limit = NYQUIST_SHARE * math.pi * radius
         if self.resolution_A is not None:
             limit = min(limit, 2 * math.pi * radius * stack.pixel_size_A / self.resolution_A)
-            schedule = replace(schedule, march=(*(b for b in schedule.march if b < 0.95 * limit), limit))
+            schedule = replace(schedule, march=(*(b for b in schedule.march if b < 0.95 * limit), limit), finer=())
         if limit < FEWEST_SHELLS:
             raise InputError(
                 f"{stack.n} px of {stack.pixel_size_A:g} Å hold the particle to fewer than two resolved shells at this "
@@ -173,6 +176,7 @@ class AbInitioConfig(SearchConfig):
     start: StartKind = StartKind.moments
     matched: int = 2
     random: int = 6
+    shared_halves: bool = True
     solver: Solver | None = None
 
     def __post_init__(self) -> None:

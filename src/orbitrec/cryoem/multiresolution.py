@@ -119,7 +119,8 @@ class Search:
         problem.statistics(level.unknowns(state.model))
         particles = found.state()
         assert particles.directions is not None
-        views = particles.directions.mean(0)
+        assert particles.inlier is not None
+        views = particles.inlier @ particles.directions / particles.inlier.sum()
         views = mixed_with_uniform(views, DENSITY_FLOOR)
         model = VolumeAndViews(state.model.coefficients, views.log())
         return State(model, particles, found.rotations, found.shifts_px)

@@ -125,7 +125,7 @@ class Session:
 
         return Poses(**self.run.step(name, refined))
 
-    def rebuilt_map(self, noise: Noise, poses: Poses, halves: Int[Tensor, "N"]) -> CombinedMap:
+    def rebuilt_map(self, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], used) -> CombinedMap:
         """The map of posed particles, from all frequencies of the images.
 
         Args:
@@ -140,7 +140,7 @@ class Session:
         group = config.group.matrices() if config.group.order > 1 else None
 
         def rebuilt(half: int) -> dict[str, object]:
-            rows, progress = (halves == half).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
+            rows, progress = ((halves == half) & used).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
             found = half_map(
                 stack, noise, rows, poses.rotations, poses.shifts_px,
                 group=group, progress=progress, device=config.device,
@@ -158,6 +158,7 @@ class Session:
         halves: Int[Tensor, "N"],
         selection: Selection,
         symmetry: SymmetryCheck | None,
+        used=True,
         *,
         independent: bool,
     ) -> PosedMap:
@@ -173,7 +174,7 @@ class Session:
         Returns:
             Map, poses, and how they were found.
         """
-        found = self.rebuilt_map(self.data.noise, poses, halves)
+        found = self.rebuilt_map(self.data.noise, poses, halves, used)
         skewness = float((found.volume - found.volume.mean()).pow(3).mean())
         inverted = skewness < 0 if self.config.dense_is_dark is None else self.config.dense_is_dark
         found = found.negated() if inverted else found
