@@ -47,8 +47,8 @@ RELION = """
 --preread_images --pool 3 --pad 1 --skip_gridding --oversampling 1 --healpix_order 1 --offset_range 6 --offset_step 2
 --sgd_ini_resol 35 --sgd_fin_resol 15 --sgd_ini_subset 100 --random_seed 1
 """.split()  # noqa: SIM905
-STAGES = ("start", "select", "march")
-"""Of orbitrec's search, by the names of their records."""
+STAGES = ("start", "select", "frequency")
+"""Of orbitrec's search, by the first words of the names of their records."""
 WRITING_S = 0.3
 """A file that has not changed for as long is whole."""
 
@@ -140,11 +140,11 @@ def _best_so_far(star: Path, kept: list[tuple[float, Path]]) -> Iterator[tuple[f
     statistics = image_statistics(stack)
     stack, config = statistics.applied(stack), AbInitioConfig().with_diameter(statistics.diameter_A)
     radius, schedule = config.radius_px(stack), config.schedule_for(stack)
-    grid = PolarGrid.for_radius(stack.n, max(schedule.march) / radius, radius + 3)
-    passes = [bandwidth for bandwidth in schedule.march for _ in range(schedule.passes)]
+    grid = PolarGrid.for_radius(stack.n, max(schedule.bandwidths) / radius, radius + 3)
+    passes = [bandwidth for bandwidth in schedule.bandwidths for _ in range(schedule.passes)]
     best = (0, -math.inf)
     for at, path in kept:
-        stage = path.stem[4:].rsplit("-")[0]
+        stage = path.stem[4:].split("-")[0]
         if stage not in STAGES or path.stem.endswith("starts"):
             continue
         record: dict[str, Any] = Checkpoints(path.parent).load(path.stem) or {}
@@ -154,7 +154,7 @@ def _best_so_far(star: Path, kept: list[tuple[float, Path]]) -> Iterator[tuple[f
         best = reached
         at_bandwidth = (schedule.start_bandwidth, schedule.select_bandwidth, passes[record.get("done", 1) - 1])
         level = ResolutionLevel.at(grid, radius, at_bandwidth[reached[0]])
-        part = "model." if stage == "march" else ""  # of the state of a multi-resolution run
+        part = "model." if stage == "frequency" else ""  # of the state of a multi-resolution run
         model = VolumeAndViews(record[f"{part}coefficients"], record[f"{part}log_views"])
         yield at, level.volume(model).to_grid(stack.n)
 

@@ -37,7 +37,8 @@ def assembled(unit: Tensor, group: PointGroup, distance_px: float) -> Tensor:
     aside = distance_px * torch.tensor([0.8, 0.45 * group.dihedral, 0.4 * group.dihedral], dtype=torch.float64)
     placed = Alignment(rotated, aside, False, 1.0).apply(unit)
     none = torch.zeros(3, dtype=torch.float64)
-    return sum((Alignment(turn, none, False, 1.0).apply(placed) for turn in group.matrices()), torch.zeros_like(unit))
+    copies = (Alignment(element, none, False, 1.0).apply(placed) for element in group.matrices())
+    return sum(copies, torch.zeros_like(unit))
 
 
 def simulated(arguments: argparse.Namespace, group: PointGroup, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """What ``import orbitrec`` offers: the names, how they are imported, and a run from Python to its files."""
 
+import inspect
+import math
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from orbitrec.report.summary import RunKind, Summary
 N, PIXEL_A = 28, 4.0
 SCHEDULE = Schedule(
     start_bandwidth=8.0, start_steps=12, settle_steps=2, settle_batch=200, select_bandwidth=8.0, select_steps=4,
-    march=(8.0, 11.0), passes=1,
+    bandwidths=(8.0, 11.0), passes=1,
 )  # fmt: skip
 
 
@@ -102,6 +104,54 @@ def test_bad_input_is_one_sentence_that_names_the_parameter():
         orbitrec.AbInitioConfig(matched=0, random=0)
     with pytest.raises(orbitrec.InputError, match="`passes` must be at least 2"):
         orbitrec.RefineConfig(passes=1.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths", "sentence"),
+    [
+        ((12, 12, 12), {"voxel_size_A": 0.0}, "`voxel_size_A` must be a positive number, not 0"),
+        ((12, 12, 12), {"voxel_size_A": math.nan}, "`voxel_size_A` must be a positive number, not nan"),
+        ((12, 12, 12), {"moving_voxel_size_A": 0.0}, "`moving_voxel_size_A` must be a positive number, not 0"),
+        ((12, 12, 12), {"mask_radius_A": -5.0}, "`mask_radius_A` must be a positive number, not -5"),
+        ((10, 12, 12), {}, "`moving` must be a cube, not of 10 × 12 × 12 voxels"),
+        ((12, 12), {}, "`moving` must be a cube, not of 12 × 12 voxels"),
+    ],
+)
+def test_maps_that_cannot_be_compared_are_refused(shape, lengths, sentence):
+    moving, reference = torch.arange(float(math.prod(shape))).reshape(shape), torch.arange(1728.0).reshape(12, 12, 12)
+    unchecked = inspect.unwrap(orbitrec.evaluate)  # as it is outside of tests, where shapes are not checked before
+    with pytest.raises(orbitrec.InputError, match=sentence):
+        unchecked(moving, reference, **{"voxel_size_A": 3.0, **lengths})
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"count": 0}, "`count` must be a whole number, one or more, not 0"),
+        ({"pixel_size_A": math.inf}, "`pixel_size_A` must be a positive number, not inf"),
+        ({"shift_px": math.nan}, "`shift_px` must be zero or a positive number, not nan"),
+        ({"seed": -1}, "`seed` must be a whole number from 0"),
+    ],
+)
+def test_simulations_that_cannot_be_leave_nothing(tmp_path, changed, sentence):
+    density = torch.rand(12, 12, 12, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(orbitrec.InputError, match=sentence):
+        orbitrec.simulate_particles(tmp_path / "data", density, **{"pixel_size_A": 3.0, "count": 3, **changed})
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (lambda n: torch.ones(n // 2, n // 2, n // 2), "resample it to a cube of that box"),
+        (lambda n: torch.full((n, n, n), math.nan), "holds NaN or infinite voxels"),
+        (lambda n: torch.ones(n, n, n), "the map is constant"),
+    ],
+)
+def test_a_map_in_memory_must_fit_the_images(particles, made, sentence):
+    stack, _ = particles
+    with pytest.raises(orbitrec.InputError, match=sentence):
+        orbitrec.refine(stack, made(stack.n))
 
 
 def test_a_signal_is_recovered_from_its_shifted_copies():

@@ -20,7 +20,7 @@ SMALLER = {
         "config = orbitrec.AbInitioConfig(diameter_A=90.0, matched=1, random=3)": """
 from orbitrec.cryoem.config import Schedule
 schedule = Schedule(start_bandwidth=8.0, start_steps=20, settle_steps=2, select_bandwidth=8.0, select_steps=5,
-                    march=(8.0, 12.0), passes=1)
+                    bandwidths=(8.0, 12.0), passes=1)
 config = orbitrec.AbInitioConfig(diameter_A=90.0, matched=0, random=2, schedule=schedule)
 """,
     },

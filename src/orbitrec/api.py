@@ -13,11 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, SearchConfig
+from orbitrec.cryoem.config import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SIZE,
+    AbInitioConfig,
+    RefineConfig,
+    SearchConfig,
+    instance,
+)
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.refine import refined_map
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import Alignment, align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.masks import soft_sphere
@@ -48,7 +58,7 @@ def open_particles(
     """The particle images that a table lists; they stay on disk until they are used.
 
     Args:
-        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or a bare MRC stack.
+        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or an MRC stack without a table.
         ctf: whether to read the CTF; None reads it where the table has one.
         pixel_size_A: pixel size of all images in Å, instead of what the file says.
         datadir: another folder that holds the stacks.
@@ -138,7 +148,7 @@ class Reconstruction:
     def summary(self) -> Summary:
         """The facts of the run, as ``summary.json`` has them."""
         truth = None if self.truth is None else compared_with_truth(self.map, self.voxel_size_A, self.truth)[1]
-        return summary_of(self.particles.table.path, self.particles, self.config, self.found, truth)
+        return summary_of(self.particles, self.config, self.found, truth)
 
     def save(self, folder: Path | str) -> Summary:
         """Write the files of the run into a new folder: map, half-maps, mask, posed particles, numbers, report.
@@ -152,8 +162,7 @@ class Reconstruction:
 
     def write(self, run: RunFolder) -> Summary:
         """Write the same files into the folder of a run."""
-        path = self.particles.table.path
-        return write_run(run, path, self.particles, self.config, self.found, self.truth, self.kind)
+        return write_run(run, self.particles, self.config, self.found, self.truth, self.kind)
 
     def _repr_html_(self) -> str:
         return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
@@ -182,7 +191,8 @@ def abinitio(
     Raises:
         InputError: for too few particles, bad images, or a configuration that does not fit the stack.
     """
-    stack, config = _opened(particles), config or AbInitioConfig()
+    stack, config = _opened(particles), AbInitioConfig() if config is None else config
+    instance(AbInitioConfig, "an `AbInitioConfig`").check("config", config)
     known = None if truth is None else _known(truth, stack)
     return Reconstruction(
         stack, config, initial_model(stack, config, callback, checkpoints), RunKind.INITIAL_MODEL, known
@@ -217,7 +227,8 @@ def refine(
         InputError: for too few particles, bad images, a map that does not resemble them at any scale, or a
             configuration that does not fit the stack.
     """
-    stack, config = _opened(particles), config or RefineConfig()
+    stack, config = _opened(particles), RefineConfig() if config is None else config
+    instance(RefineConfig, "a `RefineConfig`").check("config", config)
     start = _known(initial, stack)
     known = None if truth is None else _known(truth, stack)
     found = refined_map(stack, start.grid, config, callback, checkpoints)
@@ -278,9 +289,16 @@ def evaluate(
         The alignment, the aligned map, and the correlation of every shell (Harauz and van Heel 1986).
 
     Raises:
-        InputError: if one of the maps is constant, or the reference is not a cube of at least 8 voxels along an edge.
+        InputError: if one of the maps is constant or not a cube, if the reference has fewer than 8 voxels along an
+            edge, or if a length is not positive.
     """
-    n, own = len(reference), moving_voxel_size_A or voxel_size_A
+    for name, grid in (("moving", moving), ("reference", reference)):
+        if grid.ndim != 3 or len(set(grid.shape)) != 1:
+            raise InputError(f"`{name}` must be a cube, not of {' × '.join(map(str, grid.shape))} voxels")
+    POSITIVE.check("voxel_size_A", voxel_size_A)
+    POSITIVE.or_none().check("moving_voxel_size_A", moving_voxel_size_A)
+    POSITIVE.or_none().check("mask_radius_A", mask_radius_A)
+    n, own = len(reference), voxel_size_A if moving_voxel_size_A is None else moving_voxel_size_A
     if (len(moving), own) != (n, voxel_size_A):
         moving = resampled(moving, own, n, voxel_size_A)
     alignment = align(moving, reference, handedness=handedness)
@@ -320,6 +338,11 @@ def simulate_particles(
     Raises:
         InputError: if the folder holds something already, the density is empty or a number is out of range.
     """
+    for name, value, constraint in (
+        ("pixel_size_A", pixel_size_A, POSITIVE), ("count", count, SIZE), ("shift_px", shift_px, NOT_NEGATIVE),
+        ("seed", seed, SEED),
+    ):  # fmt: skip
+        constraint.check(name, value)
     generator = torch.Generator().manual_seed(seed)
     poses = random_poses(count, generator, views=views, shift_px=shift_px)
     simulation = ParticleSimulation(VoxelVolume(density.float()), len(density), pixel_size_A, *poses, ctf)

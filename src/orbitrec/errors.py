@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """Bad input, said in one sentence that names the file, row or option, what is wrong and what to do.
+    """Bad input, said in one sentence that names the file, row or parameter, what is wrong and what to do.
 
     The command line prints it and exits with status 2; from Python it is an ordinary ``ValueError``.
     """

@@ -25,7 +25,7 @@ from orbitrec.cryoem import config
 
 short = config.Schedule(
     start_bandwidth=6.0, start_steps=10, settle_steps=2, settle_batch=200, select_bandwidth=8.0,
-    select_steps=4, march=(8.0, 12.0), passes=1,
+    select_steps=4, bandwidths=(8.0, 12.0), passes=1,
 )
 config.Schedule = lambda: short
 run(sys.argv[1:])

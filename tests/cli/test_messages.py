@@ -14,8 +14,8 @@ from orbitrec.cli.main import app
 from orbitrec.cli.messages import OPTIONS, for_command_line
 
 ROOMS = [
-    "cryoem", "densities", "evaluation", "geometry", "inference", "io", "models", "moments", "optim", "report",
-    "runtime", "volumes",
+    "api.py", "cryoem", "densities", "evaluation", "geometry", "inference", "io", "models", "moments", "mra",
+    "networks", "optim", "report", "runtime", "thesis", "volumes",
 ]  # fmt: skip
 
 
@@ -27,7 +27,8 @@ def _commands(command: click.Command) -> Iterator[click.Command]:
 
 def _sentences(room: str) -> Iterator[str]:
     """Every string of a room that is no docstring."""
-    for path in (Path(orbitrec.__file__).parent / room).rglob("*.py"):
+    place = Path(orbitrec.__file__).parent / room
+    for path in [place] if place.is_file() else place.rglob("*.py"):
         if path.name == "next_steps.py":  # commands of other programs
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))

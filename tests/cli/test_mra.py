@@ -94,12 +94,12 @@ def test_windows_are_recovered_given_the_signals_length(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_uniform_shifts_are_warned_of(tmp_path, capsys):
+def test_a_quality_check_names_uniform_shifts(tmp_path, capsys):
     assert simulate(tmp_path / "data", "-n", 20_000, "--sigma", 0.3, "--uniform") == 0
     command = ("mra", "recover", tmp_path / "data" / "observations.npy", "--sigma", 0.3)
     assert orbitrec(*command, "--method", "spectral", "-o", tmp_path / "out") == 0
-    assert "warning: the shifts look uniform" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"]
+    assert "quality check: the shifts look uniform" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["checks"]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_seed_decides(tmp_path):
         (["--map", "MAP", "--ctf", "no_such.star"], "no such file"),
         (["--map", "MAP", "--ctf", "EMPTY"], "rlnDefocusU"),
         (["--map", "FLAT"], "no density"),
+        (["--phantom", "20", "--no-ctf", "--voltage", "200"], "--voltage, --cs and --amplitude-contrast are of a CTF"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, map_file, ctf_file, arguments, sentence):
@@ -130,6 +131,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, map_file
     assert sentence in message
     assert "\n" not in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--pixel-size", "inf"), ("--shift-px", "inf"), ("--box", "1000000")])
+def test_numbers_that_no_particle_has_are_refused(tmp_path, capsys, option, value):
+    assert simulate("--phantom", 20, "-n", 3, option, value, "-o", tmp_path / "out") == 2
+    assert f"Invalid value for '{option}'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path, capsys, map_file):

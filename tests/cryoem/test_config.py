@@ -1,16 +1,19 @@
 """What a person may set of a run is checked when it is set, and what is left open is chosen from the stack."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orbitrec.cryoem import config
 from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, Schedule, StartKind
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
+from orbitrec.optim.solvers import SnapshotSolver, em
 
 N, PIXEL_A = 32, 3.0
 
@@ -32,11 +35,56 @@ def test_lengths_that_are_none_are_refused(kind, name, value):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("diameter_A", "12"), ("diameter_A", True), ("resolution_A", [3]), ("seed", 1.5), ("seed", -1), ("seed", 2**32),
+        ("group", "C4"), ("dense_is_dark", "no"), ("flip", "no"), ("flip", 1), ("device", 0), ("device", "gpu"),
+        ("schedule", None), ("solver", 5), ("solver", "em"), ("solver", em), ("solver", SnapshotSolver),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [AbInitioConfig, RefineConfig])
+def test_fields_of_another_type_are_refused(kind, name, value):
+    with pytest.raises(InputError, match=f"^`{name}` must be .*, not {re.escape(repr(value))}$"):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("start", "moments"), ("matched", 1.5), ("matched", -1), ("random", "6"), ("random", -1)]
+)
+def test_starts_of_another_type_are_refused(name, value):
+    with pytest.raises(InputError, match=f"^`{name}` must be .*, not {re.escape(repr(value))}$"):
+        AbInitioConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["6", math.nan, math.inf, 0])
+def test_passes_that_are_no_number_are_refused(value):
+    with pytest.raises(InputError, match=r"^`passes` must be a positive number, not "):
+        RefineConfig(passes=value)
+
+
+def test_an_integer_of_numpy_is_an_integer():
+    assert AbInitioConfig(np.float32(12.0), seed=np.int64(3), matched=np.int64(0)).starts == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("march", ()), ("march", (0.0,)), ("march", (12.0, 8.0)), ("march", 8.0), ("march", [8.0]), ("passes", 0),
+        ("candidates", 0), ("batch", 0), ("rounds", 1.5), ("round_passes", 0), ("start_bandwidth", -1.0),
+        ("start_batch", 0), ("start_steps", -1), ("held_out", 0),
+    ],
+)  # fmt: skip
+def test_sizes_out_of_range_are_refused(name, value):
+    with pytest.raises(InputError, match=f"^`{name}` must be "):
+        Schedule(**{name: value})
+
+
+@pytest.mark.parametrize(
     ("start", "matched", "random", "expected"),
     [
         (StartKind.moments, 2, 6, 8), (StartKind.moments, 1, 0, 1), (StartKind.momnet, 3, 2, 3),
         (StartKind.random, 2, 4, 4), (StartKind.moments, 0, 0, 0), (StartKind.momnet, 0, 0, 0),
-        (StartKind.random, 2, 0, 0), (StartKind.moments, 2, -1, 0),
+        (StartKind.random, 2, 0, 0),
     ],
 )  # fmt: skip
 def test_a_search_has_a_start(start, matched, random, expected):
@@ -70,15 +118,15 @@ def test_the_ball_fits_the_box(stack):
 
 
 def test_bandwidths_end_where_the_resolution_and_nyquist_do(stack):
-    plan = Schedule(start_bandwidth=14.0, select_bandwidth=19.0, march=(19.0, 24.0, 28.0))
+    plan = Schedule(start_bandwidth=14.0, select_bandwidth=19.0, bandwidths=(19.0, 24.0, 28.0))
     nyquist = 0.9 * math.pi * 10
-    full = AbInitioConfig(60.0, schedule=replace(plan, march=(19.0, 24.0, 40.0))).schedule_for(stack)
-    assert full.march == pytest.approx((19, 24, nyquist))
+    full = AbInitioConfig(60.0, schedule=replace(plan, bandwidths=(19.0, 24.0, 40.0))).schedule_for(stack)
+    assert full.bandwidths == pytest.approx((19, 24, nyquist))
     coarse = AbInitioConfig(60.0, 2 * math.pi * 10 * PIXEL_A / 12, schedule=plan).schedule_for(stack)
-    assert coarse.march == pytest.approx((12,))
+    assert coarse.bandwidths == pytest.approx((12,))
     assert (coarse.start_bandwidth, coarse.select_bandwidth) == pytest.approx((12, 12))
     fine = AbInitioConfig(60.0, 2 * math.pi * 10 * PIXEL_A / 22, schedule=plan).schedule_for(stack)
-    assert fine.march == pytest.approx((19, 22))
+    assert fine.bandwidths == pytest.approx((19, 22))
     assert (fine.start_bandwidth, fine.select_bandwidth) == (14, 19)
     with pytest.raises(InputError, match=r"fewer than two resolved shells .* give a finer resolution"):
         AbInitioConfig(60.0, 2 * math.pi * 10 * PIXEL_A / 5.9, schedule=plan).schedule_for(stack)

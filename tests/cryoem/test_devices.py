@@ -34,7 +34,7 @@ from orbitrec.volumes.phantoms import protein_phantom
 
 N, PIXEL_A, COUNT, RADIUS = 28, 3.0, 120, 9.0
 SCHEDULE = Schedule(
-    start_bandwidth=6.0, start_steps=2, settle_steps=1, select_bandwidth=8.0, select_steps=1, march=(8.0, 10.0),
+    start_bandwidth=6.0, start_steps=2, settle_steps=1, select_bandwidth=8.0, select_steps=1, bandwidths=(8.0, 10.0),
     passes=2, candidates=16,
 )  # fmt: skip
 CONFIG = AbInitioConfig(50.0, schedule=SCHEDULE, matched=0, random=2)
@@ -169,13 +169,13 @@ def test_a_run_begun_elsewhere_goes_on_on_the_cpu(pretended, cached, stack, expe
     kept = Checkpoints(tmp_path / "records")
 
     def interrupt(status: Status) -> None:
-        marched = kept.load("march") if status.stage is Stage.MARCHING else None
-        if marched is not None and marched["done"] == 2:  # in the first pass at the second bandwidth
+        saved = kept.load("frequency marching") if status.stage is Stage.MARCHING else None
+        if saved is not None and saved["done"] == 2:  # in the first pass at the second bandwidth
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         initial_model(stack, replace(CONFIG, device=pretended), interrupt, kept)
-    assert kept.load("march") is not None
+    assert kept.load("frequency marching") is not None
     assert same(initial_model(stack, CONFIG, checkpoints=kept), expected)
 
 

@@ -9,9 +9,6 @@ import pytest
 import torch
 
 from orbitrec.cli import main
-from orbitrec.errors import InputError
-from orbitrec.inference.likelihood import Statistics, summed_statistics
-from orbitrec.runtime import distributed
 
 PROGRAM = """
 import sys
@@ -20,7 +17,7 @@ from orbitrec.cryoem import config, reconstruct
 
 short = config.Schedule(
     start_bandwidth=6.0, start_steps=4, settle_steps=1, settle_batch=60, select_bandwidth=8.0,
-    select_steps=2, march=(8.0,), passes=1,  # 60 images are one part, which leaves one process without
+    select_steps=2, bandwidths=(8.0,), passes=1,  # 60 images are one part, which leaves one process without
 )
 config.Schedule = lambda: short
 reconstruct.PIXELS_AT_ONCE = 100 * 24**2  # so that there is something to share
@@ -30,53 +27,6 @@ OPTIONS = {
     "abinitio": ["--matched", "1", "--starts", "1", "--diameter", "50"],
     "refine": ["--init", "truth.mrc", "--passes", "2", "--resolution", "20", "--diameter", "50"],
 }
-
-
-@pytest.mark.parametrize(("count", "fewest", "sizes"), [(100, 25, [25] * 4), (20, 25, [20]), (1003, 25, [125] * 8)])
-def test_shards_are_nearly_equal_runs_in_order(count, fewest, sizes):
-    rows = torch.arange(count)
-    found = distributed.shards(rows, fewest)
-    assert torch.equal(torch.cat(found), rows)
-    assert [len(part) for part in found] == pytest.approx(sizes, abs=1)
-    assert sum(
-        map(
-            len,
-            distributed.shards(rows.split(7)),
-        )
-    ) == len(rows.split(7))
-
-
-def test_alone_sums_are_added_in_the_order_of_shards():
-    """In single precision 10⁸ + 1 − 10⁸ is 0 and 10⁸ − 10⁸ + 1 is 1."""
-    for order, total in (([1e8, 1.0, -1e8], 0.0), ([1e8, -1e8, 1.0], 1.0)):
-        first, second = distributed.summed(order, lambda value: [torch.tensor(value), torch.full((2,), value).double()])
-        assert float(first) == total
-        assert second.tolist() == [1.0, 1.0]
-    one = Statistics(torch.ones(1, 2, 3) * 1j, torch.ones(1, 3), torch.ones(1, 4), 5.0, 6.0)
-    whole = summed_statistics([1.0, 2.0], one.scaled)
-    assert all(torch.equal(*map(torch.as_tensor, pair)) for pair in
-               zip(vars(whole).values(), vars(one.scaled(3.0)).values(), strict=True))  # fmt: skip
-
-
-def test_alone_nothing_is_split_or_told():
-    values = torch.tensor([1.0, -0.0])
-    distributed.fill_in(values)
-    assert values.tolist() == [1, 0]
-    assert distributed.share(["a", "b", "c"]) == ["a", "b", "c"]
-    assert (distributed.rank(), distributed.count(), distributed.from_first(lambda: 5)) == (0, 1, 5)
-
-
-def test_more_processes_than_shards_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", str(distributed.SHARDS + 1))
-    with pytest.raises(InputError, match=r"9 processes are more than the 8 .* start fewer"), distributed.joined():
-        pass
-
-
-def test_each_process_has_a_gpu_of_its_own_and_tensors_go_by_what_their_device_knows(monkeypatch):
-    assert [distributed.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
-    assert [distributed.backend(device) for device in ("cpu", "cuda:1")] == ["gloo", "cpu:gloo,cuda:nccl"]
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [distributed.own_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:3", "cuda:1"]
 
 
 @pytest.fixture(scope="module")

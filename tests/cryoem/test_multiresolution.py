@@ -11,7 +11,7 @@ from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.multi_start import Selection, held_out_likelihood, multi_start
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, marched
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.pipeline import marching_plan
 from orbitrec.cryoem.pose_search import ParticleState, shift_search
 from orbitrec.cryoem.preprocess import ParticleModes
@@ -28,7 +28,7 @@ from orbitrec.volumes.gaussians import GaussianMixture
 N, RADIUS, COUNT, SNR, SHIFT_PX = 28, 9.0, 400, 2.0, 1.0
 SCHEDULE = Schedule(
     start_bandwidth=10.0, start_steps=40, start_batch=80, settle_steps=8, settle_batch=200, select_bandwidth=10.0,
-    select_steps=15, select_batch=150, held_out=80, march=(10.0, 12.0), passes=2, candidates=16, batch=200,
+    select_steps=15, select_batch=150, held_out=80, bandwidths=(10.0, 12.0), passes=2, candidates=16, batch=200,
 )  # fmt: skip
 CONFIG = AbInitioConfig(matched=0, random=2, schedule=SCHEDULE)
 
@@ -74,7 +74,7 @@ def simulated(seed: int) -> tuple[ParticleModes, Tensor, Tensor]:
     simulation = ParticleSimulation(hook(), N, 1.0, rotations, shifts_px)
     noise = NoiseSpectrum.white(N, simulation.signal_variance() / SNR)
     images = simulation.clean(torch.arange(COUNT)) + noise.sample(COUNT, generator)
-    grid, power = PolarGrid.for_radius(N, max(SCHEDULE.march) / RADIUS, RADIUS + 3), 1 / noise.pixel_variance
+    grid, power = PolarGrid.for_radius(N, max(SCHEDULE.bandwidths) / RADIUS, RADIUS + 3), 1 / noise.pixel_variance
     filters, index = torch.full((1, grid.node_count), power), torch.zeros(COUNT, dtype=torch.long)
     return ParticleModes(grid, grid.from_images(images) * power, filters, index, noise, 1.0), rotations, shifts_px
 
@@ -84,9 +84,11 @@ def run(seed: int) -> Run:
     state = Watched(torch.Generator().manual_seed(seed))
     centring = centre(data, 6 / RADIUS, prior_px=1.4)
     selection = multi_start(data, RADIUS, centring.centres, CONFIG, SCHEDULE, state)
-    begun = State(selection.model, ParticleState(centring.centres, centring.residual_px))
+    begun = SearchState(selection.model, ParticleState(centring.centres, centring.residual_px))
     search = Search(data, SCHEDULE.candidates, state, Stage.MARCHING)
-    found = marched("march", search, selection.level, begun, marching_plan(search, CONFIG, SCHEDULE))
+    found = frequency_marching(
+        "frequency marching", search, selection.level, begun, marching_plan(search, CONFIG, SCHEDULE)
+    )
     return Run(data, rotations, shifts_px, centring, selection, found, state)
 
 
@@ -147,7 +149,9 @@ def test_marching_finds_shifts_by_itself(first):
     particles = ParticleState(torch.zeros(COUNT, 2, dtype=torch.float64), SHIFT_PX)
     search = Search(first.data, 16, RunState(torch.Generator().manual_seed(3)), Stage.MARCHING)
     plan = [(10.0, search.online_pass(200))] * 2
-    found = marched("march", search, first.selection.level, State(first.selection.model, particles), plan)
+    found = frequency_marching(
+        "frequency marching", search, first.selection.level, SearchState(first.selection.model, particles), plan
+    )
     assert float(shift_errors(found, first.shifts_px).square().mean().sqrt()) < 0.5 * SHIFT_PX
     # The state says how far: posterior means are no worse, and their spread has shrunk with them.
     means = replace(found, shifts_px=found.particles.centres)
@@ -185,7 +189,7 @@ def test_the_plan_is_followed(first):
     # Two passes of five batches at each of two bandwidths.
     assert steps == {(Stage.MARCHING, ""): [80] * 20}
     rows = [row for row in first.state.history if row.stage is Stage.MARCHING]
-    resolutions = [2 * math.pi * RADIUS / bandwidth for bandwidth in SCHEDULE.march]
+    resolutions = [2 * math.pi * RADIUS / bandwidth for bandwidth in SCHEDULE.bandwidths]
     assert [row.resolution_A for row in rows] == pytest.approx([resolutions[0]] * 10 + [resolutions[1]] * 10, rel=0.1)
     assert [row.step for row in rows] == [*range(1, 11)] * 2
     assert Counter(row.alternative for row in first.state.history if row.stage is Stage.STARTS) == {"1": 48, "2": 48}
@@ -234,15 +238,15 @@ def test_starts_discount_what_they_have_seen(first):
 def test_a_plan_may_begin_at_a_finer_level_than_its_state(first, bandwidth):
     """As one does whose finest resolution lies between the last two bandwidths of a schedule."""
     level, model = first.selection.level, first.selection.model
-    begun = State(model, ParticleState(first.centring.centres, 1.0))
-    seen: list[tuple[float, State]] = []
+    begun = SearchState(model, ParticleState(first.centring.centres, 1.0))
+    seen: list[tuple[float, SearchState]] = []
 
-    def step(at: ResolutionLevel, state: State) -> State:
+    def step(at: ResolutionLevel, state: SearchState) -> SearchState:
         seen.append((at.bandwidth, state))
         return replace(state, rotations=first.found.rotations, shifts_px=first.found.shifts_px)
 
     search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
-    found = marched("march", search, level, begun, [(bandwidth, step)])
+    found = frequency_marching("frequency marching", search, level, begun, [(bandwidth, step)])
     ((at, state),) = seen
     assert at == found.level.bandwidth == bandwidth
     assert len(state.model.log_views) == len(found.level.directions)
@@ -252,9 +256,9 @@ def test_a_plan_may_begin_at_a_finer_level_than_its_state(first, bandwidth):
 
 def test_a_plan_without_steps_is_refused(first):
     search = Search(first.data, 16, RunState(torch.Generator().manual_seed(1)), Stage.MARCHING)
-    begun = State(first.selection.model, ParticleState(first.centring.centres, 1.0))
+    begun = SearchState(first.selection.model, ParticleState(first.centring.centres, 1.0))
     with pytest.raises(ValueError, match="at least one step"):
-        marched("march", search, first.selection.level, begun, [])
+        frequency_marching("frequency marching", search, first.selection.level, begun, [])
 
 
 def test_shifts_are_sought_under_a_gaussian_prior_once_directions_are_known():

@@ -27,9 +27,9 @@ from orbitrec.runtime.progress import Stage, Status
 N, PIXEL_A, COUNT, SNR = 32, 3.0, 500, 1.0
 SCHEDULE = Schedule(
     start_bandwidth=8.0, start_steps=40, settle_steps=5, settle_batch=500, select_bandwidth=12.0, select_steps=10,
-    march=(12.0, 16.0, 20.0), passes=1,
+    bandwidths=(12.0, 16.0, 20.0), passes=1,
 )  # fmt: skip
-SHORT = replace(SCHEDULE, start_steps=10, settle_steps=1, select_steps=2, march=(12.0,))
+SHORT = replace(SCHEDULE, start_steps=10, settle_steps=1, select_steps=2, bandwidths=(12.0,))
 CONFIG = AbInitioConfig(60.0, schedule=SCHEDULE, matched=1, random=2)
 
 
@@ -84,7 +84,7 @@ def test_result_says_what_was_done(model, stack):
     assert model.selection.kinds == ["moments", "random", "random"]
     assert len(model.selection.scores) == 3
     assert model.selection.chosen in (0, 1)
-    assert list(model.seconds) == ["read", "centre", "starts", "march", "poses", "map"]
+    assert list(model.seconds) == ["read", "centre", "starts", "frequency marching", "poses", "map"]
     steps: dict[tuple[Stage, str, float], list[int]] = {}
     for row in model.history:
         steps.setdefault((row.stage, row.alternative, row.resolution_A), []).append(row.step)
@@ -195,7 +195,7 @@ def test_too_few_particles(folder, tmp_path, stack):
 
 def test_the_coarsest_bandwidth_allowed_works(stack):
     """Six: below it a configuration is refused."""
-    lowest = replace(SHORT, start_bandwidth=6.0, select_bandwidth=6.0, march=(6.0,))
+    lowest = replace(SHORT, start_bandwidth=6.0, select_bandwidth=6.0, bandwidths=(6.0,))
     model = initial_model(stack, replace(CONFIG, schedule=lowest))
     assert model.search_resolution_A == pytest.approx(2 * math.pi * 10 * PIXEL_A / 6)
     assert bool(model.combined.volume.isfinite().all())

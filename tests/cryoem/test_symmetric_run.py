@@ -24,7 +24,7 @@ N, PIXEL_A, COUNT, SNR = 32, 3.0, 300, 0.4
 C3 = PointGroup.named("C3")
 SCHEDULE = Schedule(
     start_bandwidth=8.0, start_steps=25, settle_steps=3, settle_batch=300,
-    select_bandwidth=12.0, select_steps=10, march=(12.0, 16.0), passes=1,
+    select_bandwidth=12.0, select_steps=10, bandwidths=(12.0, 16.0), passes=1,
 )  # fmt: skip
 
 
@@ -68,5 +68,5 @@ def test_the_true_symmetry_helps_and_the_map_has_it(folder):
 
 
 def test_a_wrong_symmetry_fails_its_check(folder):
-    wrong = _found(folder, PointGroup.named("C4"), replace(SCHEDULE, march=(8.0,)))
+    wrong = _found(folder, PointGroup.named("C4"), replace(SCHEDULE, bandwidths=(8.0,)))
     assert any("does not show the symmetry C4 that was asked for" in sentence for sentence in wrong.checks)

@@ -17,7 +17,7 @@ def _atoms(group: PointGroup, rotation: Tensor, shift: Tensor) -> Tensor:
     """Copies of a few atoms, rotated and shifted, on a grid."""
     generator = torch.Generator().manual_seed(3)
     atoms = 3 * torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    placed = torch.cat([atoms @ turn.mT for turn in group.matrices()]) @ rotation.mT + shift
+    placed = torch.cat([atoms @ element.mT for element in group.matrices()]) @ rotation.mT + shift
     return GaussianMixture(placed, torch.full((len(placed),), 1.5).double(), torch.ones(len(placed)).double()).to_grid(
         N
     )
@@ -31,8 +31,8 @@ def test_axes_are_found(name):
     axes = find_axes(volume, group)
     assert axes.score > 0.97
     standard = Alignment(axes.rotation, axes.shift_px, False, 1.0).apply(volume)
-    for turn in group.matrices()[1:]:
-        rotated = Alignment(turn, torch.zeros(3, dtype=torch.float64), False, 1.0).apply(standard)
+    for element in group.matrices()[1:]:
+        rotated = Alignment(element, torch.zeros(3, dtype=torch.float64), False, 1.0).apply(standard)
         correlation = torch.corrcoef(torch.stack([standard.flatten(), rotated.flatten()]))[0, 1]
         assert float(correlation) > 0.99
 

@@ -68,9 +68,9 @@ def observed():
     truth = truth * (SNR / power) ** 0.5
     which = (torch.rand(COUNT, generator=generator) < 0.35).long()
     alpha = 2 * torch.pi * torch.rand(COUNT, generator=generator, dtype=torch.float64)
-    turned = truth[which] * torch.exp(-1j * alpha[:, None] * torch.arange(GRID.max_mode + 1))[:, :, None]
-    noise = torch.randn(*turned.shape, 2, generator=generator, dtype=torch.float64)
-    return truth, turned + torch.view_as_complex(noise)
+    rotated = truth[which] * torch.exp(-1j * alpha[:, None] * torch.arange(GRID.max_mode + 1))[:, :, None]
+    noise = torch.randn(*rotated.shape, 2, generator=generator, dtype=torch.float64)
+    return truth, rotated + torch.view_as_complex(noise)
 
 
 def likelihood(modes: Tensor) -> OrbitLikelihood:
@@ -92,8 +92,8 @@ def likelihood(modes: Tensor) -> OrbitLikelihood:
 def distance(found: Tensor, truth: Tensor) -> float:
     """Relative error over the best assignment of images and the best rotation of each."""
     m, alpha = torch.arange(GRID.max_mode + 1), 2 * torch.pi * torch.arange(720, dtype=torch.float64) / 720
-    turned = found[:, None] * torch.exp(1j * alpha[:, None] * m)[None, :, :, None]
-    errors = (turned[:, None] - truth[None, :, None]).abs().square().sum((-2, -1)).amin(2)  # (found, true)
+    rotated = found[:, None] * torch.exp(1j * alpha[:, None] * m)[None, :, :, None]
+    errors = (rotated[:, None] - truth[None, :, None]).abs().square().sum((-2, -1)).amin(2)  # (found, true)
     pairs = min(errors[0, 0] + errors[1, 1], errors[0, 1] + errors[1, 0])
     return float((pairs / truth.abs().square().sum()).sqrt())
 

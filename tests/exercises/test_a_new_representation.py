@@ -75,7 +75,7 @@ def test_it_is_a_projector_and_its_adjoint_is_one(projector):
 
 
 def test_its_weights_are_recovered_from_images_at_unknown_rotations(projector):
-    """EM from a disturbed start: the weights that images of SNR 5 tell, within a tenth of their size."""
+    """EM from a disturbed start, at SNR 5: within a tenth of their size."""
     generator = torch.Generator().manual_seed(2)
     truth = 3 * torch.rand(projector.dimension, generator=generator, dtype=torch.float64) ** 3
     widths = torch.full((projector.dimension,), WIDTH, dtype=torch.float64)

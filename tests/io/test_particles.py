@@ -79,6 +79,8 @@ def test_stacks_are_found_in_datadir(tmp_path: Path, write_particles) -> None:
     with pytest.raises(InputError, match=r"stack particles.mrcs of row 1 is not found .* as `datadir`"):
         ParticleStack.open(star)
     torch.testing.assert_close(ParticleStack.open(star, datadir=other).images([1]), _noise(3, 4)[1:2])
+    with pytest.raises(InputError, match=r"^`datadir`: .*nowhere is not a folder"):
+        ParticleStack.open(star, datadir=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("n", [6, 7])

@@ -10,7 +10,8 @@ from orbitrec.mra.model import PeriodicMRA, draw_observations
 from orbitrec.mra.problem import model_moments
 from orbitrec.mra.sampling import EXACT, NoiseLaw, sampled_moments
 from orbitrec.mra.training import MRATraining, errors
-from orbitrec.networks.training import Trainer, learning_rate
+from orbitrec.networks.training import KIND, Trainer, learning_rate
+from orbitrec.runtime.checkpoints import read_checkpoint
 from orbitrec.thesis.encoder_training import ThesisEncoderTraining
 
 
@@ -45,6 +46,26 @@ def test_resumed_is_uninterrupted(kind, tmp_path):
         for a, b in zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
     )
     assert whole.history[-1].errors == again.history[-1].errors
+
+
+def test_training_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
+    """History included; the checkpoint is of the one format that every run has."""
+
+    def killed(progress):
+        if progress.step == 10:
+            raise KeyboardInterrupt
+
+    path, whole = tmp_path / "part.safetensors", Trainer(training())
+    whole.run(tmp_path / "whole.safetensors", 5, lambda progress: None, held_out=8)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(training()).run(path, 5, killed, held_out=8)
+    record = read_checkpoint(path, KIND)
+    assert (record["step"], record["task"]["n"]) == (10, 11)
+    again = Trainer.resumed(path, MRATraining)
+    again.run(path, 5, lambda progress: None, held_out=8)
+    one, other = (read_checkpoint(file, KIND) for file in (path, tmp_path / "whole.safetensors"))
+    assert [name for name, value in one.items() if torch.is_tensor(value) and not torch.equal(value, other[name])] == []
+    assert [(row.step, row.errors) for row in again.history] == [(row.step, row.errors) for row in whole.history]
 
 
 def test_the_seed_decides_the_weights_and_held_out_problems_are_others():

@@ -16,7 +16,7 @@ def problems(n, count=20, seed=0):
     return law.pairs(count, n, torch.Generator().manual_seed(seed))
 
 
-def marched(moments, sigma=0.0, count=torch.inf):
+def marching(moments, sigma=0.0, count=torch.inf):
     b = len(moments.first)
     first, second = moments.first.squeeze(1), moments.second.squeeze(1)
     return march_frequencies(
@@ -27,7 +27,7 @@ def marched(moments, sigma=0.0, count=torch.inf):
 @pytest.mark.parametrize("n", [25, 24])
 def test_exact_from_exact_moments(n):
     signal, density = problems(n)
-    found = marched(model_moments(PeriodicMRA(n), signal, density))
+    found = marching(model_moments(PeriodicMRA(n), signal, density))
     recovered = from_half(found.density / found.density_certainty, n, unitary=False)
     # Modes below rounding are lost, and the Nyquist mode of an even n is left out.
     signal, density = (torch.fft.irfft(torch.fft.rfft(x)[:, : (n + 1) // 2], n=n) for x in (signal, density))
@@ -38,7 +38,7 @@ def test_exact_from_exact_moments(n):
 def test_the_frame_has_positive_first_coefficients_and_rotates_back():
     n = 25
     signal, density = problems(n)
-    found = marched(model_moments(PeriodicMRA(n), signal, density))
+    found = marching(model_moments(PeriodicMRA(n), signal, density))
     assert found.signal[:, 1].imag.abs().max() < 1e-12
     assert (found.signal[:, 1].real > 0).all()
     estimate = found.density / found.density_certainty

@@ -7,13 +7,14 @@ import torch
 
 from orbitrec.errors import InputError
 from orbitrec.io.plain import from_plain
+from orbitrec.io.tensors import write_tensors
 from orbitrec.moments.analytic import Moments
 from orbitrec.networks.encoders import StructuredEncoder
 from orbitrec.networks.momnet import MomNetSetting
 from orbitrec.networks.momnet_training import MomNetTraining, distances
 from orbitrec.networks.pretrained import load_momnet, load_network, load_provenance, write_network
 from orbitrec.networks.provenance import Provenance
-from orbitrec.networks.training import Trainer
+from orbitrec.networks.training import KIND, Trainer
 from orbitrec.thesis.encoder_training import ReferenceMomNetTraining
 
 SMALL = MomNetSetting(bandwidth=8.0, radial_nodes=10, max_mode=8, view_degree=7, density_degree=2)
@@ -142,5 +143,8 @@ def test_bad_input(tmp_path):
     Trainer(training()).save(tmp_path / "checkpoint.safetensors")
     with pytest.raises(InputError, match="another kind of training"):
         Trainer.resumed(tmp_path / "checkpoint.safetensors", ReferenceMomNetTraining)
+    write_tensors(tmp_path / "old.safetensors", KIND, {}, {"encoder": "polar", "training": "{}", "facts": "{}"})
+    with pytest.raises(InputError, match="of another version; begin another training run"):
+        Trainer.resumed(tmp_path / "old.safetensors", MomNetTraining)
     with pytest.raises(InputError, match="radius"):
         MomNetSetting().grid_for(15, 4.0)

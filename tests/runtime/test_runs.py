@@ -1,5 +1,6 @@
 """Folders of runs that can be resumed: what goes on, what begins anew, and what is refused."""
 
+import json
 from contextlib import suppress
 
 import pytest
@@ -53,6 +54,38 @@ def test_other_settings_do_not_go_on(tmp_path):
     ):
         pass
     assert (tmp_path / "run" / "checkpoint" / "first.safetensors").exists()
+
+
+def test_records_of_another_version_are_not_gone_on_with(tmp_path):
+    interrupted(tmp_path / "run")
+    settings = tmp_path / "run" / "checkpoint" / "settings.json"
+    settings.write_text(json.dumps(SETTINGS))  # as orbitrec wrote it before records had a format
+    with (
+        pytest.raises(InputError, match=r"begun by another version of orbitrec.*; begin it anew in another folder"),
+        resumable_run(tmp_path / "run", SETTINGS, resume=True),
+    ):
+        pass
+    assert (tmp_path / "run" / "checkpoint" / "first.safetensors").exists()
+
+
+def test_a_run_killed_before_it_had_begun_begins(tmp_path):
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint" / ".123-settings.json").touch()
+    with resumable_run(tmp_path / "run", SETTINGS, resume=True) as (_, checkpoints):
+        assert checkpoints.load("first") is None
+    assert not any((tmp_path / "run").iterdir())
+
+
+def test_a_folder_of_checkpoints_that_is_no_runs_is_left_alone(tmp_path):
+    kept = tmp_path / "project" / "checkpoint" / "network.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    with (
+        pytest.raises(InputError, match="is not of a run that can go on; choose another folder"),
+        resumable_run(tmp_path / "project", SETTINGS, resume=True),
+    ):
+        pass
+    assert kept.exists()
 
 
 def test_without_resume_an_interrupted_run_is_left_alone(tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from orbitrec.cryoem.momnet_start import carried_moments, log_views, smooth_views
+from orbitrec.cryoem.momnet_start import interpolated_moments, log_views
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector, polar_templates
@@ -13,7 +13,7 @@ from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.networks.molecules import ViewLaw
 from orbitrec.networks.momnet import MomNet, MomNetEstimate, MomNetSetting
 from orbitrec.networks.momnet_training import MomNetTraining, VolumeProblems
-from orbitrec.thesis.momnet_matching import MomNetMatching
+from orbitrec.thesis.momnet_matching import MomNetMatching, smooth_views
 from orbitrec.volumes.fourier_net import FourierNet
 from orbitrec.volumes.phantoms import protein_phantom
 
@@ -72,8 +72,8 @@ def test_fourier_net_begins_as_nothing_and_lowers_the_loss(problem):
 
 
 @pytest.mark.parametrize("box", [32, 33])
-def test_carried_moments_are_those_of_the_network_s_own_grid(box):
-    """A molecule of another size in other pixels, its moments carried between radial nodes."""
+def test_interpolated_moments_are_those_of_the_network_s_own_grid(box):
+    """A molecule of another size in other pixels, its moments interpolated between radial nodes."""
     radius = 9.0
     volume = protein_phantom(20, 0.8 * radius, torch.Generator().manual_seed(2))
     directions = spherical_design(9)
@@ -85,12 +85,12 @@ def test_carried_moments_are_those_of_the_network_s_own_grid(box):
     def moments(grid):
         return uniform_moments(polar_templates(volume, grid, directions), density, grid)
 
-    carried, own = carried_moments(moments(grid), grid, setting, radius), moments(wanted)
-    assert (carried.first[0] - own.first).abs().max() < 1e-9 * own.first.abs().max()
-    assert (carried.second[0] - own.second).abs().max() < 1e-9 * own.second.abs().max()
+    found, own = interpolated_moments(moments(grid), grid, setting, radius), moments(wanted)
+    assert (found.first[0] - own.first).abs().max() < 1e-9 * own.first.abs().max()
+    assert (found.second[0] - own.second).abs().max() < 1e-9 * own.second.abs().max()
 
 
-def test_views_are_carried_to_other_directions():
+def test_views_are_interpolated_at_other_directions():
     """A density of the family, given as a polynomial, on a finer design: as it is, to the kernel's width."""
     setting = MomNetSetting()
     views = ViewLaw(concentrations=(2.0, 3.0)).draw(1, torch.Generator().manual_seed(4))[0]

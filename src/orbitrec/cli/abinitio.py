@@ -64,9 +64,9 @@ def abinitio(
 ) -> None:
     """A 3-D initial model and the pose of every particle, from a particle stack alone.
 
-    OUTPUT gets report.html to look at, initial_model.mrc, particles.star (posed), half maps, mask, and the numbers. The
-    hand cannot be told from projections: the map may be the mirror image. A run that was interrupted, even killed, goes
-    on with the same command and --resume to the same result.
+    OUTPUT gets report.html to look at, initial_model.mrc, particles.star (posed), half-maps, mask, and the numbers. The
+    handedness cannot be found from projections: the map may be the mirror image. A run that was interrupted, even
+    killed, goes on with the same command and --resume to the same result.
 
     Example:  orbitrec abinitio particles.star -o run
     """

@@ -8,8 +8,7 @@ import typer
 from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
-    from orbitrec.evaluation.alignment import Alignment
-    from orbitrec.evaluation.fsc import FSC
+    from orbitrec.api import Comparison
 
 _PICTURES = {".png", ".pdf", ".svg"}
 
@@ -22,7 +21,7 @@ def evaluate(
         typer.Option("--mask-radius-A", min=0, help="FSC within a soft sphere of this radius in Å. [no mask]"),
     ] = None,
     pixel_size: Annotated[
-        float | None, typer.Option(min=0.01, help="Voxel size of both maps in Å, instead of their headers'.")
+        float | None, typer.Option(min=0.01, max=1000, help="Voxel size of both maps in Å, instead of their headers'.")
     ] = None,
     handedness: Annotated[bool, typer.Option("--hand/--no-hand", help="Try the mirrored map as well.")] = True,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the aligned map (MRC).")] = None,
@@ -36,9 +35,7 @@ def evaluate(
 
     Example:  orbitrec evaluate run/initial_model.mrc truth.mrc
     """
-    from orbitrec.evaluation.alignment import align, resampled
-    from orbitrec.evaluation.fsc import fourier_shell_correlation
-    from orbitrec.evaluation.masks import soft_sphere
+    from orbitrec.api import evaluate as compare
     from orbitrec.io.files import to_json
     from orbitrec.io.mrc import read_map, write_map
 
@@ -48,33 +45,30 @@ def evaluate(
     for path, values in ((map_file, grid), (truth_file, truth)):
         if values.min() == values.max():
             raise InputError(f"{path} is constant: there is nothing to align; check how it was made")
-    n = truth.shape[0]
-    if (grid.shape[0], map_voxel_A) != (n, voxel_A):
-        grid = resampled(grid, map_voxel_A, n, voxel_A)
-    alignment = align(grid, truth, handedness=handedness)
-    aligned = alignment.apply(grid)
-    mask = 1.0 if mask_radius is None else soft_sphere(n, mask_radius / voxel_A)
-    fsc = fourier_shell_correlation(aligned * mask, truth * mask)
+    found = compare(
+        grid, truth, voxel_A, moving_voxel_size_A=map_voxel_A, handedness=handedness, mask_radius_A=mask_radius
+    )
     if output is not None:
-        write_map(output, aligned, voxel_A)
+        write_map(output, found.aligned, voxel_A)
     if plot is not None:
         from orbitrec.report.figures import draw_fsc
 
-        draw_fsc(plot, fsc, voxel_A)
-    facts = _facts(alignment, fsc, voxel_A)
+        draw_fsc(plot, found.fsc, voxel_A)
+    facts = _facts(found)
     if as_json:
         typer.echo(to_json(facts))
     else:
         _print(facts)
 
 
-def _facts(alignment: "Alignment", fsc: "FSC", voxel_A: float) -> dict[str, object]:
+def _facts(found: "Comparison") -> dict[str, object]:
     from orbitrec.geometry.rotations import matrix_to_euler
 
+    alignment, fsc, voxel_A = found.alignment, found.fsc, found.voxel_size_A
     return {
-        "fsc05_A": fsc.cutoff_A(0.5, voxel_A),
-        "fsc0143_A": fsc.cutoff_A(0.143, voxel_A),
-        "correlation": alignment.correlation,
+        "fsc05_A": found.fsc05_A,
+        "fsc0143_A": found.fsc0143_A,
+        "correlation": found.correlation,
         "hand": "mirrored" if alignment.mirrored else "same",
         "euler_deg": matrix_to_euler(alignment.rotation).tolist(),
         "shift_A": (alignment.shift_px * voxel_A).tolist(),

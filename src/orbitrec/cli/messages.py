@@ -6,17 +6,14 @@ The library names a parameter in backticks, such as `pixel_size_A` or `ctf=False
 import re
 
 OPTIONS = {
+    "batch": "--batch",
     "ctf=False": "--no-ctf",
     "datadir": "--datadir",
     "dense_is_dark": "--invert or --no-invert",
-    "dense_is_dark=False": "--no-invert",
-    "dense_is_dark=True": "--invert",
     "device": "--device",
     "diameter_A": "--diameter",
-    "flip": "--flip",
-    "flip=True": "--flip",
-    "group": "--symmetry",
-    "length": "--length",
+    "learning_rate": "--rate",
+    "mask_radius_A": "--mask-radius-A",
     "matched": "--matched",
     "method": "--method",
     "passes": "--passes",
@@ -26,11 +23,9 @@ OPTIONS = {
     "proposals": "--proposals",
     "resolution_A": "--resolution",
     "resume": "--resume",
-    "resume=True": "--resume",
-    "seed": "--seed",
     "shift_px": "--shift-px",
     "sigma": "--sigma",
-    "symmetry": "--symmetry",
+    "steps": "--steps",
     "voxel_size_A": "--pixel-size",
     "width": "--width",
 }

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from orbitrec.cli.bars import passing_bar
 from orbitrec.cli.devices import Device, usable
 from orbitrec.cli.inputs import Datadir, NoCTF, Particles, Passthrough, PixelSize
 
@@ -43,9 +44,6 @@ def stack(
     device: Device = "cpu",
 ) -> None:
     """Moments of one stack: also `orbitrec moments PARTICLES.star -o M.safetensors`."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from orbitrec.cryoem.accumulate import accumulate_moments
     from orbitrec.io.particles import ParticleStack
     from orbitrec.moments.files import write_moments
@@ -55,8 +53,7 @@ def stack(
         particles, datadir=datadir, pixel_size_A=pixel_size, passthrough=passthrough, ctf=not no_ctf
     )
     pixel = data.pixel_size_A
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with passing_bar() as bar:
         task = bar.add_task("reading", total=len(data))
         found = accumulate_moments(
             data, resolution or 6 * pixel, (diameter or data.n * pixel) / 2,

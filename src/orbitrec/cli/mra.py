@@ -59,9 +59,9 @@ def recover(
     from orbitrec.io.observations import ObservationFile, read_truth
     from orbitrec.io.runs import new_run
     from orbitrec.mra.methods import Method, recover_signal
-    from orbitrec.report.mra import write_recovery
+    from orbitrec.report.mra import MRASummary, write_recovery
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console, way = Console(stderr=True, soft_wrap=True, highlight=False), Method[method.name.upper()]
     with new_run(output) as run:
         file = ObservationFile.open(observations)
         true = None if truth is None else read_truth(truth, length or file.length)
@@ -70,20 +70,22 @@ def recover(
         if sigma is None:
             console.print(f"--sigma is not given: estimated from the data as {problem.sigma:.4g}")
         with console.status(f"recovering by {method}" if console.is_terminal else ""):
-            estimate = recover_signal(problem, Method[method.name.upper()], torch.Generator().manual_seed(seed))
-        for warning in estimate.warnings:
-            console.print(f"[bold yellow]warning:[/] {escape(warning)}")
-        facts = {"file": observations, "method": method.value, "seed": seed, "sigma_estimated": sigma is None}
-        summary = write_recovery(run, problem, estimate, true, facts)
+            estimate = recover_signal(problem, way, torch.Generator().manual_seed(seed))
+        for check in estimate.checks:
+            console.print(f"[bold yellow]quality check:[/] {escape(check)}")
+        summary = MRASummary.of(
+            problem, estimate, true, file=observations, method=way, seed=seed, sigma_estimated=sigma is None
+        )
+        write_recovery(run, summary, estimate, true)
     if as_json:
-        typer.echo(to_json(summary))
+        typer.echo(to_json(summary.to_dict()))
         return
     typer.echo(
         f"signal of {problem.model.n} samples from {problem.count} observations by {method} in "
         f"{estimate.seconds:.1f} s: {output / 'summary.png'}"
     )
     if true is not None:
-        typer.echo(f"relative error {summary['signal_error']:.4f} of the signal, {summary['density_error']:.4f} of ρ")
+        typer.echo(f"relative error {summary.signal_error:.4f} of the signal, {summary.density_error:.4f} of ρ")
 
 
 def _problem(file: "ObservationFile", sigma: float | None, length: int | None) -> "MRAProblem":

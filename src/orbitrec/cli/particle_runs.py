@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import staying_bar
+
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
     from orbitrec.report.summary import HalfMaps, RunKind, Summary
@@ -20,9 +22,9 @@ Resolution = Annotated[
 ShiftPx = Annotated[
     float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
 Symmetry = Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")]
-Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other hand, with its poses.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other handedness, with its poses.")]
 Truth = Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
@@ -50,19 +52,14 @@ def shared_run(
 
 @contextmanager
 def progress(shown: bool) -> "Iterator[Callback]":
-    """A bar with the time left, as a callback of a run; only where somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+    """A bar, as a callback of a run."""
+    with staying_bar(shown) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda status: bar.update(task, description=str(status), completed=status.share)
 
 
 def settings(command: str, given: dict[str, object]) -> dict[str, object]:
-    """All that decides the result of a command on particles: what was ``given`` to it, and the table's content.
+    """All that decides the result of a command on particles: what was ``given`` to it, and the content of the files.
 
     Where it computes decides the result to rounding only, as threads do: a run may go on on another device.
     """
@@ -71,9 +68,12 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
     from orbitrec import __version__
 
     kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth", "device")}
-    table = kept["particles"]
-    digest = sha256(table.read_bytes()).hexdigest() if isinstance(table, Path) and table.is_file() else None
-    return {"command": command, "version": __version__, **kept, "content of particles": digest}
+    digests = {
+        f"content of {key}": sha256(value.read_bytes()).hexdigest()
+        for key, value in kept.items()
+        if isinstance(value, Path) and value.is_file()
+    }
+    return {"command": command, "version": __version__, **kept, **digests}
 
 
 def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:

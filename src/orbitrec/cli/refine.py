@@ -50,9 +50,9 @@ def refine(
 ) -> None:
     """Refine a map on two independent halves of a particle stack by their likelihood, and reconstruct both.
 
-    The map's scale and sign are found; only what it shows at the first resolution of the march is believed. Where the
-    STAR file has origins, particles are taken to be centred there; angles in it are not used. OUTPUT gets refined.mrc
-    and the other files of orbitrec abinitio. A run that was interrupted goes on with --resume.
+    The map's scale and sign are found; only what it shows at the first resolution of frequency marching is believed.
+    Where the STAR file has origins, particles are taken to be centred there; angles in it are not used. OUTPUT gets
+    refined.mrc and the other files of orbitrec abinitio. A run that was interrupted goes on with --resume.
 
     Example:  orbitrec refine particles.star --init run/initial_model.mrc -o refined
     """

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import passing_bar
 from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,22 +50,24 @@ def cryoem(
     voltage: Annotated[float | None, typer.Option(help="kV, whatever the STAR file says. [300]")] = None,
     cs: Annotated[float | None, typer.Option(help="Spherical aberration in mm, likewise. [2.0]")] = None,
     amplitude_contrast: Annotated[float | None, typer.Option(help="Likewise. [0.1]")] = None,
-    shift_px: Annotated[float, typer.Option(min=0, help="Standard deviation of x and y shifts, pixels.")] = 2.0,
+    shift_px: Annotated[
+        float, typer.Option(min=0, max=1000, help="Standard deviation of x and y shifts, pixels.")
+    ] = 2.0,
     views: Annotated[Views, typer.Option(help="Viewing directions: five random caps, or uniform.")] = Views.vmf,
     noise: Annotated[Noise, typer.Option(help="Spectrum of the noise.")] = Noise.white,
     box: Annotated[
-        int | None, typer.Option(min=8, help="Box in pixels; pads or cuts a map. [64, or the map's]")
+        int | None, typer.Option(min=8, max=1024, help="Box in pixels; pads or cuts a map. [64, or the map's]")
     ] = None,
-    pixel_size: Annotated[float | None, typer.Option(min=0.01, help="Å. [3, or the map header's]")] = None,
+    pixel_size: Annotated[float | None, typer.Option(min=0.01, max=1000, help="Å. [3, or the map header's]")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same data.")] = 1,
 ) -> None:
     """Simulate a particle stack: DIR/particles.star + .mrcs (blind), DIR/truth.star, DIR/truth.mrc.
 
     Example:  orbitrec simulate cryoem --map MAP.mrc -n 5000 --snr 0.1 --ctf CTF.star -o DIR
     """
+    from dataclasses import replace
+
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
     from orbitrec.io.runs import new_run
@@ -75,16 +78,19 @@ def cryoem(
 
     generator = torch.Generator().manual_seed(seed)
     grid, pixel_size_A = _density(map_file, phantom, box, pixel_size, generator)
+    given = {"voltage_kV": voltage, "cs_mm": cs, "amplitude_contrast": amplitude_contrast}
+    optics = {name: value for name, value in given.items() if value is not None}
+    if no_ctf and optics:
+        raise InputError("--voltage, --cs and --amplitude-contrast are of a CTF; leave them or --no-ctf out")
     parameters = _ctf(ctf_file, no_ctf, count, generator)
     if parameters is not None:
-        parameters = _with_optics(parameters, voltage, cs, amplitude_contrast)
+        parameters = replace(parameters, **{k: torch.full_like(parameters.cs_mm, v) for k, v in optics.items()})
     mixture = VonMisesFisherMixture.random(generator) if views is Views.vmf else None
     rotations, shifts_px = random_poses(count, generator, views=mixture, shift_px=shift_px)
     n = grid.shape[0]
     simulation = ParticleSimulation(VoxelVolume(grid), n, pixel_size_A, rotations, shifts_px, parameters)
     spectrum = NoiseSpectrum.coloured(n) if noise is Noise.coloured else None
-    console = Console(stderr=True)
-    with new_run(output) as run, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with new_run(output) as run, passing_bar() as bar:
         task = bar.add_task("simulating", total=count)
         write_simulation(
             run, simulation, snr, generator, noise=spectrum, progress=lambda images: bar.advance(task, images)
@@ -96,7 +102,7 @@ def cryoem(
 def mra(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of observations.")] = 1_000_000,
-    length: Annotated[int, typer.Option(min=2, help="Samples of the signal.")] = 41,
+    length: Annotated[int, typer.Option(min=2, max=10_000, help="Samples of the signal.")] = 41,
     sigma: Annotated[
         float, typer.Option(min=0, max=1e6, help="Noise's standard deviation; the signal's mean square is 1.")
     ] = 1.0,
@@ -112,8 +118,6 @@ def mra(
     Example:  orbitrec simulate mra -n 1000000 --length 41 --sigma 1.0 -o DIR
     """
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from orbitrec.io.files import write_json
     from orbitrec.io.observations import write_observations, write_truth
@@ -125,8 +129,7 @@ def mra(
     model = PeriodicMRA(length) if window is None else WindowedMRA(length, window)
     signals, densities = default_law(gaussians).pairs(1, length, generator, torch.float32)
     signal, density = signals[0], torch.full((length,), 1 / length) if uniform else densities[0]
-    console = Console(stderr=True)
-    with new_run(output) as run, Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with new_run(output) as run, passing_bar() as bar:
         batches = draw_observations(model, signal, density, sigma, count, generator)
         tracked = bar.track(batches, total=-(-count // 65536), description="simulating")
         write_observations(run.file("observations.npy"), tracked, count, model.length)
@@ -163,14 +166,3 @@ def _ctf(ctf_file: Path | None, no_ctf: bool, count: int, generator: "torch.Gene
     if no_ctf:
         return None
     return random_defocus(count, generator) if ctf_file is None else read_ctf_list(ctf_file, count)
-
-
-def _with_optics(
-    ctf: "CTFParameters", voltage: float | None, cs: float | None, amplitude_contrast: float | None
-) -> "CTFParameters":
-    from dataclasses import replace
-
-    import torch
-
-    given = {"voltage_kV": voltage, "cs_mm": cs, "amplitude_contrast": amplitude_contrast}
-    return replace(ctf, **{k: torch.full_like(ctf.cs_mm, v) for k, v in given.items() if v is not None})

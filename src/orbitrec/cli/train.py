@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import staying_bar
 from orbitrec.cli.devices import Device, usable
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def mra(
         train_to_the_end(RunFolder(output), trainer, mra_command(trainer.task, half=half), half=half)
         return
     law = MixtureLaw(gaussians, widths, weight_spread)
-    options = {"steps": steps, "batch": batch, "learning_rate": rate, "seed": seed}
-    task = MRATraining(law, length, NoiseLaw(noise, observations, exact), **options)
+    task = MRATraining(
+        law, length, NoiseLaw(noise, observations, exact), steps=steps, batch=batch, learning_rate=rate, seed=seed
+    )
     with new_run(output) as run:
         train_to_the_end(run, Trainer(task, checked), mra_command(task, half=half), half=half)
 
@@ -157,16 +159,11 @@ def options_text(options: list[tuple[str | int | float, ...]]) -> str:
 
 def train_to_the_end(run: "RunFolder", trainer: "Trainer", command: str, *, half: bool = False) -> None:
     """Train with a bar, and write the results; ``command`` makes the same weights."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from orbitrec.cli.provenance import commit
     from orbitrec.networks.provenance import Origin
     from orbitrec.networks.training_run import write_training
 
-    columns = (TextColumn("{task.description:<30}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with staying_bar() as bar:
         shown = bar.add_task("training", total=trainer.task.steps, completed=trainer.step)
         errors = write_training(
             run,

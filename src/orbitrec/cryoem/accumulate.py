@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Complex, Int
 from torch import Tensor
 
-from orbitrec.cryoem.preprocess import Progress, estimated_noise
+from orbitrec.cryoem.preprocess import Progress, cut_box, estimated_noise
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft, fourier_crop
 from orbitrec.geometry.grids import radial_frequencies
@@ -58,7 +58,7 @@ def accumulate_moments(
             f"a resolution of {resolution_A:g} Å is not between two pixels, {2 * pixel:g} Å, and the particle's "
             f"diameter, {2 * radius_A:g} Å; choose another"
         )
-    small = min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))
+    small = cut_box(n, k_max)
     scale = small / n
     grid = PolarGrid.for_radius(small, k_max / scale, radius_A / pixel * scale)
     noise = estimated_noise(stack)

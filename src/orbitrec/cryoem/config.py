@@ -1,9 +1,13 @@
 """Settings of the tasks: one validated record for each."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
+from numbers import Integral, Real
+from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
@@ -19,6 +23,73 @@ FEWEST_SHELLS = 6.0
 
 
 C = TypeVar("C", bound="SearchConfig")
+
+
+class Constraint(NamedTuple):
+    """What a field may be: a test of its value, and the same in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+    def or_none(self) -> "Constraint":
+        """The same constraint, or None."""
+        return Constraint(lambda value: value is None or self.holds(value), self.words)
+
+    def check(self, name: str, value: object) -> None:
+        """Check the value of a parameter.
+
+        Raises:
+            InputError: if it is not what it may be.
+        """
+        if not self.holds(value):
+            shown = format(value, "g") if isinstance(value, float) else repr(value)
+            raise InputError(f"`{name}` must be {self.words}, not {shown}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_whole(value: object, least: int, most: int | None = None) -> bool:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return least <= value and (most is None or value <= most)
+
+
+def _is_device(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(torch.device(value).type)
+    except RuntimeError:
+        return False
+
+
+def _ascends(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_positive, value)) and [*value] == sorted(value)
+
+
+def instance(kind: type, words: str) -> Constraint:
+    """The constraint to instances of a type."""
+    return Constraint(lambda value: isinstance(value, kind), words)
+
+
+POSITIVE = Constraint(_is_positive, "a positive number")
+NOT_NEGATIVE = Constraint(lambda value: value == 0 or _is_positive(value), "zero or a positive number")
+COUNT = Constraint(lambda value: _is_whole(value, 0), "a whole number, zero or more")
+SIZE = Constraint(lambda value: _is_whole(value, 1), "a whole number, one or more")
+SEED = Constraint(lambda value: _is_whole(value, 0, 2**32 - 1), "a whole number from 0 to 2³² − 1")
+BANDWIDTHS = Constraint(_ascends, "a tuple of positive numbers, none smaller than the one before")
+FLAG = instance(bool, "True or False")
+DEVICE = Constraint(_is_device, "a device of torch, such as cpu or cuda:0")
+SOLVER = Constraint(
+    lambda value: isinstance(value, Solver) and not isinstance(value, type),
+    "a solver with init and step, such as orbitrec.solvers.em()",
+)
+
+
+def check_fields(record: object, constraints: Mapping[str, Constraint]) -> None:
+    """Check the fields of a record, each as :meth:`Constraint.check` does."""
+    for name, constraint in constraints.items():
+        constraint.check(name, getattr(record, name))
 
 
 class StartKind(StrEnum):
@@ -37,15 +108,26 @@ class StartKind(StrEnum):
 class Schedule:
     """Sizes of the search; bandwidths are ``radius · k_max``.
 
-    All starts make ``start_steps`` EM steps on ``start_batch`` images at ``start_bandwidth``, then ``settle_steps`` on
-    ``settle_batch``. They are ranked by the likelihood of ``held_out`` particles, and the better half makes
-    ``select_steps`` on ``select_batch`` at ``select_bandwidth``. The best goes through the bandwidths ``march`` with
-    ``passes`` over the particles at each. Once its search has been narrowed a particle is compared with ``candidates``
-    directions; the model is updated after every ``batch`` particles.
+    Attributes:
+        start_bandwidth: of the first level, at which all starts are improved.
+        start_steps: EM steps of every start there.
+        start_batch: particles of such a step.
+        settle_steps: EM steps on larger batches after these.
+        settle_batch: particles of such a step.
+        select_bandwidth: of the second level, at which the better half of the starts goes on.
+        select_steps: EM steps there.
+        select_batch: particles of such a step.
+        held_out: particles whose likelihood ranks the starts.
+        bandwidths: of frequency marching, which the best start goes through.
+        passes: over the particles at each of these.
+        candidates: directions that a particle is compared with once its search has been narrowed.
+        batch: particles after which the model is updated.
+        rounds: for a solver other than online EM, which makes no such steps: its rounds with every start, each with the
+            prior of the present volume.
+        round_passes: data passes of a round; in frequency marching every pass is followed by so many of the solver's.
 
-    ``rounds`` and ``round_passes`` are for a solver other than online EM: with every start it makes so many rounds of
-    so many data passes, each round with the prior of the present volume; in frequency marching every pass is followed
-    by ``round_passes`` of its own.
+    Raises:
+        InputError: if a size is out of range.
     """
 
     start_bandwidth: float = 14.0
@@ -57,7 +139,7 @@ class Schedule:
     select_steps: int = 40
     select_batch: int = 300
     held_out: int = 1000
-    march: tuple[float, ...] = (19.0, 24.0, 28.0)
+    bandwidths: tuple[float, ...] = (19.0, 24.0, 28.0)
     finer: tuple[float, ...] = (34.0, 40.0)
     least_gain: float = 0.01
     passes: int = 2
@@ -66,20 +148,34 @@ class Schedule:
     rounds: int = 6
     round_passes: float = 3.0
 
+    def __post_init__(self) -> None:
+        check_fields(self, _SCHEDULE)
+
     def held_out_of(self, count: int) -> int:
         """How many of ``count`` particles are held out to rank the starts: at most a fifth."""
         return min(self.held_out, count // 5)
 
     def limited(self, limit: float) -> "Schedule":
         """The schedule with no bandwidth above ``limit``."""
-        cut = [b for b in self.march if b < limit] + ([limit] if max(self.march) >= limit else [])
+        cut = [b for b in self.bandwidths if b < limit] + ([limit] if max(self.bandwidths) >= limit else [])
         return replace(
             self,
             start_bandwidth=min(self.start_bandwidth, limit),
             select_bandwidth=min(self.select_bandwidth, limit),
-            march=tuple(cut),
+            bandwidths=tuple(cut),
             finer=tuple(b for b in self.finer if b < limit),
         )
+
+
+_SCHEDULE = {
+    **dict.fromkeys(("start_bandwidth", "select_bandwidth", "round_passes"), POSITIVE),
+    **dict.fromkeys(("start_steps", "settle_steps", "select_steps"), COUNT),
+    **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
+    **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
+    "bandwidths": BANDWIDTHS,
+    "finer": Constraint(lambda value: value == () or _ascends(value), BANDWIDTHS.words),
+    "least_gain": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +195,7 @@ class SearchConfig:
         schedule: sizes of the search.
 
     Raises:
-        InputError: if a length is not positive.
+        InputError: if a field has another type, or is out of range.
     """
 
     diameter_A: float | None = None
@@ -113,10 +209,7 @@ class SearchConfig:
     schedule: Schedule = field(default_factory=lambda: Schedule())
 
     def __post_init__(self) -> None:
-        for name in ("diameter_A", "resolution_A", "shift_px"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"`{name}` must be a positive number, not {value:g}")
+        check_fields(self, _SEARCH)
 
     def with_diameter(self: C, found_A: float) -> C:
         """The settings with the diameter ``found_A`` (Å), unless they have one."""
@@ -148,13 +241,24 @@ class SearchConfig:
         limit = NYQUIST_SHARE * math.pi * radius
         if self.resolution_A is not None:
             limit = min(limit, 2 * math.pi * radius * stack.pixel_size_A / self.resolution_A)
-            schedule = replace(schedule, march=(*(b for b in schedule.march if b < 0.95 * limit), limit), finer=())
+            schedule = replace(schedule, bandwidths=(*(b for b in schedule.bandwidths if b < 0.95 * limit), limit), finer=())
         if limit < FEWEST_SHELLS:
             raise InputError(
                 f"{stack.n} px of {stack.pixel_size_A:g} Å hold the particle to fewer than two resolved shells at this "
                 "resolution; give a finer resolution, a larger diameter or a larger box"
             )
         return schedule.limited(limit)
+
+
+_SEARCH = {
+    **dict.fromkeys(("diameter_A", "resolution_A", "shift_px"), POSITIVE.or_none()),
+    "seed": SEED,
+    "group": instance(PointGroup, "a point group, such as orbitrec.geometry.point_groups.PointGroup(4)"),
+    "dense_is_dark": FLAG.or_none(),
+    "flip": FLAG,
+    "device": DEVICE,
+    "schedule": instance(Schedule, "an orbitrec.cryoem.config.Schedule"),
+}
 
 
 @dataclass(frozen=True)
@@ -170,7 +274,7 @@ class AbInitioConfig(SearchConfig):
             same pass.
 
     Raises:
-        InputError: if there is no start.
+        InputError: if a field has another type or is out of range, or there is no start.
     """
 
     start: StartKind = StartKind.moments
@@ -181,13 +285,22 @@ class AbInitioConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.starts < 1 or self.random < 0:
+        check_fields(self, _AB_INITIO)
+        if self.starts < 1:
             raise InputError("there is nothing to start from: ask for at least one start, `matched` or `random`")
 
     @property
     def starts(self) -> int:
         """Number of starts of all kinds."""
         return self.start.at_most(self.matched) + self.random
+
+
+_AB_INITIO = {
+    "start": instance(StartKind, "one of orbitrec.cryoem.config.StartKind"),
+    "matched": COUNT,
+    "random": COUNT,
+    "solver": SOLVER.or_none(),
+}
 
 
 @dataclass(frozen=True)
@@ -199,7 +312,7 @@ class RefineConfig(SearchConfig):
         passes: its data passes at each resolution, at least two.
 
     Raises:
-        InputError: if there are fewer passes.
+        InputError: if a field has another type or is out of range, or there are fewer passes.
     """
 
     solver: Solver = field(default_factory=em)
@@ -207,5 +320,6 @@ class RefineConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_fields(self, {"solver": SOLVER, "passes": POSITIVE})
         if self.passes < 2:
             raise InputError(f"`passes` must be at least 2, one to judge where a step led, not {self.passes:g}")

@@ -101,14 +101,14 @@ def image_statistics(stack: ParticleStack) -> ImageStatistics:
     normalised = _uneven(stack)
     stack = replace(stack, background=Background(unit_variance=normalised))
     noise, groups = estimated_noise(stack), stack.noise_groups()
-    looks = [_look(stack, noise, (groups == g).nonzero().flatten()) for g in range(int(groups.max()) + 1)]
-    counts = torch.tensor([look.count for look in looks], dtype=torch.float64)
-    power = torch.stack([look.signal for look in looks]).clamp(min=0)
+    found = [_group_statistics(stack, noise, (groups == g).nonzero().flatten()) for g in range(int(groups.max()) + 1)]
+    counts = torch.tensor([each.count for each in found], dtype=torch.float64)
+    power = torch.stack([each.signal for each in found]).clamp(min=0)
     scales = (power / (power @ counts / counts.sum())).sqrt()
-    clear = bool((power > 0).all()) and len(looks) > 1 and bool(((scales - 1).abs() > UNEVEN_SIGNAL).any())
-    largest = looks[int(counts.argmax())]
+    clear = bool((power > 0).all()) and len(found) > 1 and bool(((scales - 1).abs() > UNEVEN_SIGNAL).any())
+    largest = found[int(counts.argmax())]
     radius = particle_radius(largest.profile, largest.error)
-    contrasts = torch.stack([look.contrast for look in looks])
+    contrasts = torch.stack([each.contrast for each in found])
     usual = DIAMETER_SHARE * stack.n / 2
     ball = usual if radius is None or abs(radius / usual - 1) <= AGREES else min(MARGIN * radius, 0.48 * stack.n)
     return ImageStatistics(
@@ -116,7 +116,7 @@ def image_statistics(stack: ParticleStack) -> ImageStatistics:
         diameter_found=radius is not None,
         contrast=float((contrasts @ counts.sqrt()) / counts.sum().sqrt()),
         normalised=normalised,
-        scales=scales if clear else torch.ones(len(looks), dtype=torch.float64),
+        scales=scales if clear else torch.ones(len(found), dtype=torch.float64),
     )
 
 
@@ -134,7 +134,7 @@ def _uneven(stack: ParticleStack) -> bool:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _GroupStatistics:
     """Of one noise group: ``profile``: mean variance of the low-passed signal at each radius in pixels, ``error``: its
     standard error; ``signal``: what the signal's power is proportional to; ``contrast``: in standard errors.
     """
@@ -146,7 +146,7 @@ class _Look:
     contrast: Float[Tensor, ""]
 
 
-def _look(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _Look:
+def _group_statistics(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _GroupStatistics:
     n = stack.n
     k = radial_frequencies(n)
     low = torch.exp(-0.5 * (k * n / (2 * math.pi * CYCLES)).square())
@@ -173,7 +173,7 @@ def _look(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]) -> _Look:
     radii = torch.arange(n // 4 + 1)
     signal = (mean * pixels)[radii].sum() / torch.cat(weights).mean()
     significance = contrast.mean() / (contrast.std() / math.sqrt(len(contrast)))
-    return _Look(len(rows), mean[: n // 2 + 1], error[: n // 2 + 1], signal, significance)
+    return _GroupStatistics(len(rows), mean[: n // 2 + 1], error[: n // 2 + 1], signal, significance)
 
 
 def particle_radius(profile: Float[Tensor, "r"], error: Float[Tensor, "r"]) -> float | None:

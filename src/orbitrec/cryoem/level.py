@@ -6,7 +6,7 @@ resolve the particle, whatever its size.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -120,7 +120,7 @@ class ResolutionLevel:
     def density(self, model: VolumeAndViews) -> tuple[Float[Tensor, "n n n"], float]:
         """The volume (n, n, n) on the coarsest lattice that resolves it, and the lattice's spacing in pixels."""
         pixel = 0.8 * math.pi / self.basis.k_max  # its Nyquist frequency is 1.25 k_max
-        scaled = replace(self.basis, radius=self.basis.radius / pixel, k_max=self.basis.k_max * pixel)
+        scaled = self.basis.rescaled(pixel)
         n = 2 * math.ceil(1.3 * scaled.radius + 1)
         return SphericalBesselVolume(scaled, model.coefficients.double()).to_grid(n), pixel
 
@@ -152,7 +152,7 @@ class ResolutionLevel:
 
         Half a unit of energy moves log-likelihoods by order one, so the first posterior is flat and the first E-steps
         average the images; what then grows is what the data amplify most. Random volumes as strong as the data lock
-        the first posterior on to noise and end in worse optima (``docs/architecture.md``).
+        the first posterior on to noise and end in worse optima.
 
         Args:
             generator: source of the random coefficients.

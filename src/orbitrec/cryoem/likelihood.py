@@ -1,7 +1,6 @@
 """The likelihood at one resolution as a finite sum, the form that solvers of :mod:`orbitrec.optim` work on."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,13 +10,11 @@ from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrio
 from orbitrec.cryoem.pose_search import ParticleState, candidate_directions, images_at_once, shift_search
 from orbitrec.cryoem.preprocess import NO_SHIFT, ParticleModes
 from orbitrec.inference.group_density import EstimatedDirections, KnownDensity
-from orbitrec.inference.likelihood import Assignment, Observations
-from orbitrec.inference.orbit_likelihood import MStep, ObservationSet, OrbitLikelihood
+from orbitrec.inference.likelihood import Observations
+from orbitrec.inference.orbit_likelihood import MStep, ObservationSet, OrbitLikelihood, Recorder
 
 FEW_ITERATIONS = MStep(dense=0, iterations=8, relative_residual=1e-3)
 """How a generalised EM step is solved: after one batch, whose statistics are noisy, more iterations are wasted."""
-
-Record = Callable[[Int[Tensor, "b"], Assignment], None]
 
 
 def centred_likelihood(
@@ -51,7 +48,7 @@ def searched_likelihood(
     level: ResolutionLevel,
     particles: ParticleState,
     candidates: int,
-    record: Record | None = None,
+    record: Recorder | None = None,
 ) -> OrbitLikelihood:
     """The likelihood of volume and views, each particle searched near its last posterior.
 

@@ -1,11 +1,8 @@
 """A start of the ab initio search from MoM-net: a stack's moments on the network's grid, and what it finds.
 
-The moments are accumulated as for moment matching and prolongated from their own radial nodes to the network's.
+The moments are accumulated as for moment matching and interpolated from their own radial nodes to the network's.
 """
 
-from dataclasses import replace
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +13,7 @@ from orbitrec.moments.plane import radial_interpolation
 from orbitrec.networks.momnet import MomNetEstimate, MomNetSetting
 
 
-def carried_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, radius: float) -> Moments:
+def interpolated_moments(moments: Moments, grid: PolarGrid, setting: MomNetSetting, radius: float) -> Moments:
     """The moments of a stack on the grid of the network, as a batch of one.
 
     Args:
@@ -58,20 +55,3 @@ def log_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Floa
     own = estimate.density(setting.harmonics(setting.directions))[0]
     smooth = GriddedDensity(setting.directions, own).probabilities(directions.to(own))
     return smooth.clamp(min=1e-12).log()
-
-
-def smooth_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> MomNetEstimate:
-    """The estimate with a smooth density: the polynomial nearest to :func:`log_views`, by least squares.
-
-    Args:
-        estimate: the network's output, a batch of one.
-        setting: the network's.
-        directions: unit vectors (d, 3) on which the polynomial is fitted.
-
-    Returns:
-        The same estimate with this log density.
-    """
-    harmonics = setting.harmonics(directions).to(estimate.log_density)
-    design = torch.cat([harmonics, harmonics.new_ones(len(directions), 1)], dim=1)
-    fitted = torch.linalg.lstsq(design, log_views(estimate, setting, directions)[:, None]).solution
-    return replace(estimate, log_density=fitted[:-1].mT)

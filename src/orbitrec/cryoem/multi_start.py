@@ -7,7 +7,7 @@ were held out; the better half goes on to the next bandwidth, and the best of th
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.inference.orbit_likelihood import OrbitLikelihood
 from orbitrec.optim.driver import continued, run
 from orbitrec.optim.online import OnlineEM
+from orbitrec.optim.problem import em_map
 from orbitrec.optim.solvers import Solver
 from orbitrec.optim.termination import StepInfo, Termination
 from orbitrec.runtime.progress import RunState, Stage, restored
@@ -124,10 +125,9 @@ def in_rounds(
     for number in range(schedule.rounds):
         own = given_views(problem, level, model)
         found = run(solver, own, model.coefficients.double(), termination, seed=seed + number, callback=callback)
-        coefficients = found.w.to(model.coefficients.dtype)
-        _, statistics = problem.expectation(level.unknowns(VolumeAndViews(coefficients, model.log_views)))
-        moved = problem.maximisation(statistics, level.unknowns(VolumeAndViews(coefficients, model.log_views)))
-        model = VolumeAndViews(coefficients, level.model(moved).log_views)
+        model = replace(model, coefficients=found.w.to(model.coefficients.dtype))
+        _, moved = em_map(problem, level.unknowns(model), None)
+        model = replace(model, log_views=level.model(moved).log_views)
     return model
 
 
@@ -198,7 +198,7 @@ def multi_start(
     held, pool = order.tensor_split([schedule.held_out_of(len(order))])
     low = ResolutionLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
     high = ResolutionLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
-    race = _MultiStart(data, centres, pool, held, config, schedule, run)
+    common = _MultiStart(data, centres, pool, held, config, schedule, run)
 
     def begun() -> dict[str, object]:
         power = data.ctf2_over_noise(pool).mean(0)
@@ -217,7 +217,7 @@ def multi_start(
         OnlinePhase(schedule.settle_batch, schedule.settle_steps, 0.8),
     ]
     improved: list[dict[str, Any]] = [
-        run.step(f"start {i + 1}", partial(race.improved, low, model, first, Stage.STARTS, i + 1))
+        run.step(f"start {i + 1}", partial(common.improved, low, model, first, Stage.STARTS, i + 1))
         for i, model in enumerate(models)
     ]
     ranked = sorted(range(len(improved)), key=lambda i: -improved[i]["score"])
@@ -225,7 +225,9 @@ def multi_start(
     candidates: dict[int, dict[str, Any]] = {}
     for i in ranked[: math.ceil(len(models) / 2)]:
         model = low.prolongated(restored(VolumeAndViews, improved[i]), high)
-        candidates[i] = run.step(f"select {i + 1}", partial(race.improved, high, model, second, Stage.SELECTION, i + 1))
+        candidates[i] = run.step(
+            f"select {i + 1}", partial(common.improved, high, model, second, Stage.SELECTION, i + 1)
+        )
     chosen = max(candidates, key=lambda i: candidates[i]["score"])
     best = restored(VolumeAndViews, candidates[chosen])
     compared = [

@@ -11,9 +11,8 @@ given map. They differ in their steps:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
@@ -21,6 +20,7 @@ from orbitrec.cryoem.likelihood import given_views, searched_likelihood
 from orbitrec.cryoem.pose_search import ParticleState, PosesFound
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.densities.gridded import mixed_with_uniform
+from orbitrec.inference.likelihood import Assignment
 from orbitrec.optim.driver import continued, run
 from orbitrec.optim.multiresolution import MultiResolution
 from orbitrec.optim.online import OnlineEM, OnlineState
@@ -34,7 +34,7 @@ FEWEST_BATCHES = 5
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class SearchState:
     """Where a multi-resolution run is.
 
     Attributes:
@@ -91,10 +91,10 @@ class Search:
     stage: Stage
     part: str = ""
 
-    def online_pass(self, batch: int) -> Callable[[ResolutionLevel, State], State]:
+    def online_pass(self, batch: int) -> Callable[[ResolutionLevel, SearchState], SearchState]:
         """A step that makes one pass of online EM with batches of a given size, which updates model and poses."""
 
-        def step(level: ResolutionLevel, state: State) -> State:
+        def step(level: ResolutionLevel, state: SearchState) -> SearchState:
             found = PosesFound(level, state.particles, self.candidates)
             problem = searched_likelihood(self.data, level, state.particles, self.candidates, found.record)
             size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
@@ -103,17 +103,17 @@ class Search:
             callback = self._reported(level)
             ended = continued(solver, problem, begun, self.run.generator, epochs, callback)
             poses = (found.state(), found.rotations, found.shifts_px)
-            return State(level.model(ended.w), *poses, ended.statistics, ended.terms)
+            return SearchState(level.model(ended.w), *poses, ended.statistics, ended.terms)
 
         return step
 
-    def pose_search(self, level: ResolutionLevel, state: State) -> State:
+    def pose_search(self, level: ResolutionLevel, state: SearchState) -> SearchState:
         """A pass with the volume held, which updates the particles, the density of views and the best poses."""
         found = PosesFound(level, state.particles, self.candidates)
 
-        def record(*searched: Any) -> None:  # noqa: ANN401 — what ObservationSet.record is given
-            found.record(*searched)
-            self.run.advance(Stage.POSE_SEARCH, len(searched[0]), self.part)
+        def record(rows: Int[Tensor, "b"], assigned: Assignment) -> None:
+            found.record(rows, assigned)
+            self.run.advance(Stage.POSE_SEARCH, len(rows), self.part)
 
         problem = searched_likelihood(self.data, level, state.particles, self.candidates, record)
         problem.statistics(level.unknowns(state.model))
@@ -123,9 +123,11 @@ class Search:
         views = particles.inlier @ particles.directions / particles.inlier.sum()
         views = mixed_with_uniform(views, DENSITY_FLOOR)
         model = VolumeAndViews(state.model.coefficients, views.log())
-        return State(model, particles, found.rotations, found.shifts_px)
+        return SearchState(model, particles, found.rotations, found.shifts_px)
 
-    def solved(self, solver: Solver, passes: float, seed: int, name: str) -> Callable[[ResolutionLevel, State], State]:
+    def solved(
+        self, solver: Solver, passes: float, seed: int, name: str
+    ) -> Callable[[ResolutionLevel, SearchState], SearchState]:
         """A step that updates the volume by a solver; views, candidate directions and shifts are held.
 
         Args:
@@ -138,7 +140,7 @@ class Search:
             The step: a function of the level and of the state before, which returns the state after.
         """
 
-        def step(level: ResolutionLevel, state: State) -> State:
+        def step(level: ResolutionLevel, state: SearchState) -> SearchState:
             problem = searched_likelihood(self.data, level, state.particles, self.candidates)
             own, start = given_views(problem, level, state.model), state.model.coefficients.double()
             alone = count() == 1  # several processes would have to agree on where to go on
@@ -184,12 +186,12 @@ class Search:
         return callback
 
 
-def marched(
+def frequency_marching(
     name: str,
     search: Search,
     level: ResolutionLevel,
-    state: State,
-    plan: Sequence[tuple[float, Callable[[ResolutionLevel, State], State]]],
+    state: SearchState,
+    plan: Sequence[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]],
 ) -> PosedVolume:
     """The steps of a plan, from a state at some level.
 
@@ -223,7 +225,7 @@ def marched(
     return PosedVolume(finest, ended.model, ended.particles, ended.rotations, ended.shifts_px)
 
 
-def prolongated(level: ResolutionLevel, finer: ResolutionLevel, state: State) -> State:
+def prolongated(level: ResolutionLevel, finer: ResolutionLevel, state: SearchState) -> SearchState:
     """The state on a finer level: volume, views and posteriors; statistics of online EM begin anew there.
 
     Args:
@@ -235,10 +237,10 @@ def prolongated(level: ResolutionLevel, finer: ResolutionLevel, state: State) ->
         The state at ``finer``: coefficients embedded in the larger basis, densities interpolated.
     """
     model, particles = level.prolongated(state.model, finer), state.particles.prolongated(level, finer)
-    return State(model, particles, state.rotations, state.shifts_px)
+    return SearchState(model, particles, state.rotations, state.shifts_px)
 
 
-def _with_statistics(begun: OnlineState, state: State) -> OnlineState:
+def _with_statistics(begun: OnlineState, state: SearchState) -> OnlineState:
     """A solver's state that goes on with the statistics of the pass before."""
     if state.statistics is None:
         return begun

@@ -15,7 +15,7 @@ from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.halves import joined, joined_flags, placed
 from orbitrec.cryoem.multi_start import Selection, multi_start
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, marched
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.pose_search import ParticleState
@@ -58,15 +58,15 @@ def initial_model(
     run = RunState(generator, _total_work(len(stack), config, schedule), callback, checkpoints or Checkpoints())
     shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
 
-    finest = max((*schedule.march, *schedule.finer))
+    finest = max((*schedule.bandwidths, *schedule.finer))
     k_max = finest / radius
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
-    centring = centred(data, radius, max(schedule.march), shift_px, run)
+    centring = centred(data, radius, max(schedule.bandwidths), shift_px, run)
     run.timer("centre")
     session = Session(stack, data, statistics, config, run)
-    particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 * radius / max(schedule.march)))
+    particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 * radius / max(schedule.bandwidths)))
     if config.shared_halves:
         found = searched(session, schedule, torch.arange(len(stack)), particles)
         poses, inliers, selections = found.poses, found.inliers, (found.selection,)
@@ -131,18 +131,18 @@ def searched(session: Session, schedule: Schedule, rows: Int[Tensor, "n"], parti
     run.timer("starts")
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
-    plan = marching_plan(search, config, schedule, schedule.march)
-    found = marched("march", search, level, State(model, particles), plan)
+    plan = marching_plan(search, config, schedule, schedule.bandwidths)
+    found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
     for bandwidth in schedule.finer:
-        state = State(found.model, found.particles, found.rotations, found.shifts_px)
+        state = SearchState(found.model, found.particles, found.rotations, found.shifts_px)
         plan = marching_plan(search, config, schedule, (bandwidth,))
-        finer = marched(f"march to {bandwidth:g}", search, found.level, state, plan)
+        finer = frequency_marching(f"frequency marching to {bandwidth:g}", search, found.level, state, plan)
         gain = _gain(run, data.resolution_A(found.level.basis.k_max), data.resolution_A(finer.level.basis.k_max))
         print("GAIN", bandwidth, gain, flush=True)
         if gain < schedule.least_gain:
             break
         found = finer
-    run.timer("march")
+    run.timer("frequency marching")
     poses = session.refined_poses(found, "poses", data)
     run.timer("poses")
     assert found.particles.inlier is not None
@@ -151,7 +151,7 @@ def searched(session: Session, schedule: Schedule, rows: Int[Tensor, "n"], parti
 
 def marching_plan(
     search: Search, config: AbInitioConfig, schedule: Schedule, bandwidths: Sequence[float]
-) -> list[tuple[float, Callable[[ResolutionLevel, State], State]]]:
+) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
     """The steps of frequency marching, each with its bandwidth.
 
     A pass of online EM both searches poses and updates the volume. Another solver needs candidates that do not change
@@ -170,7 +170,7 @@ def marching_plan(
     solver = config.solver
     if solver is None:
         return [(b, search.online_pass(schedule.batch)) for b in bandwidths for _ in range(schedule.passes)]
-    plan: list[tuple[float, Callable[[ResolutionLevel, State], State]]] = []
+    plan: list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]] = []
     for bandwidth in bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
@@ -204,7 +204,7 @@ def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float
             (schedule.select_steps, schedule.select_batch),
         )
     )
-    passes = float(len(schedule.march) * schedule.passes)
+    passes = float(len(schedule.bandwidths) * schedule.passes)
     if config.solver is not None:
         rounds = schedule.rounds * schedule.round_passes * pool
         start, settle, select = rounds, 0.0, rounds

@@ -7,7 +7,7 @@ grids.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -41,7 +41,7 @@ class SliceInterpolator:
     def __init__(self, volume: SphericalBesselVolume, device: str = "cpu") -> None:
         basis = volume.basis
         self._pixel = 0.8 * math.pi / basis.k_max  # lattice spacing in pixels of the stack
-        scaled = replace(basis, radius=basis.radius / self._pixel, k_max=basis.k_max * self._pixel)
+        scaled = basis.rescaled(self._pixel)
         n = 2 * math.ceil(scaled.radius + 1)
         self._size = OVERSAMPLING * n
         # Orthonormal functions shrink by pixel^{3/2} in amplitude when lengths shrink by pixel; integrals by pixel³.

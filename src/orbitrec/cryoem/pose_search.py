@@ -17,6 +17,9 @@ from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Assignment
 from orbitrec.runtime.distributed import fill_in
 
+KEPT, COUNTED = 0.97, 1000
+"""Mean posterior of the directions that a narrowed search keeps, and about how many particles it is taken from."""
+
 
 @dataclass(frozen=True, eq=False)
 class ParticleState:
@@ -72,7 +75,21 @@ def candidate_directions(level: ResolutionLevel, particles: ParticleState, count
     """
     if particles.directions is None or count >= len(level.directions):
         return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
-    return particles.directions.topk(count, dim=1).indices
+    return particles.directions.topk(max(count, likely_directions(particles.directions)), dim=1).indices
+
+
+def likely_directions(posterior: Float[Tensor, "N d"]) -> int:
+    """How many of its most probable directions a particle needs so that the mean posterior in them is :data:`KEPT`.
+
+    Args:
+        posterior: (N, d) of the viewing direction of each particle.
+
+    Returns:
+        The number, between 1 and d.
+    """
+    rows = torch.linspace(0, len(posterior) - 1, min(COUNTED, len(posterior))).long()
+    held = posterior[rows].sort(dim=1, descending=True).values.cumsum(1).mean(0) / posterior[rows].sum(1).mean()
+    return min(int((held < KEPT).sum()) + 1, posterior.shape[1])
 
 
 def images_at_once(level: ResolutionLevel, shifts: int) -> int:

@@ -111,6 +111,11 @@ class ParticleModes:
         return Observations(moved, power, log_shift.to(power), odds)
 
 
+def cut_box(n: int, k_max: float) -> int:
+    """Edge in pixels that images of n pixels are cut to in Fourier space: their Nyquist frequency is then 1.2 k_max."""
+    return min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))
+
+
 def preprocess(
     stack: ParticleStack,
     k_max: float,
@@ -141,7 +146,7 @@ def preprocess(
     noise = estimated_noise(stack)
     frequency = radial_frequencies(n).to(device)
     ctf, index = stack.ctf.unique() if stack.ctf is not None else (None, torch.zeros(len(stack), dtype=torch.long))
-    small = min(n, 2 * math.ceil(0.6 * n * k_max / math.pi))  # Nyquist of the cut images is 1.2 k_max
+    small = cut_box(n, k_max)
     grid = PolarGrid.for_radius(n, k_max, radius)
     working = PolarGrid(small, k_max * n / small, grid.radial_nodes, grid.max_mode)
     modes = torch.empty(len(stack), grid.max_mode + 1, grid.node_count, dtype=torch.complex64)

@@ -16,7 +16,7 @@ from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.multi_start import Selection
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, State, marched
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
@@ -62,16 +62,16 @@ def refined_map(
     halves, statistics = half_sets(stack), image_statistics(stack)
     stack, config = statistics.applied(stack), config.with_diameter(statistics.diameter_A)
     radius, schedule = config.radius_px(stack), config.schedule_for(stack)
-    generator, total = torch.Generator().manual_seed(config.seed), _work(len(schedule.march), config) * len(stack)
+    generator, total = torch.Generator().manual_seed(config.seed), _work(len(schedule.bandwidths), config) * len(stack)
     run = RunState(generator, total, callback, checkpoints or Checkpoints())
-    k_max = max(schedule.march) / radius
+    k_max = max(schedule.bandwidths) / radius
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     run.timer("read")
     session = Session(stack, data, statistics, config, run)
     particles = _centred(session, radius)
     run.timer("centre")
 
-    level = ResolutionLevel.at(data.grid, radius, schedule.march[0], device=data.device)
+    level = ResolutionLevel.at(data.grid, radius, schedule.bandwidths[0], device=data.device)
     start = _scaled(data, level, _fitted(level, initial), particles.centres)
     level, start, symmetry = impose_symmetry(level, start, config.group, data, particles.centres)
     found, poses = [], []
@@ -79,8 +79,8 @@ def refined_map(
         rows = (halves == half).nonzero().flatten()
         part = data.subset(rows)
         search = Search(part, schedule.candidates, run, Stage.REFINEMENT, f"half {half}")
-        begun = State(start, ParticleState(particles.centres[rows], particles.residual_px))
-        found.append(_half_refined(search, level, begun, schedule.march, config))
+        begun = SearchState(start, ParticleState(particles.centres[rows], particles.residual_px))
+        found.append(_half_refined(search, level, begun, schedule.bandwidths, config))
         poses.append(session.refined_poses(found[-1], f"half {half} poses", part))
     run.timer("refine")
     together = joined(halves, (poses[0], placed(poses[1], found[1], found[0], apart=False).poses))
@@ -89,7 +89,7 @@ def refined_map(
 
 
 def _half_refined(
-    search: Search, level: ResolutionLevel, state: State, bandwidths: tuple[float, ...], config: RefineConfig
+    search: Search, level: ResolutionLevel, state: SearchState, bandwidths: tuple[float, ...], config: RefineConfig
 ) -> PosedVolume:
     """One half-set: a pose search and a solver's passes at each resolution, and a last search."""
     plan = [
@@ -100,7 +100,7 @@ def _half_refined(
             search.solved(config.solver, config.passes, config.seed, f"{search.part} solver at {bandwidth:g}"),
         )
     ]
-    return marched(search.part, search, level, state, [*plan, (bandwidths[-1], search.pose_search)])
+    return frequency_marching(search.part, search, level, state, [*plan, (bandwidths[-1], search.pose_search)])
 
 
 def _work(levels: int, config: RefineConfig) -> float:

@@ -19,7 +19,6 @@ from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import mirrored_views
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.noise import Noise
 from orbitrec.runtime.progress import HistoryRow, RunState, Stage
 
 
@@ -125,11 +124,10 @@ class Session:
 
         return Poses(**self.run.step(name, refined))
 
-    def rebuilt_map(self, noise: Noise, poses: Poses, halves: Int[Tensor, "N"], used) -> CombinedMap:
+    def rebuilt_map(self, poses: Poses, halves: Int[Tensor, "N"], used) -> CombinedMap:
         """The map of posed particles, from all frequencies of the images.
 
         Args:
-            noise: of the images.
             poses: of all particles.
             halves: (N,) their half-sets, 1 or 2.
 
@@ -142,7 +140,7 @@ class Session:
         def rebuilt(half: int) -> dict[str, object]:
             rows, progress = ((halves == half) & used).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
             found = half_map(
-                stack, noise, rows, poses.rotations, poses.shifts_px,
+                stack, self.data.noise, rows, poses.rotations, poses.shifts_px,
                 group=group, progress=progress, device=config.device,
             )  # fmt: skip
             return {"map": found}
@@ -174,7 +172,7 @@ class Session:
         Returns:
             Map, poses, and how they were found.
         """
-        found = self.rebuilt_map(self.data.noise, poses, halves, used)
+        found = self.rebuilt_map(poses, halves, used)
         skewness = float((found.volume - found.volume.mean()).pow(3).mean())
         inverted = skewness < 0 if self.config.dense_is_dark is None else self.config.dense_is_dark
         found = found.negated() if inverted else found

@@ -14,7 +14,7 @@ from torch import Tensor
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.config import StartKind
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.momnet_start import carried_moments, log_views
+from orbitrec.cryoem.momnet_start import interpolated_moments, log_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.matching import MomentTarget, match_moments
@@ -100,7 +100,7 @@ def moment_starts(
     radius = BALL_SHARE * moments.grid.box
     basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
     target = MomentTarget.estimated(moments)
-    own = SphericalBesselBasis(radius / shrink, basis.k_max * shrink)
+    own = basis.rescaled(shrink)
     starts = []
     for match in match_moments(target, basis, level.directions, generator=generator, starts=count):
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
@@ -121,7 +121,7 @@ def momnet_start(stack: ParticleStack, rows: Int[Tensor, "n"], level: Resolution
     k_max = net.setting.grid_for(n, radius).k_max
     moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2, rows=rows, device=level.projector.device)
     shrink = moments.grid.box / n  # they count lengths in larger pixels
-    target = carried_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
+    target = interpolated_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
     with torch.no_grad():
         found = net(target)
     small = net.setting.volume(found.coefficients[0], radius * shrink)

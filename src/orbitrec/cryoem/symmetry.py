@@ -76,7 +76,7 @@ def _fitted(level: ResolutionLevel, density: Float[Tensor, "n n n"], spacing: fl
 
     Those of orthonormal functions do not depend on the unit of length: they are fitted on the lattice.
     """
-    basis = replace(level.basis, radius=level.basis.radius / spacing, k_max=level.basis.k_max * spacing)
+    basis = level.basis.rescaled(spacing)
     grid = PolarGrid.for_radius(len(density), basis.k_max, basis.radius)
     lattice = ResolutionLevel(level.bandwidth, PolarProjector(basis, grid, level.directions), level.circle)
     return fitted_coefficients(lattice, VoxelVolume(density))

@@ -101,7 +101,6 @@ class RigidFit:
         radius, shell = (values[cycles:].flatten() for values in (radii(len(axis), 3), shell_indices(len(axis), 3)))
         ball = (radius > 0) & (radius <= cycles)
         lattice, shell = lattice[ball], shell[ball] - 1
-        # The derivative of the transform is the transform of −i x v(x).
         x = pixels(n, reference.dtype)
         moments = torch.stack([reference, reference * x, reference * x[:, None], reference * x[:, None, None]])
         value, *slopes = centred_fft(moments.float(), ndim=3)[:, *(lattice + n // 2).flip(1).unbind(1)]
@@ -148,9 +147,8 @@ class RigidFit:
         )
 
     def agreement(self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]) -> Float[Tensor, "c"]:
-        """The mean over all lattice points of their shell's correlation, between −1 and 1."""
-        phase = (-2j * math.pi * (self.lattice.double() @ shift[..., None]).squeeze(-1)).exp()
-        moved = phase.to(torch.complex64) * self.moving.fourier(self._points(matrix))
+        """The mean over all lattice points of their shell's correlation, which is 0 where a shell has no power."""
+        moved = self._transform(matrix, shift)
         cross = self._sum(self.weight * (moved.conj() * self.reference).real)
         correlation = cross / (self._power(moved) * self._power(self.reference)).sqrt()
         count = self._sum(self.weight)
@@ -176,8 +174,7 @@ class RigidFit:
         self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]
     ) -> tuple[Float[Tensor, "c"], Float[Tensor, "c 6 6"], Float[Tensor, "c 6"]]:
         """Score, Gauss–Newton matrix and gradient in a further (rotation vector, shift) of the moved map."""
-        phase = (-2j * math.pi * (self.lattice.double() @ shift[..., None]).squeeze(-1)).exp()
-        moved = phase.to(torch.complex64) * self.moving.fourier(self._points(matrix))
+        moved = self._transform(matrix, shift)
         count, power, target = self._sum(self.weight), self._power(moved), self._power(self.reference)
         cross = self._sum(self.weight * (moved.conj() * self.reference).real).clamp(min=0)
         unexplained = (1 - cross.square() / (power * target)).clamp(min=_FLOOR)
@@ -186,6 +183,11 @@ class RigidFit:
         residual = torch.view_as_real(root * (scale * self.reference - moved)).flatten(1)
         rows = torch.view_as_real((root * scale)[..., None] * self.jacobian).transpose(2, 3).flatten(1, 2)
         return -0.5 * (count * unexplained.log()).sum(-1), rows.mT @ rows, (rows.mT @ residual[..., None]).squeeze(-1)
+
+    def _transform(self, matrix: Float[Tensor, "c 3 3"], shift: Float[Tensor, "c 3"]) -> Complex[Tensor, "c k"]:
+        """The moved map's transform at the lattice points, ``e^{-2πi j·t} v̂(Qᵀj)``."""
+        phase = (-2j * math.pi * (self.lattice.double() @ shift[..., None]).squeeze(-1)).exp()
+        return phase.to(torch.complex64) * self.moving.fourier(self._points(matrix))
 
     def _points(self, matrix: Float[Tensor, "c 3 3"]) -> Float[Tensor, "c k 3"]:
         """``Qᵀj`` as radians per pixel of the moving map."""

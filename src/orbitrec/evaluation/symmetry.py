@@ -25,8 +25,9 @@ class Axes:
     Attributes:
         rotation: R.
         shift_px: s in voxels, x, y, z.
-        score: mean correlation of the map's shells with those of its rotated copies, weighted by their points: 1 for
-            perfect symmetry, near 0 for none.
+        score: mean correlation of the map's shells up to 12 cycles per box with those of its rotated copies, weighted
+            by their points: near 0 without symmetry. A perfectly symmetric map has 1 only if it has content in all
+            these shells: those without count as 0.
     """
 
     rotation: Float[Tensor, "3 3"]

@@ -74,7 +74,10 @@ class PolarGrid:
 
     def __post_init__(self) -> None:
         if self.box < 1 or self.radial_nodes < 1 or self.max_mode < 0:
-            raise InputError(f"a polar grid needs a positive box and nodes, not {self.box} and {self.radial_nodes}")
+            raise InputError(
+                "a polar grid needs a box and radial nodes of at least 1 and a largest mode of at least 0, not "
+                f"{self.box}, {self.radial_nodes} and {self.max_mode}"
+            )
         if not 0 < self.k_max <= math.pi * (1 + 1e-12):
             raise InputError(f"k_max must lie in (0, π] radians per pixel, not {self.k_max:g}")
 

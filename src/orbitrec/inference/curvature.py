@@ -96,10 +96,7 @@ class _Curvature:
         """``Σ_j E[∇s ∇sᵀ]``."""
         size = self.basis.shape[2]
         products = (z[:, None] * self.basis.conj()).mT  # (b, d, p, m)
-        gradient = (
-            torch.view_as_real(products).flatten(3)
-            @ torch.view_as_real(self.rotations.conj().resolve_conj()).flatten(1).mT
-        )
+        gradient = torch.view_as_real(products).flatten(3) @ self.synthesis.mT
         gradient -= torch.einsum("dik,bk->bdi", self.model, part.ctf2_over_noise)[..., None]
         weighted = (gradient * p.sqrt()[:, :, None]).transpose(2, 3).reshape(-1, size)
         return weighted.mT @ weighted

@@ -1,4 +1,4 @@
-"""Scores, posterior, marginal likelihood and EM statistics, for every problem in docs/architecture.md.
+"""Scores, posterior, marginal likelihood and EM statistics, for every problem in ``docs/mathematics.md``.
 
 With observations Y, filters h (``Y`` arrives already multiplied by h: the matched filter), templates T and prior ρ,
 

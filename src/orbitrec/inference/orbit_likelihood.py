@@ -23,6 +23,9 @@ from orbitrec.models.base import Circle, Projector
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.runtime.distributed import FEWEST, shards
 
+Recorder = Callable[[Int[Tensor, "b"], Assignment], None]
+"""A function that is called with the indices and the posteriors of every batch of an E-step."""
+
 
 @runtime_checkable
 class Prior(Protocol):
@@ -75,7 +78,7 @@ class ObservationSet:
     ctf2_over_noise: Float[Tensor, "k"]
     batch: int = 1024
     candidates: Int[Tensor, "N c"] | None = None
-    record: Callable[[Int[Tensor, "b"], Assignment], None] | None = None
+    record: Recorder | None = None
 
     def statistics(self, rows: Int[Tensor, "b"], bank: TemplateBank) -> Statistics:
         """The E-step's sums over the observations ``rows``; the processes share the work."""

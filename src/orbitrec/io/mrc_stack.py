@@ -86,7 +86,7 @@ class MrcStack:
             InputError: always.
         """
         raise InputError(
-            f"{self.path} is a bare stack and says nothing of a CTF; give its STAR file, or `ctf=False` for "
+            f"{self.path} is a stack without a table and says nothing of a CTF; give its STAR file, or `ctf=False` for "
             "images without CTF"
         )
 

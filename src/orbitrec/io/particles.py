@@ -117,10 +117,12 @@ class ParticleStack:
             The particles.
 
         Raises:
-            InputError: if the table is missing, malformed or empty, gives no pixel size, or lacks CTF columns while
-                ``ctf`` is set; if a stack is missing, truncated or shorter than the table says, has images that are
-                not square, or other boxes than the table says.
+            InputError: if ``datadir`` is no folder; if the table is missing, malformed or empty, gives no pixel size or
+                lacks CTF columns while ``ctf`` is set; if a stack is missing, truncated or shorter than the table says,
+                has images that are not square, or other boxes than the table says.
         """
+        if datadir is not None and not datadir.is_dir():
+            raise InputError(f"`datadir`: {datadir} is not a folder; leave it out if the stacks are beside the table")
         table = read_table(path, pixel_size_A, passthrough)
         # All that the table itself can have wrong is found before any stack is opened.
         sources, pixel_sizes = table.sources(), table.pixel_sizes_A()

@@ -89,6 +89,7 @@ def write_simulation(
             progress(len(images))
     write_map(run.file("truth.mrc"), grid, pixel_size_A)
     layout = ("particles.mrcs", count, n, pixel_size_A)
-    poses = {"rotations": simulation.rotations, "shifts_px": simulation.shifts_px}
-    write_star(run.file("truth.star"), particle_tables(*layout, ctf=simulation.ctf, **poses))
-    write_star(run.file("particles.star"), particle_tables(*layout, ctf=simulation.ctf))
+    blind = particle_tables(*layout, ctf=simulation.ctf)
+    posed = particle_tables(*layout, ctf=simulation.ctf, rotations=simulation.rotations, shifts_px=simulation.shifts_px)
+    write_star(run.file("truth.star"), posed)
+    write_star(run.file("particles.star"), blind)

@@ -1,4 +1,4 @@
-"""The two tensors and the circle that every problem is written in (``docs/architecture.md``).
+"""The two tensors and the circle that every problem is written in (``docs/mathematics.md``).
 
 Templates ``T[d, m, k]`` and observations ``Y[j, s, m, k]`` (s: known displacements to be marginalised, often one) share
 circular modes m and nodes k; rotating by α multiplies mode m by ``exp(−imα)``.

@@ -81,14 +81,6 @@ class MomentAccumulator:
             raise InputError(f"moments on {other.grid} cannot be merged with moments on {self.grid}; use one grid")
         return MomentAccumulator(self.grid, **{name: s + other.sums()[name] for name, s in self.sums().items()})
 
-    def truncated(self, k_max: float, radius: float) -> "MomentAccumulator":
-        """The sums on a part of the grid: see :meth:`PolarGrid.truncated`."""
-        grid = self.grid.truncated(k_max, radius)
-        m, k = slice(grid.max_mode + 1), slice(grid.node_count)
-        return MomentAccumulator(
-            grid, self.first[k], self.second[m, k, k], self.power[k], self.noise[k, k], self.product[k, k], self.count
-        )
-
     def estimate(self, regularisation: float = 1e-3) -> Moments:
         """Debiased moments. Denominators are raised by ``regularisation`` times their mean, for zeros of the CTF.
 

@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.mra.density import fitted_density
-from orbitrec.mra.identifiability import present_frequencies, signal_warnings
+from orbitrec.mra.identifiability import present_frequencies, signal_checks
 from orbitrec.mra.problem import MRAEstimate, MRAProblem
 from orbitrec.optim.lbfgs import Rules, differentiated, minimise_function
 
@@ -31,7 +31,7 @@ def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: 
         starts: how many of them.
 
     Returns:
-        Signal and density; the signal's warnings.
+        Signal and density; the quality checks of the signal.
 
     Raises:
         InputError: if the observations are windows, or only moments are known.
@@ -40,14 +40,14 @@ def recover_bispectrum(problem: MRAProblem, generator: torch.Generator, starts: 
     n = problem.given_all_samples("bispectrum").n
     target = _weighted(problem, mean_bispectrum(problem.given_observations()))
     angles = torch.rand(starts, n // 2 + 1, generator=generator, dtype=torch.float64)
-    results = [_ascended(target, _marched(target, start)) for start in torch.exp(2j * math.pi * angles)]
+    results = [_maximised(target, _frequency_marching(target, start)) for start in torch.exp(2j * math.pi * angles)]
     _, best = max(results, key=lambda result: result[0])
     power = problem.moments.second[0].diagonal().real * present_frequencies(problem)
     transform = _phases(best, n)[: n // 2 + 1] * torch.fft.ifftshift(power)[: n // 2 + 1].sqrt()
     transform[0] = problem.moments.first[0, n // 2].real
     signal = torch.fft.irfft(transform, n=n, norm="ortho")
     density = fitted_density(problem, signal)
-    return MRAEstimate(signal, density, 1.0, time.perf_counter() - began, signal_warnings(problem))
+    return MRAEstimate(signal, density, 1.0, time.perf_counter() - began, signal_checks(problem))
 
 
 def mean_bispectrum(observations: Float[Tensor, "N n"]) -> Complex[Tensor, "h n"]:
@@ -87,7 +87,7 @@ def _weighted(problem: MRAProblem, bispectrum: Complex[Tensor, "h n"]) -> Comple
     return bispectrum * weight
 
 
-def _marched(target: Complex[Tensor, "h n"], start: Complex[Tensor, "h"]) -> Float[Tensor, "h"]:
+def _frequency_marching(target: Complex[Tensor, "h n"], start: Complex[Tensor, "h"]) -> Float[Tensor, "h"]:
     """Angles by frequency marching, ``u_c = sgn Σ_{a+b=c} conj B[a, b] u_a u_b``; those of ``start`` where it is 0."""
     phases = start.clone()
     for c in range(2, len(start)):
@@ -98,7 +98,7 @@ def _marched(target: Complex[Tensor, "h n"], start: Complex[Tensor, "h"]) -> Flo
     return phases.angle()
 
 
-def _ascended(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tuple[float, Float[Tensor, "h"]]:
+def _maximised(target: Complex[Tensor, "h n"], start: Float[Tensor, "h"]) -> tuple[float, Float[Tensor, "h"]]:
     """Maximise ``Re Σ conj B[a, b] u_a u_b conj u_{a+b}`` over the angles of u_0 … u_{n//2}, by L-BFGS."""
     n = target.shape[1]
     sums, scale = _sums(n), 1 / (float(target.abs().sum()) or 1.0)  # 0 for a constant signal

@@ -8,7 +8,7 @@ import torch
 from orbitrec.moments.analytic import Moments
 from orbitrec.moments.losses import kam_loss
 from orbitrec.mra.density import fitted_density
-from orbitrec.mra.identifiability import two_moment_warnings
+from orbitrec.mra.identifiability import two_moment_checks
 from orbitrec.mra.least_squares import matched, misfit, recover_least_squares
 from orbitrec.mra.matching import Pair, jointly_shifted
 from orbitrec.mra.model import PeriodicMRA, shifted
@@ -24,14 +24,14 @@ def recover_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
     """What the pretrained encoder that explains the moments best finds, and no more.
 
     Each of the pretrained encoders is for mixtures of so many Gaussians; where none is for the signal's length, or the
-    observations are windows, this is least squares, and a warning says so.
+    observations are windows, this is least squares, and a quality check says so.
     """
     began = time.perf_counter()
     pair = _best_pair(problem)
     if pair is None:
         return _without_encoder(problem, generator)
     density, signal = pair
-    return MRAEstimate(signal[0], density[0], 0.0, time.perf_counter() - began, two_moment_warnings(problem))
+    return MRAEstimate(signal[0], density[0], 0.0, time.perf_counter() - began, two_moment_checks(problem))
 
 
 def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
@@ -48,23 +48,23 @@ def recover_moments(problem: MRAProblem, generator: torch.Generator) -> MRAEstim
     if pair is None:
         return _without_encoder(problem, generator)
     density, signal = pair[0][0], pair[1][0]
-    n, warnings = problem.model.n, two_moment_warnings(problem)
+    n, checks = problem.model.n, two_moment_checks(problem)
     expected = (n + n * n) * max(1 / problem.count, _ROUNDING)
 
     def refuted() -> bool:
         return float(misfit(problem, signal, density)) > (1 + 6 / n) * expected
 
     if refuted():
-        warnings += (f"{_REFUTED}: matched from their estimate",)
+        checks += (f"{_REFUTED}: matched from their estimate",)
         _, signal = matched(problem, signal, density, enough=expected)
         if refuted():
             density = fitted_density(problem, signal)
     if refuted():
         other = recover_least_squares(problem, generator)
         if float(misfit(problem, other.signal, other.density)) < float(misfit(problem, signal, density)):
-            warnings = (*warnings[:-1], f"{_REFUTED}: matched from other starts")
+            checks = (*checks[:-1], f"{_REFUTED}: matched from other starts")
             signal, density = other.signal, other.density
-    return MRAEstimate(signal, density, 0.0, time.perf_counter() - began, warnings)
+    return MRAEstimate(signal, density, 0.0, time.perf_counter() - began, checks)
 
 
 def _best_pair(problem: MRAProblem) -> Pair | None:
@@ -91,5 +91,5 @@ def _best_pair(problem: MRAProblem) -> Pair | None:
 def _without_encoder(problem: MRAProblem, generator: torch.Generator) -> MRAEstimate:
     estimate = recover_least_squares(problem, generator)
     seen = "windows" if not isinstance(problem.model, PeriodicMRA) else f"signals of {problem.model.n} samples"
-    warning = f"there is no pretrained encoder for {seen}: recovered by least squares from several starts"
-    return replace(estimate, warnings=(*estimate.warnings, warning))
+    check = f"there is no pretrained encoder for {seen}: recovered by least squares from several starts"
+    return replace(estimate, checks=(*estimate.checks, check))

@@ -51,8 +51,12 @@ def density_period(problem: MRAProblem) -> int:
     return problem.model.n // math.gcd(problem.model.n, *seen.tolist())
 
 
-def signal_warnings(problem: MRAProblem) -> tuple[str, ...]:
-    """Warnings from the power spectrum: that it is only noise, or that it vanishes below its highest frequency."""
+def signal_checks(problem: MRAProblem) -> tuple[str, ...]:
+    """Quality checks of the power spectrum: it is more than noise, and vanishes nowhere below its highest frequency.
+
+    Returns:
+        A sentence for each that fails.
+    """
     if not isinstance(problem.model, PeriodicMRA):
         return ()
     n = problem.model.n
@@ -70,17 +74,21 @@ def signal_warnings(problem: MRAProblem) -> tuple[str, ...]:
     )
 
 
-def two_moment_warnings(problem: MRAProblem) -> tuple[str, ...]:
-    """Warnings for a recovery by the first two moments: of the density of shifts, then of the signal."""
+def two_moment_checks(problem: MRAProblem) -> tuple[str, ...]:
+    """Quality checks of a recovery by the first two moments: of the density of shifts, then of the signal.
+
+    Returns:
+        A sentence for each that fails.
+    """
     if not isinstance(problem.model, PeriodicMRA):
         return ()
     period, n = density_period(problem), problem.model.n
     if period == n or not present_frequencies(problem, _SEEN).any():
-        return signal_warnings(problem)
+        return signal_checks(problem)
     shape = "uniform" if period == 1 else f"periodic with a period of {period} of {n} samples"
     return (
         f"the shifts look {shape}, and then two moments do not determine the signal: try bispectrum or em",
-        *signal_warnings(problem),
+        *signal_checks(problem),
     )
 
 

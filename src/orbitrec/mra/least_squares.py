@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.mra.density import LEAST_PROBABILITY, fitted_density
-from orbitrec.mra.identifiability import present_frequencies, two_moment_warnings
+from orbitrec.mra.identifiability import present_frequencies, two_moment_checks
 from orbitrec.mra.model import PeriodicMRA
 from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
 from orbitrec.mra.starts import starting_signals
@@ -28,7 +28,7 @@ def recover_least_squares(problem: MRAProblem, generator: torch.Generator, start
         starts: how many; the first is the spectral method's signal where it applies.
 
     Returns:
-        Signal and density, with warnings where two moments do not determine them.
+        Signal and density, with quality checks where two moments do not determine them.
     """
     began = time.perf_counter()
     results = [
@@ -40,7 +40,7 @@ def recover_least_squares(problem: MRAProblem, generator: torch.Generator, start
         signal,
         fitted_density(problem, _band(problem, 0)(signal)),
         seconds=time.perf_counter() - began,
-        warnings=two_moment_warnings(problem),
+        checks=two_moment_checks(problem),
     )
 
 

@@ -58,7 +58,7 @@ def recover_signal(problem: MRAProblem, method: Method, generator: torch.Generat
         generator: source of random starts. The same generator gives the same result.
 
     Returns:
-        Signal and density, both of n samples, the cost, and warnings where the recovery is unreliable.
+        Signal and density, both of n samples, the cost, and quality checks where the recovery is unreliable.
 
     Raises:
         InputError: if the method cannot use the problem: it needs observations and only moments are known, or whole

@@ -103,14 +103,14 @@ class MRAEstimate:
         density: probabilities of the n shifts.
         passes: passes over the observations after the one for moments.
         seconds: time of the method, moments excluded.
-        warnings: a sentence for each reason that theory gives for the recovery to be impossible or unstable.
+        checks: a sentence for each reason that theory gives for the recovery to be impossible or unstable.
     """
 
     signal: Float[Tensor, "n"]
     density: Float[Tensor, "n"]
     passes: float = 0.0
     seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 def model_moments(model: MRA, signal: Float[Tensor, "*batch n"], density: Float[Tensor, "*batch n"]) -> Moments:

@@ -16,7 +16,7 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_ifft
 from orbitrec.moments.losses import relative_errors
 from orbitrec.mra.density import fitted_density
-from orbitrec.mra.identifiability import present_frequencies, two_moment_warnings
+from orbitrec.mra.identifiability import present_frequencies, two_moment_checks
 from orbitrec.mra.problem import MRAEstimate, MRAProblem, model_moments
 
 
@@ -31,7 +31,7 @@ def recover_spectral(problem: MRAProblem) -> MRAEstimate:
         problem: moments of whole periods.
 
     Returns:
-        Signal and density, with warnings where two moments do not determine them.
+        Signal and density, with quality checks where two moments do not determine them.
 
     Raises:
         InputError: if the observations are windows, or no frequency stands out of the noise.
@@ -45,7 +45,7 @@ def recover_spectral(problem: MRAProblem) -> MRAEstimate:
         if best is None or of_this < error:
             best, error = (signal, density), of_this
     assert best is not None
-    return MRAEstimate(*best, seconds=time.perf_counter() - began, warnings=two_moment_warnings(problem))
+    return MRAEstimate(*best, seconds=time.perf_counter() - began, checks=two_moment_checks(problem))
 
 
 def _candidates(problem: MRAProblem) -> Iterator[Float[Tensor, "n"]]:

@@ -17,7 +17,7 @@ from orbitrec.networks.frequency_marching import from_half, march_frequencies
 E = TypeVar("E", bound="Encoder")
 
 _TYPICAL = 100.0
-"""Inverse prior variance of a Fourier coefficient: training starts from it, and it shrinks the marched coefficients."""
+"""Inverse prior variance of a Fourier coefficient: training starts from it, and it shrinks what marching finds."""
 _SUREST = 30.0
 """Bound on the logarithm of a guess's certainty: far from what training has seen its exponential must stay finite."""
 
@@ -149,7 +149,7 @@ class StructuredEncoder(Encoder):
         found = march_frequencies(first, second, sigma, count)
         certainty = torch.cat([found.signal_certainty, found.density_certainty], dim=1)
         weighted = torch.cat([found.signal * found.signal_certainty, found.density], dim=1)
-        # Where little is known marched coefficients are wild; shrunk by a typical prior they are fit to look at.
+        # Where little is known marching finds wild coefficients; shrunk by a typical prior they are fit to look at.
         shrunk = weighted / (certainty + _TYPICAL)
         noise = torch.stack([sigma, 100 / count.sqrt()], dim=1)
         features = torch.cat([shrunk.real, shrunk.imag, (certainty + 1e-2).log10().clamp(max=10) / 5, noise], dim=1)

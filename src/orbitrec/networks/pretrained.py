@@ -81,14 +81,14 @@ def load_encoder(encoder: type[E], source: str | Path, n: int | None = None) -> 
 
     Args:
         encoder: the class.
-        source: as there.
+        source: a name of pretrained weights, or the path of a file of weights.
         n: samples of the signals it is wanted for, if that is to be checked now.
 
     Returns:
         The encoder.
 
     Raises:
-        InputError: as there, or if the encoder is for signals of another length.
+        InputError: as :func:`load_network`, or if the encoder is for signals of another length.
     """
     found = load_network(encoder, source)
     if n is not None and n != found.n:

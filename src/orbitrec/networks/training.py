@@ -3,7 +3,6 @@
 Everything that decides how training goes on is in the checkpoint: what is resumed ends in the same weights.
 """
 
-import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 
 from orbitrec.errors import InputError
 from orbitrec.io.plain import from_plain
-from orbitrec.io.tensors import read_tensors, write_tensors
 from orbitrec.networks.base import StoredNetwork
-from orbitrec.optim.adam import Schedule, ScheduledAdam, warm_up_cosine
+from orbitrec.optim.adam import RateSchedule, ScheduledAdam, warm_up_cosine
+from orbitrec.runtime.checkpoints import read_checkpoint, write_checkpoint
 
+KIND = "training checkpoint"
 STREAM = 1_000_000
 """Between the seeds of streams of problems. Generators on the CPU heed the low 32 bits of a seed only."""
 
@@ -60,7 +60,7 @@ class TrainingTask(ABC, Generic[N, P]):
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) <= 0 or not 0 < self.learning_rate < math.inf:
-            raise InputError("steps, batch and learning rate must be positive")
+            raise InputError("`steps`, `batch` and `learning_rate` must be positive")
         if not 0 <= self.seed < STREAM:
             raise InputError(f"a seed of {self.seed} is not between 0 and {STREAM - 1}; choose one that is")
 
@@ -106,7 +106,7 @@ class TrainingTask(ABC, Generic[N, P]):
 T = TypeVar("T", bound=TrainingTask[Any, Any])
 
 
-def learning_rate(task: TrainingTask) -> Schedule:
+def learning_rate(task: TrainingTask) -> RateSchedule:
     """Rises over the first 2 % of the steps and falls as a cosine to zero."""
     return warm_up_cosine(task.learning_rate, task.steps, max(1, task.steps // 50))
 
@@ -175,7 +175,7 @@ class Trainer(Generic[T]):
                 progress = TrainingProgress(self.step, self.seconds, self.task.validation(self.network, problems))
                 if not math.isfinite(sum(progress.errors.values())):
                     raise InputError(
-                        f"training diverged within {self.step} steps; choose a smaller rate than "
+                        f"training diverged within {self.step} steps; choose a `learning_rate` below "
                         f"{self.task.learning_rate:g}"
                     )
                 self.history.append(progress)
@@ -184,19 +184,24 @@ class Trainer(Generic[T]):
         return self.network
 
     def save(self, path: Path) -> None:
-        """Write weights, the optimiser's and the generator's state, and the history, in one atomic file."""
-        tensors = {f"weights.{name}": value for name, value in self.network.state_dict().items()}
+        """Write weights, the optimiser's and the generator's state, and the history, in one checkpoint."""
         names = [name for name, _ in self.network.named_parameters()]
-        for index, state in self.adam.state().items():
-            tensors |= {f"adam.{key}.{names[index]}": value for key, value in state.items()}
-        tensors["generator"] = self.generator.get_state()
-        facts = {"step": self.step, "seconds": self.seconds, "history": [asdict(row) for row in self.history]}
-        metadata = {
-            "encoder": self.task.architecture.name,
-            "training": json.dumps(asdict(self.task)),
-            "facts": json.dumps(facts),
+        running = {
+            f"adam.{key}.{names[index]}": value
+            for index, state in self.adam.state().items()
+            for key, value in state.items()
         }
-        write_tensors(path, "training checkpoint", tensors, metadata)
+        record = {
+            **{f"weights.{name}": value for name, value in self.network.state_dict().items()},
+            **running,
+            "generator": self.generator.get_state(),
+            "architecture": self.task.architecture.name,
+            "task": asdict(self.task),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": [asdict(row) for row in self.history],
+        }
+        write_checkpoint(path, record, KIND)
 
     @classmethod
     def resumed(cls, path: Path, kind: type[T], device: str | torch.device = "cpu") -> "Trainer[T]":
@@ -213,33 +218,33 @@ class Trainer(Generic[T]):
         Raises:
             InputError: if the file is missing, broken, or no checkpoint of that kind.
         """
-        tensors, metadata = read_tensors(path, "training checkpoint", "begin a training run first")
+        record = read_checkpoint(path, KIND, "begin another training run")
+        another = InputError(f"{path} is the checkpoint of another kind of training; resume it by its own command")
         try:
-            task = from_plain(kind, json.loads(metadata["training"]))
+            task, name = from_plain(kind, record["task"]), record["architecture"]
         except (KeyError, TypeError) as error:
-            raise _another_kind(path) from error
-        if metadata.get("encoder") != task.architecture.name:
-            raise _another_kind(path)
+            raise another from error
+        if name != task.architecture.name:
+            raise another
         trainer = cls(task, device)
-        trainer.network.load_state_dict(
-            {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
-        )
-        names = [name for name, _ in trainer.network.named_parameters()]
-        state = {
-            index: {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for index, name in enumerate(names)
-            if f"adam.step.{name}" in tensors
-        }
-        trainer.generator.set_state(tensors["generator"])
-        facts = json.loads(metadata["facts"])
-        trainer.adam.restore(state, facts["step"])
-        trainer.step, trainer.seconds = facts["step"], facts["seconds"]
-        trainer.history = [TrainingProgress(**row) for row in facts["history"]]
+        trainer._restore(record)
         return trainer
 
-
-def _another_kind(path: Path) -> InputError:
-    return InputError(f"{path} is the checkpoint of another kind of training; resume it by its own command")
+    def _restore(self, record: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`save` recorded."""
+        weights = {
+            name.removeprefix("weights."): value for name, value in record.items() if name.startswith("weights.")
+        }
+        self.network.load_state_dict(weights)
+        running = {
+            index: {key: record[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for index, (name, _) in enumerate(self.network.named_parameters())
+            if f"adam.step.{name}" in record
+        }
+        self.adam.restore(running, record["step"])
+        self.generator.set_state(record["generator"])
+        self.step, self.seconds = record["step"], record["seconds"]
+        self.history = [TrainingProgress(**row) for row in record["history"]]
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

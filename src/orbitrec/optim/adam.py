@@ -10,21 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Schedule = Callable[[int], float]
+RateSchedule = Callable[[int], float]
 """The learning rate of each step, from step 0 on."""
 
 
-def constant(rate: float) -> Schedule:
+def constant(rate: float) -> RateSchedule:
     """The same rate at every step."""
     return lambda step: rate
 
 
-def cosine(rate: float, steps: int) -> Schedule:
+def cosine(rate: float, steps: int) -> RateSchedule:
     """From ``rate`` to zero after ``steps``, as half a period of a cosine (Loshchilov and Hutter 2017, (5))."""
     return lambda step: rate * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def warm_up_cosine(rate: float, steps: int, warm_up: int) -> Schedule:
+def warm_up_cosine(rate: float, steps: int, warm_up: int) -> RateSchedule:
     """:func:`cosine` times a factor that rises linearly to 1 over the first steps.
 
     Args:
@@ -50,7 +50,7 @@ class ScheduledAdam:
         steps: how many have been taken; the argument of the schedule for the next one.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], schedule: Schedule, largest_norm: float = math.inf) -> None:
+    def __init__(self, parameters: Iterable[Tensor], schedule: RateSchedule, largest_norm: float = math.inf) -> None:
         self._parameters = list(parameters)
         self._adam = torch.optim.Adam(self._parameters)
         self._schedule, self._largest_norm = schedule, largest_norm

@@ -234,7 +234,7 @@ class InformationBFGS(BFGS):
 
 @dataclass(frozen=True)
 class FisherBFGS(Identity):
-    """BFGS pairs on top of the damped empirical Fisher matrix of a few terms, which is renewed periodically.
+    """BFGS pairs on top of the damped empirical Fisher matrix of a few terms, which is refreshed periodically.
 
     For a likelihood the Fisher matrix is an estimate of the Hessian that needs first derivatives only and is never
     negative; 16 d terms give it to about 25 %, and the pairs correct the rest. Far from a solution it is damped as by
@@ -244,7 +244,7 @@ class FisherBFGS(Identity):
 
     Attributes:
         terms: of the Fisher matrix, per unknown.
-        period: snapshots between two renewals of the matrix.
+        period: snapshots between two refreshes of the matrix.
         memory: pairs kept.
         damping: share of the mean eigenvalue, see above.
         unseen: share of the mean eigenvalue, see above.

@@ -190,7 +190,7 @@ def _draw_facts(axes: Axes, picture: RunPicture) -> None:
     }
     if picture.history:
         facts["poses searched to"] = f"{picture.history[-1].resolution_A:.1f} Å"
-        facts["time"] = f"{max(row.seconds for row in picture.history):,.0f} s"
+        facts["time of the search"] = f"{max(row.seconds for row in picture.history):,.0f} s"
     if picture.fsc is not None:
         facts |= {f"FSC {t:g}": resolution_text(picture.fsc.cutoff_A(t, voxel)) for t in (0.5, 0.143)}
     axes.set_axis_off()

@@ -73,12 +73,15 @@ class KnownMap:
         """A map in memory, at the box and pixel size of the stack.
 
         Raises:
-            InputError: if it has another box, or is constant.
+            InputError: if it has another box, is constant, or holds NaN or infinite values.
         """
-        if len(grid) != stack.n:
+        if grid.shape != (stack.n,) * 3:
             raise InputError(
-                f"the map has {len(grid)} voxels along an edge and the images {stack.n}; resample it first"
+                f"the map has {' × '.join(map(str, grid.shape))} voxels and the images {stack.n} × {stack.n} pixels; "
+                "resample it to a cube of that box"
             )
+        if not bool(grid.isfinite().all()):
+            raise InputError("the map holds NaN or infinite voxels; it cannot be used")
         if not float(grid.double().std()) > 0:
             raise InputError("the map is constant; give one that shows a particle")
         return cls(Path("a map in memory"), grid.detach().cpu().double())
@@ -86,12 +89,11 @@ class KnownMap:
 
 def write_run(
     run: RunFolder,
-    source: Path,
     stack: ParticleStack,
     config: SearchConfig,
     result: PosedMap,
     truth: KnownMap | None,
-    kind: RunKind = RunKind.INITIAL_MODEL,
+    kind: RunKind,
 ) -> Summary:
     """Write the files of a run.
 
@@ -102,7 +104,6 @@ def write_run(
 
     Args:
         run: the folder.
-        source: the particle table as it was given.
         stack: the particles.
         config: of the run.
         result: of the run.
@@ -124,9 +125,9 @@ def write_run(
     write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
-    summary = summary_of(source, stack, config, result, comparison)
+    summary = summary_of(stack, config, result, comparison)
     write_json(run.file(SUMMARY), summary.to_dict())
-    title = f"{source.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
+    title = f"{stack.table.path.name}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
     chosen = str(result.selection.chosen + 1)
     picture = RunPicture(
         rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title, chosen
@@ -145,13 +146,10 @@ def write_run(
     return summary
 
 
-def summary_of(
-    source: Path, stack: ParticleStack, config: SearchConfig, result: PosedMap, truth: TruthComparison | None
-) -> Summary:
+def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, truth: TruthComparison | None) -> Summary:
     """The facts of a run.
 
     Args:
-        source: the particle table as it was given.
         stack: the particles.
         config: of the run.
         result: of the run.
@@ -164,7 +162,7 @@ def summary_of(
     notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
     return Summary(
         orbitrec=__version__,
-        input=str(source),
+        input=str(stack.table.path),
         particles=len(stack),
         box_px=stack.n,
         pixel_size_A=pixel,

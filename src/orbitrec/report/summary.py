@@ -108,7 +108,7 @@ class HalfMaps:
 
 @dataclass(frozen=True)
 class TruthComparison:
-    """How far the map agrees with the truth that was given, aligned over rotations, shifts and both hands.
+    """How far the map agrees with the truth that was given, aligned over rotation, shift and handedness.
 
     Attributes:
         path: the true map.

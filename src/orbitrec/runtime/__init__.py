@@ -1,1 +1,1 @@
-"""What a run is carried out with: processes, threads, checkpoints, progress."""
+"""What a run needs: processes, threads, checkpoints, progress."""

@@ -19,7 +19,7 @@ from orbitrec.io.tensors import read_tensors, write_tensors
 KIND = "checkpoint"
 Record = Mapping[str, object]
 """Tensors and values that JSON can hold, by name."""
-State = TypeVar("State")
+S = TypeVar("S")
 
 
 def write_checkpoint(path: Path | str, record: Record, kind: str = KIND) -> None:
@@ -131,7 +131,7 @@ def flattened(state: object, prefix: str = "") -> tuple[dict[str, Tensor], dict[
     return tensors, numbers
 
 
-def rebuilt(like: State, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> State:
+def rebuilt(like: S, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> S:
     """Put a state together again from what :func:`flattened` returned.
 
     Args:
@@ -150,8 +150,8 @@ def rebuilt(like: State, tensors: Mapping[str, Tensor], numbers: Mapping[str, An
 
 
 def _rebuilt(
-    kind: type[State], known: Mapping[str, Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], prefix: str
-) -> State:
+    kind: type[S], known: Mapping[str, Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], prefix: str
+) -> S:
     leaves: dict[str, Any] = {}
     for name in _names(kind):
         key, value = prefix + name, known.get(name)

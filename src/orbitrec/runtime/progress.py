@@ -19,7 +19,6 @@ class Stage(StrEnum):
     """What a run is doing, in the words that progress bar, history and report use."""
 
     READING = "reading particles"
-    CENTRING = "centring"
     STARTS = "stochastic EM"
     SELECTION = "selection"
     MARCHING = "frequency marching"

@@ -13,6 +13,8 @@ from orbitrec.io.runs import CHECKPOINT, RunFolder, new_run
 from orbitrec.runtime.checkpoints import Checkpoints
 
 SETTINGS = "settings.json"
+FORMAT = 2
+"""Of the records that runs keep; counted up when their names or content change, as a run cannot go on from others."""
 
 
 @contextmanager
@@ -32,31 +34,45 @@ def resumable_run(
         The folder, and the records of the finished steps.
 
     Raises:
-        InputError: as :func:`new_run`; if the interrupted run had other settings, or the run in ``path`` is finished.
+        InputError: as :func:`new_run`; if the interrupted run had other settings or is of a version with other records,
+            the run in ``path`` is finished, or ``path`` has a folder of that name which is no run's.
     """
     path = Path(path)
     if resume and (path / CHECKPOINT / SETTINGS).is_file():
         run = RunFolder(path)
         _check_settings(path, settings)
-        for stray in path.rglob(".*"):  # left by writers that were killed
-            if re.match(r"\.\d+-", stray.name):
-                stray.unlink(missing_ok=True)
+        for stray in filter(_is_stray, path.rglob(".*")):
+            stray.unlink(missing_ok=True)
         yield run, Checkpoints(run.checkpoint)
         shutil.rmtree(run.checkpoint)
         return
     if resume and path.is_dir() and (path / "summary.json").is_file():
         raise InputError(f"the run in {path} is finished; there is nothing to resume")
-    if resume:  # killed before it had begun
-        shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+    if resume and (path / CHECKPOINT).is_dir():
+        if not all(map(_is_stray, (path / CHECKPOINT).iterdir())):
+            raise InputError(
+                f"{path / CHECKPOINT} is not of a run that can go on; choose another folder for the output"
+            )
+        shutil.rmtree(path / CHECKPOINT)  # killed before it had begun
     with new_run(path) as run:
         checkpoints = Checkpoints(run.checkpoint)
-        write_json(run.checkpoint / SETTINGS, settings)
+        write_json(run.checkpoint / SETTINGS, {**settings, "format": FORMAT})
         yield run, checkpoints
         shutil.rmtree(run.checkpoint)
 
 
+def _is_stray(path: Path) -> bool:
+    """Whether a file was left by a writer that was killed."""
+    return re.match(r"\.\d+-", path.name) is not None
+
+
 def _check_settings(path: Path, settings: Mapping[str, object]) -> None:
     before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text()), json.loads(to_json(settings))
+    if before.pop("format", None) != FORMAT:
+        raise InputError(
+            f"the run in {path} was begun by another version of orbitrec, whose records this one cannot use; begin it "
+            "anew in another folder"
+        )
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         name = changed[0]

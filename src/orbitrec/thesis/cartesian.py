@@ -16,14 +16,14 @@ from torch import Tensor
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.grids import frequency_vectors
 from orbitrec.geometry.harmonics import harmonic_phases, real_spherical_harmonics
-from orbitrec.models.base import Circle
+from orbitrec.models.base import Circle, LinearProjector
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 NO_CIRCLE = Circle(torch.tensor([0]), 1)
 
 
 @dataclass(frozen=True, eq=False)
-class CartesianProjector:
+class CartesianProjector(LinearProjector):
     """The linear map ``T_j = M_j w`` from spherical-Bessel coefficients to slices on the K₂ grid, in float64.
 
     Args:
@@ -43,11 +43,6 @@ class CartesianProjector:
     def dimension(self) -> int:
         """Number of functions of the basis."""
         return len(self.basis)
-
-    @property
-    def antipodal(self) -> bool:
-        """Rotations are in no pairs."""
-        return False
 
     def from_images(self, images: Float[Tensor, "b n n"]) -> Complex[Tensor, "b one k"]:
         """Coordinates of images: their unitary transform on the grid."""
@@ -92,10 +87,6 @@ class CartesianProjector:
         rows = torch.view_as_real(x[:, 0]).permute(1, 2, 0).contiguous()  # (k, two, q)
         shells = torch.einsum("kta,at->ak", rows @ self._harmonics, self._phases)
         return (self.radial * shells[self.basis.lm]).sum(1)
-
-    def normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "q k"]) -> Float[Tensor, "p"]:
-        """``Σ_j M_j* W_j M_j w`` with W diagonal over rotations and frequencies."""
-        return self.adjoint(self.templates(w) * weight[:, None])
 
     def gram(self, weight: Float[Tensor, "q k"]) -> Float[Tensor, "p p"]:
         """``Σ_j M_j* W_j M_j`` where no CTF makes a rotation's weights differ between frequencies."""

@@ -73,7 +73,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class StartSummary:
+class StartEnds:
     """One start: where it begins and ends, and what it needs to reach the final moment error of :data:`REFERENCE`."""
 
     start: str
@@ -92,7 +92,7 @@ class StartTable(ExperimentResult):
     """
 
     size: CurveSize
-    starts: tuple[StartSummary, ...]
+    starts: tuple[StartEnds, ...]
 
     def tables(self) -> list[TextTable]:
         """One line for each start."""
@@ -101,7 +101,7 @@ class StartTable(ExperimentResult):
         return [TextTable.of(title, headings, [_cells(start) for start in self.starts])]
 
 
-def _cells(start: StartSummary) -> tuple[str, ...]:
+def _cells(start: StartEnds) -> tuple[str, ...]:
     first, last = start.first, start.last
     pairs = (
         (first.moment_error, last.moment_error),
@@ -193,7 +193,7 @@ def summary(rows: list[CurvePoint], size: CurveSize) -> StartTable:
     by_start = {name: [row for row in rows if row.start == name] for name in dict.fromkeys(row.start for row in rows)}
     goal = by_start[REFERENCE][-1].moment_error
     starts = (
-        StartSummary(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
+        StartEnds(name, of[0], of[-1], next((row for row in of if row.moment_error <= goal), None))
         for name, of in by_start.items()
     )
     return StartTable("figure-2.4", size, tuple(starts))

@@ -14,16 +14,14 @@ import torch
 
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.files import write_csv
-from orbitrec.io.plain import from_plain
 from orbitrec.io.runs import RunFolder
 from orbitrec.networks.molecules import ViewLaw
 from orbitrec.networks.momnet import MomNet, MomNetEstimate
-from orbitrec.networks.momnet_training import MomNetTraining
-from orbitrec.networks.pretrained import MOMNET, load_momnet, load_provenance
+from orbitrec.networks.pretrained import load_momnet
 from orbitrec.thesis.momnet_matching import MomNetMatching
 from orbitrec.thesis.plots.curves import Curve, draw_matching
 from orbitrec.thesis.records import ExperimentResult, TextTable
-from orbitrec.thesis.table_3_1 import aligned, compact_map, exact_moments, reconstruction, slices
+from orbitrec.thesis.table_3_1 import aligned, compact_map, exact_moments, pretrained_training, reconstruction, slices
 from orbitrec.volumes.voxel import VoxelVolume
 
 _LOSS = "Kam loss (3.13)"
@@ -81,7 +79,7 @@ def runs(path: Path, iterations: int, callback: Callable[[], None] = lambda: Non
         InputError: if the map cannot be read.
     """
     trained = load_momnet()
-    untrained = from_plain(MomNetTraining, load_provenance(MOMNET).training).untrained()
+    untrained = pretrained_training().untrained()
     truth, voxel_A = compact_map(path)
     setting = trained.setting
     views = ViewLaw().draw(1, torch.Generator().manual_seed(1))[0]

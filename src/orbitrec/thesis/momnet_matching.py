@@ -8,19 +8,20 @@ encoder, by Adam, as the thesis does. Then a FourierNet that starts at zero is a
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.cryoem.momnet_start import log_views
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss, relative_errors
-from orbitrec.networks.momnet import MomNet, MomNetEstimate
+from orbitrec.networks.momnet import MomNet, MomNetEstimate, MomNetSetting
 from orbitrec.optim.adam import ScheduledAdam, constant, cosine
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet
@@ -143,3 +144,20 @@ class MomNetMatching:
             least = min(least, float(loss.detach()))
             adam.step(loss)
         return least
+
+
+def smooth_views(estimate: MomNetEstimate, setting: MomNetSetting, directions: Float[Tensor, "d 3"]) -> MomNetEstimate:
+    """The estimate with a smooth density: the polynomial nearest to :func:`log_views`, by least squares.
+
+    Args:
+        estimate: the network's output, a batch of one.
+        setting: the network's.
+        directions: unit vectors (d, 3) on which the polynomial is fitted.
+
+    Returns:
+        The same estimate with this log density.
+    """
+    harmonics = setting.harmonics(directions).to(estimate.log_density)
+    design = torch.cat([harmonics, harmonics.new_ones(len(directions), 1)], dim=1)
+    fitted = torch.linalg.lstsq(design, log_views(estimate, setting, directions)[:, None]).solution
+    return replace(estimate, log_density=fitted[:-1].mT)

@@ -213,8 +213,10 @@ def _found(matching: Matching, answer: VoxelEstimate, unknowns: int) -> Found:
 def classical_solutions(matching: Matching, iterations: int) -> dict[str, Found]:
     """What the classical method finds."""
     generator = torch.Generator().manual_seed(matching.seed)
-    options = {"starts": 1, "shift_px": 0.0, "iterations": iterations, "generator": generator}
-    best = match_moments(matching.target, matching.basis, matching.directions, **options)[0]
+    best = match_moments(
+        matching.target, matching.basis, matching.directions,
+        starts=1, shift_px=0.0, iterations=iterations, generator=generator,
+    )[0]  # fmt: skip
     projector = PolarProjector(matching.basis, matching.grid, matching.directions, torch.float64)
     views = best.log_density.exp()
     moments = uniform_moments(projector.templates(best.coefficients), views, matching.grid)

@@ -183,7 +183,7 @@ def families(samples: int, callback: Callable[[int], None] = lambda done: None) 
 
     ``callback`` is called with the number of problems that were done since the last call.
     """
-    wide = _training()
+    wide = pretrained_training()
     laws = {"20 Gaussian atoms": replace(wide, proteins=PLAIN), "and rods, stretched, filtered": wide}
     return [_family(name, training, samples, callback) for name, training in laws.items()]
 
@@ -324,13 +324,14 @@ def _case(net: MomNet, problem: MapProblem, target: Moments, mean: MomNetEstimat
     )  # fmt: skip
 
 
-def _training() -> MomNetTraining:
+def pretrained_training() -> MomNetTraining:
+    """The training that made the pretrained network."""
     return from_plain(MomNetTraining, load_provenance(MOMNET).training)
 
 
 def _mean_volume(setting: MomNetSetting) -> MomNetEstimate:
     """The family's mean volume."""
-    problems = _training().held_out(1000)
+    problems = pretrained_training().held_out(1000)
     mean = problems.coefficients.mean(0, keepdim=True)
     return MomNetEstimate(
         mean, mean.new_zeros(1, harmonic_count(setting.density_degree) - 1), mean.new_zeros(1)

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.momnet_start import smooth_views
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
@@ -33,7 +32,7 @@ from orbitrec.networks.momnet import MomNet, MomNetEstimate
 from orbitrec.networks.pretrained import load_momnet
 from orbitrec.report.sphere import draw_sphere
 from orbitrec.runtime.checkpoints import Checkpoints, Record
-from orbitrec.thesis.momnet_matching import MomNetMatching
+from orbitrec.thesis.momnet_matching import MomNetMatching, smooth_views
 from orbitrec.thesis.plots.volumes import draw_volumes
 from orbitrec.thesis.records import ExperimentResult, TextTable
 from orbitrec.thesis.table_3_1 import RADIUS_SHARE, compact_map

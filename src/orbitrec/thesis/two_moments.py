@@ -140,8 +140,9 @@ class Matching:
     def target(self) -> MomentTarget:
         """What the particles would give."""
         generator = torch.Generator().manual_seed(self.seed + 1)
-        draw = {"sigma": SIGMA, "count": PARTICLES, "generator": generator}
-        moments = sampled_moments(self.true_templates, self.true_density, self.grid, **draw)
+        moments = sampled_moments(
+            self.true_templates, self.true_density, self.grid, sigma=SIGMA, count=PARTICLES, generator=generator
+        )
         noise = SIGMA**2 * torch.diagonal(self.grid.noise_gram(), dim1=1, dim2=2).real
         variance = torch.diagonal(moments.second, dim1=1, dim2=2).real.clamp(min=0) + noise
         return MomentTarget(moments, self.grid, variance, float(PARTICLES))

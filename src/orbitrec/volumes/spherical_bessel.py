@@ -10,7 +10,7 @@ resolution.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -94,6 +94,10 @@ class SphericalBesselBasis:
         # The zeros of each degree lie below those of the next, and u_ls < π (s + l/2) + 2.
         last = bessel_zeros(math.pi * (radial + degree / 2) + 2)[degree][radial - 1]
         return cls(radius, float(last) / radius * (1 + 1e-12), degree, radial)
+
+    def rescaled(self, length: float) -> "SphericalBesselBasis":
+        """The same functions where lengths are counted in units of ``length`` pixels."""
+        return replace(self, radius=self.radius / length, k_max=self.k_max * length)
 
     @cached_property
     def zeros(self) -> list[np.ndarray]:

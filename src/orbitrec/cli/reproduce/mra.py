@@ -31,10 +31,8 @@ def table_2_1(
     with experiment_run(output) as (run, bar):
         weights = experiment.pretrained_weights()
         if scale is Scale.full and run is not None:
-            task, origin = (
-                bar.add_task("training", total=len(weights)),
-                Origin("orbitrec reproduce table-2.1 --scale full -o DIR", commit()),
-            )
+            task = bar.add_task("training", total=len(weights))
+            origin = Origin("orbitrec reproduce table-2.1 --scale full -o DIR", commit())
             weights = experiment.retrained_weights(run.path, origin, lambda done: bar.update(task, completed=done))
         task = bar.add_task("table", total=experiment.ROWS)
         result = experiment.table(weights, samples, lambda row: bar.advance(task))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orbitrec.cli.bars import passing_bar
 from orbitrec.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,15 +42,6 @@ def reproduce() -> None:
     """Reproduce a table or figure of the thesis, its own figures beside ours."""
 
 
-def progress_bar() -> "Progress":
-    """A bar on the terminal; none where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
-
-
 @contextmanager
 def experiment_run(output: Path | None) -> "Iterator[tuple[RunFolder | None, Progress]]":
     """The folder for an experiment's results, if one is wanted, and a progress bar."""
@@ -57,7 +49,7 @@ def experiment_run(output: Path | None) -> "Iterator[tuple[RunFolder | None, Pro
 
     from orbitrec.io.runs import new_run
 
-    with nullcontext() if output is None else new_run(output) as run, progress_bar() as bar:
+    with nullcontext() if output is None else new_run(output) as run, passing_bar() as bar:
         yield run, bar
 
 
@@ -74,7 +66,7 @@ def resumable_experiment(
     if resume and output is None:
         raise InputError("--resume goes on with the run in a folder; say in which by -o DIR")
     folder = nullcontext((None, Checkpoints())) if output is None else resumable_run(output, settings, resume=resume)
-    with folder as (run, checkpoints), progress_bar() as bar:
+    with folder as (run, checkpoints), passing_bar() as bar:
         yield run, checkpoints, bar
 
 

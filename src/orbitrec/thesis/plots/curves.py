@@ -1,4 +1,4 @@
-"""Figure 2.4: errors against iterations and seconds, a curve for each start."""
+"""Figures 2.4 and 3.7: errors against iterations and seconds, a curve for each start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,7 @@
 Seen from direction d a pseudo-atom lies at radius r and angle θ of the image. By the Jacobi–Anger expansion its slice
 has the circular modes ``(−i)^m J_m(kr) e^{−imθ}``. Bessel functions of even order are even in r, and those of odd order
 r times an even function; both are sums of Chebyshev polynomials in r², as exact as the numbers are. So templates are
-two matrix
-products: pseudo-atoms to polynomials, polynomials to nodes.
+two matrix products: pseudo-atoms to polynomials, polynomials to nodes.
 """
 
 import math
@@ -45,9 +44,9 @@ class PseudoAtomProjector:
 
     @cached_property
     def _bessel(self) -> Float[Tensor, "m p k"]:
-        """Chebyshev coefficients of ``±c_m s_k J_m(kr)``, for odd m divided by r, in ``2r² − 1``; r in reaches.
+        """Chebyshev coefficients of ``±c_m s_k J_m(kr)``, for odd m divided by r, in ``2r² − 1``.
 
-        The sign is that of ``(−i)^m``, or of ``i (−i)^m`` where m is odd.
+        r is in units of ``max_radius``. The sign is that of ``(−i)^m``, or of ``i (−i)^m`` where m is odd.
         """
         argument = self.max_radius * self.grid.nodes.numpy()
         largest = argument[-1]
@@ -66,7 +65,7 @@ class PseudoAtomProjector:
         seen = torch.einsum("dij,ai->jda", self._frames, centers)
         x, y = seen / seen.square().sum(0).clamp(min=1).sqrt()
         count, modes = self._bessel.shape[1], self.grid.max_mode + 1
-        cosines, sines = _even_turns(x, y, (modes + 1) // 2)
+        cosines, sines = _even_rotations(x, y, (modes + 1) // 2)
         radial = _chebyshev(2 * (x.square() + y.square()) - 1, count) * weights
         # Modes 2j are (−1)^j e^{−2ijθ} times the first third, modes 2j + 1 that times −i (x − iy), the others.
         spread = torch.cat([radial, radial * x[:, None], radial * y[:, None]], dim=1).mT
@@ -77,7 +76,7 @@ class PseudoAtomProjector:
         return torch.complex(*(by_mode @ self._bessel).chunk(2, dim=1))
 
 
-def _even_turns(
+def _even_rotations(
     x: Float[Tensor, "d a"], y: Float[Tensor, "d a"], count: int
 ) -> tuple[Float[Tensor, "d j a"], Float[Tensor, "d j a"]]:
     """Real and imaginary parts of ``e^{−2ijθ}`` for j below ``count``."""
