@@ -61,6 +61,8 @@ def test_a_run_has_what_a_person_asks_of_it(result, particles):
     assert len(result.fsc.value) == N // 2 + 1
     assert any("200 particles are few" in check for check in result.checks)
     assert result.summary.truth is not None
+    assert repr(result).startswith(f"<Reconstruction of {len(result.particles)} particles: ")
+    assert len(repr(result)) < 200
     html = result._repr_html_()
     assert "data:image/png;base64," in html
     assert "200 particles are few" in html

@@ -164,6 +164,15 @@ class Reconstruction:
         """Write the same files into the folder of a run."""
         return write_run(run, self.particles, self.config, self.found, self.truth, self.kind)
 
+    def __repr__(self) -> str:
+        """One line, since a map and thousands of poses are nothing to read."""
+        resolution, count = self.found.combined.masked.corrected.cutoff_A(0.143, self.voxel_size_A), len(self.checks)
+        told = "no quality check" if count == 0 else f"{count} quality check{'s' * (count > 1)}"
+        return (
+            f"<{type(self).__name__} of {len(self.particles):,} particles: {self.particles.n}³ voxels of "
+            f"{self.voxel_size_A:g} Å, half-maps agree to {resolution:.1f} Å, {told} to read>"
+        )
+
     def _repr_html_(self) -> str:
         return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
 
@@ -192,7 +201,7 @@ def abinitio(
         InputError: for too few particles, bad images, or a configuration that does not fit the stack.
     """
     stack, config = _opened(particles), AbInitioConfig() if config is None else config
-    instance(AbInitioConfig, "an `AbInitioConfig`").check("config", config)
+    instance(AbInitioConfig, "an AbInitioConfig").check("config", config)
     known = None if truth is None else _known(truth, stack)
     return Reconstruction(
         stack, config, initial_model(stack, config, callback, checkpoints), RunKind.INITIAL_MODEL, known
@@ -228,7 +237,7 @@ def refine(
             configuration that does not fit the stack.
     """
     stack, config = _opened(particles), RefineConfig() if config is None else config
-    instance(RefineConfig, "a `RefineConfig`").check("config", config)
+    instance(RefineConfig, "a RefineConfig").check("config", config)
     start = _known(initial, stack)
     known = None if truth is None else _known(truth, stack)
     found = refined_map(stack, start.grid, config, callback, checkpoints)

@@ -24,6 +24,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory, phantom_particles: Callable[
     return ParticleStack.open(folder / "particles.star")
 
 
+def made(kind, **fields):
+    """A record as it is made outside of tests, where annotations are not checked before the record checks itself."""
+    record = kind()
+    for name, value in fields.items():
+        object.__setattr__(record, name, value)
+    record.__post_init__()
+    return record
+
+
 @pytest.mark.parametrize("kind", [AbInitioConfig, RefineConfig])
 @pytest.mark.parametrize("name", ["diameter_A", "resolution_A", "shift_px"])
 @pytest.mark.parametrize("value", [0.0, -3.0, math.nan, math.inf])
@@ -45,7 +54,7 @@ def test_lengths_that_are_none_are_refused(kind, name, value):
 @pytest.mark.parametrize("kind", [AbInitioConfig, RefineConfig])
 def test_fields_of_another_type_are_refused(kind, name, value):
     with pytest.raises(InputError, match=f"^`{name}` must be .*, not {re.escape(repr(value))}$"):
-        kind(**{name: value})
+        made(kind, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -53,30 +62,31 @@ def test_fields_of_another_type_are_refused(kind, name, value):
 )
 def test_starts_of_another_type_are_refused(name, value):
     with pytest.raises(InputError, match=f"^`{name}` must be .*, not {re.escape(repr(value))}$"):
-        AbInitioConfig(**{name: value})
+        made(AbInitioConfig, **{name: value})
 
 
 @pytest.mark.parametrize("value", ["6", math.nan, math.inf, 0])
 def test_passes_that_are_no_number_are_refused(value):
     with pytest.raises(InputError, match=r"^`passes` must be a positive number, not "):
-        RefineConfig(passes=value)
+        made(RefineConfig, passes=value)
 
 
 def test_an_integer_of_numpy_is_an_integer():
-    assert AbInitioConfig(np.float32(12.0), seed=np.int64(3), matched=np.int64(0)).starts == 6
+    assert made(AbInitioConfig, diameter_A=np.float32(12.0), seed=np.int64(3)).seed == 3
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("march", ()), ("march", (0.0,)), ("march", (12.0, 8.0)), ("march", 8.0), ("march", [8.0]), ("passes", 0),
+        ("bandwidths", ()),
+        ("bandwidths", (0.0,)), ("bandwidths", (12.0, 8.0)), ("bandwidths", 8.0), ("bandwidths", [8.0]), ("passes", 0),
         ("candidates", 0), ("batch", 0), ("rounds", 1.5), ("round_passes", 0), ("start_bandwidth", -1.0),
         ("start_batch", 0), ("start_steps", -1), ("held_out", 0),
     ],
 )  # fmt: skip
 def test_sizes_out_of_range_are_refused(name, value):
     with pytest.raises(InputError, match=f"^`{name}` must be "):
-        Schedule(**{name: value})
+        made(Schedule, **{name: value})
 
 
 @pytest.mark.parametrize(

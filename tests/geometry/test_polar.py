@@ -135,7 +135,7 @@ def test_bad_input_is_said():
         with pytest.raises(InputError, match="k_max"):
             PolarGrid(16, k_max, 4, 4)
     for box, nodes, max_mode in ((0, 4, 4), (16, 0, 4), (16, 4, -1)):
-        with pytest.raises(InputError, match="positive"):
+        with pytest.raises(InputError, match="at least 1 and a largest mode of at least 0"):
             PolarGrid(box, 1.0, nodes, max_mode)
     with pytest.raises(InputError, match="17 px do not fit"):
         PolarGrid(16, 1.0, 4, 4).from_images(torch.zeros(1, 17, 17))

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def info(
     file: Annotated[
-        Path, typer.Argument(help="A particle table (.star, .cs), a map (.mrc) or a stack of images (.mrcs).")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A particle table (.star, .cs), a map (.mrc) or a stack of images (.mrcs)."
+        ),
     ],
     images: Annotated[bool, typer.Option("--images", help="Look at the particles' images too.")] = False,
     datadir: Datadir = None,

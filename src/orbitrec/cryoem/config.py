@@ -47,13 +47,13 @@ class Constraint(NamedTuple):
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _is_whole(value: object, least: int, most: int | None = None) -> bool:
     if not isinstance(value, Integral) or isinstance(value, bool):
         return False
-    return least <= value and (most is None or value <= most)
+    return least <= int(value) and (most is None or int(value) <= most)
 
 
 def _is_device(value: object) -> bool:

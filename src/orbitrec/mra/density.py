@@ -26,7 +26,7 @@ def fitted_density(problem: MRAProblem, signal: Float[Tensor, "n"]) -> Float[Ten
         signal: (n,).
 
     Returns:
-        Probabilities of the n shifts.
+        Probabilities of the n shifts; uniform ones for a signal that no shift of explains the moments.
     """
     model, n = problem.model, problem.model.n
     views = model.coordinates(model.views(signal)).flatten(1)
@@ -43,7 +43,7 @@ def fitted_density(problem: MRAProblem, signal: Float[Tensor, "n"]) -> Float[Ten
     values, vectors = torch.linalg.eigh(normal)
     root = values.clamp(min=_ROUNDING * float(values[-1])).sqrt()
     density = torch.from_numpy(_non_negative((root[:, None] * vectors.mT).numpy(), (vectors.mT @ right / root).numpy()))
-    return density / density.sum()
+    return density / density.sum() if float(density.sum()) > 0 else torch.full_like(density, 1 / n)
 
 
 def _non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
