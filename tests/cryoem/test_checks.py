@@ -51,11 +51,27 @@ def good() -> Evidence:
     candidates = [Candidate(0, 50.0, 1.0), Candidate(2, 49.9, 0.95), Candidate(1, 45.0, 0.2)]
     selection = Selection(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], candidates)
     rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
-    return Evidence(_map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selection, None)
+    blob = _map(torch.exp(-0.05 * _distance().square()))
+    return Evidence(blob, rotations, RADIUS, 3.0, data, selection, None, torch.ones(COUNT), None)
 
 
 def test_good_data_pass_every_check(good):
     assert quality_checks(good) == []
+
+
+def test_many_images_of_something_else_are_told_of(good):
+    inlier = torch.ones(COUNT)
+    inlier[: COUNT // 5] = 0.01
+    (sentence,) = quality_checks(replace(good, inlier=inlier))
+    assert sentence.startswith("20 % of the images look like no view of the particle")
+    inlier[COUNT // 20 :] = 0.9
+    assert quality_checks(replace(good, inlier=inlier)) == []
+
+
+def test_half_sets_that_disagree_are_told_of(good):
+    assert quality_checks(replace(good, agreement=0.95)) == []
+    (sentence,) = quality_checks(replace(good, agreement=0.4))
+    assert "ended in different maps (correlation 0.40)" in sentence
 
 
 def test_uniform_views_have_their_shares():

@@ -140,8 +140,6 @@ class Schedule:
     select_batch: int = 300
     held_out: int = 1000
     bandwidths: tuple[float, ...] = (19.0, 24.0, 28.0)
-    finer: tuple[float, ...] = (34.0, 40.0)
-    least_gain: float = 0.01
     passes: int = 2
     candidates: int = 32
     batch: int = 1000
@@ -163,7 +161,6 @@ class Schedule:
             start_bandwidth=min(self.start_bandwidth, limit),
             select_bandwidth=min(self.select_bandwidth, limit),
             bandwidths=tuple(cut),
-            finer=tuple(b for b in self.finer if b < limit),
         )
 
 
@@ -173,8 +170,6 @@ _SCHEDULE = {
     **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
     **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
     "bandwidths": BANDWIDTHS,
-    "finer": Constraint(lambda value: value == () or _ascends(value), BANDWIDTHS.words),
-    "least_gain": POSITIVE,
 }
 
 
@@ -241,7 +236,7 @@ class SearchConfig:
         limit = NYQUIST_SHARE * math.pi * radius
         if self.resolution_A is not None:
             limit = min(limit, 2 * math.pi * radius * stack.pixel_size_A / self.resolution_A)
-            schedule = replace(schedule, bandwidths=(*(b for b in schedule.bandwidths if b < 0.95 * limit), limit), finer=())
+            schedule = replace(schedule, bandwidths=(*(b for b in schedule.bandwidths if b < 0.95 * limit), limit))
         if limit < FEWEST_SHELLS:
             raise InputError(
                 f"{stack.n} px of {stack.pixel_size_A:g} Å hold the particle to fewer than two resolved shells at this "
@@ -269,6 +264,9 @@ class AbInitioConfig(SearchConfig):
         start: how starts are made from the stack's moments.
         matched: how many such starts.
         random: how many random starts.
+        independent_halves: whether each half-set is searched by itself, from its own starts, so that the half-maps'
+            correlation measures the resolution and their agreement whether the map is right. It takes up to twice as
+            long.
         solver: for the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own. None is EM on
             batches with discounted statistics (:class:`orbitrec.optim.online.OnlineEM`), which updates the poses in the
             same pass.
@@ -280,7 +278,7 @@ class AbInitioConfig(SearchConfig):
     start: StartKind = StartKind.moments
     matched: int = 2
     random: int = 6
-    shared_halves: bool = True
+    independent_halves: bool = False
     solver: Solver | None = None
 
     def __post_init__(self) -> None:
@@ -299,6 +297,7 @@ _AB_INITIO = {
     "start": instance(StartKind, "one of orbitrec.cryoem.config.StartKind"),
     "matched": COUNT,
     "random": COUNT,
+    "independent_halves": FLAG,
     "solver": SOLVER.or_none(),
 }
 

@@ -1,9 +1,9 @@
 """Two half-sets of particles that are worked on apart, so that their agreement measures what is right."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from orbitrec.cryoem.multiresolution import PosedVolume
@@ -46,19 +46,11 @@ def placed(poses: Poses, own: PosedVolume, other: PosedVolume, *, apart: bool) -
     rotations = mirrored_views(poses.rotations) if motion.mirrored else poses.rotations
     rotations = motion.rotation @ rotations
     moved = torch.einsum("bji,j->bi", rotations, pixel * motion.shift_px)[:, :2]
-    return Placed(Poses(rotations, poses.shifts_px - moved, poses.log_likelihood), motion.correlation)
+    moved_poses = replace(poses, rotations=rotations, shifts_px=poses.shifts_px - moved)
+    return Placed(moved_poses, motion.correlation)
 
 
 def joined(halves: Int[Tensor, "N"], poses: tuple[Poses, Poses]) -> Poses:
     """The poses of all particles in their order, from those of half-set 1 and of half-set 2."""
-    order = _order(halves)
+    order = torch.cat([(halves == half).nonzero().flatten() for half in (1, 2)]).argsort()
     return Poses(*(torch.cat(column)[order] for column in zip(*(vars(part).values() for part in poses), strict=True)))
-
-
-def joined_flags(halves: Int[Tensor, "N"], flags: tuple[Bool[Tensor, "_"], Bool[Tensor, "_"]]) -> Bool[Tensor, "N"]:
-    """A property of all particles in their order, from that of half-set 1 and of half-set 2."""
-    return torch.cat(flags)[_order(halves)]
-
-
-def _order(halves: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-    return torch.cat([(halves == half).nonzero().flatten() for half in (1, 2)]).argsort()

@@ -1,19 +1,18 @@
 """The ab initio search: stack → modes → centres → starts → frequency marching → poses → map."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from orbitrec.cryoem.centring import centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
+from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel
-from orbitrec.cryoem.halves import joined, joined_flags, placed
 from orbitrec.cryoem.multi_start import Selection, multi_start
 from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
@@ -58,34 +57,27 @@ def initial_model(
     run = RunState(generator, _total_work(len(stack), config, schedule), callback, checkpoints or Checkpoints())
     shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
 
-    finest = max((*schedule.bandwidths, *schedule.finer))
+    finest = max(schedule.bandwidths)
     k_max = finest / radius
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
-    centring = centred(data, radius, max(schedule.bandwidths), shift_px, run)
+    centring = centred(data, radius, finest, shift_px, run)
     run.timer("centre")
     session = Session(stack, data, statistics, config, run)
-    particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 * radius / max(schedule.bandwidths)))
-    if config.shared_halves:
+    particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
+    if not config.independent_halves:
         found = searched(session, schedule, torch.arange(len(stack)), particles)
-        poses, inliers, selections = found.poses, found.inliers, (found.selection,)
-        symmetry = found.symmetry
-    else:
-        parts = []
-        for half in (1, 2):
-            rows = (halves == half).nonzero().flatten()
-            with run.working_on(f"half {half}"):
-                parts.append(searched(session, schedule, rows, particles.subset(rows)))
-        first, second = parts
-        moved = placed(second.poses, second.volume, first.volume, apart=True)
-        poses = joined(halves, (first.poses, moved.poses))
-        inliers = joined_flags(halves, (first.inliers, second.inliers))
-        found, symmetry, selections = first, first.symmetry, (first.selection, second.selection)
-        print("AGREE", moved.agreement)
-    import os
-    if os.environ.get("LAB"): torch.save(dict(inlier=inliers.float(), odds=data.log_outlier, ll=poses.log_likelihood), os.environ["LAB"])
-    return session.result(poses, halves, selections[0], symmetry, inliers, independent=not config.shared_halves)
+        return session.result(found.poses, halves, found.selection, found.symmetry, None)
+    parts = []
+    for half in (1, 2):
+        rows = (halves == half).nonzero().flatten()
+        with run.working_on(f"half {half}"):
+            parts.append(searched(session, schedule, rows, particles.subset(rows)))
+    first, second = parts
+    moved = placed(second.poses, second.volume, first.volume, apart=True)
+    poses = joined(halves, (first.poses, moved.poses))
+    return session.result(poses, halves, first.selection, first.symmetry, moved.agreement)
 
 
 @dataclass(frozen=True)
@@ -97,14 +89,12 @@ class Searched:
         symmetry: how symmetric the chosen start was; None without a symmetry.
         volume: the volume at the end of frequency marching, with the poses of the search.
         poses: refined.
-        inliers: (n,) which of the particles are views of the volume.
     """
 
     selection: Selection
     symmetry: SymmetryCheck | None
     volume: PosedVolume
     poses: Poses
-    inliers: Bool[Tensor, "n"]
 
 
 def searched(session: Session, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState) -> Searched:
@@ -131,26 +121,16 @@ def searched(session: Session, schedule: Schedule, rows: Int[Tensor, "n"], parti
     run.timer("starts")
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
-    plan = marching_plan(search, config, schedule, schedule.bandwidths)
+    plan = marching_plan(search, config, schedule)
     found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
-    for bandwidth in schedule.finer:
-        state = SearchState(found.model, found.particles, found.rotations, found.shifts_px)
-        plan = marching_plan(search, config, schedule, (bandwidth,))
-        finer = frequency_marching(f"frequency marching to {bandwidth:g}", search, found.level, state, plan)
-        gain = _gain(run, data.resolution_A(found.level.basis.k_max), data.resolution_A(finer.level.basis.k_max))
-        print("GAIN", bandwidth, gain, flush=True)
-        if gain < schedule.least_gain:
-            break
-        found = finer
     run.timer("frequency marching")
     poses = session.refined_poses(found, "poses", data)
     run.timer("poses")
-    assert found.particles.inlier is not None
-    return Searched(selection, symmetry, found, poses, found.particles.inlier > 0.5)
+    return Searched(selection, symmetry, found, poses)
 
 
 def marching_plan(
-    search: Search, config: AbInitioConfig, schedule: Schedule, bandwidths: Sequence[float]
+    search: Search, config: AbInitioConfig, schedule: Schedule
 ) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
     """The steps of frequency marching, each with its bandwidth.
 
@@ -161,40 +141,28 @@ def marching_plan(
     Args:
         search: makes the steps.
         config: names the solver.
-        schedule: the passes at each bandwidth, and their batches.
-        bandwidths: where they are made.
+        schedule: the bandwidths, and the passes at each.
 
     Returns:
         Bandwidth (radius · k_max) and step, in order.
     """
     solver = config.solver
     if solver is None:
-        return [(b, search.online_pass(schedule.batch)) for b in bandwidths for _ in range(schedule.passes)]
+        return [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
     plan: list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]] = []
-    for bandwidth in bandwidths:
+    for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
             plan.append((bandwidth, search.pose_search))
             plan.append((bandwidth, search.solved(solver, schedule.round_passes, config.seed, name)))
-    return [*plan, (bandwidths[-1], search.pose_search)]
-
-
-def _gain(run: RunState, before_A: float, after_A: float) -> float:
-    """Relative gain of log-likelihood by finer frequencies, on particles from which these had not been learnt.
-
-    The first pass at the finer resolution sees every particle before its new shells have been updated from it, so the
-    second half of that pass is a test set; it is compared with the last pass before.
-    """
-    own = [row for row in run.history if row.stage is Stage.MARCHING and row.alternative == run.part]
-    before, after = ([row.log_likelihood for row in own if row.resolution_A == at] for at in (before_A, after_A))
-    passes = 2
-    first = after[: len(after) // passes]
-    new, old = first[len(first) // 2 :], before[-(len(before) // passes) :]
-    return float(np.mean(new)) / float(np.mean(old)) - 1
+    return [*plan, (schedule.bandwidths[-1], search.pose_search)]
 
 
 def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float:
     """Of a run on so many particles, in the units of :attr:`Stage.cost`."""
+    if config.independent_halves:
+        alone = replace(config, independent_halves=False)
+        return 2 * _total_work(count // 2, alone, schedule)
     pool = count - schedule.held_out_of(count)
     start, settle, select = (
         steps * min(batch, pool)

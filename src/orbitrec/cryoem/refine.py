@@ -5,6 +5,8 @@ held the likelihood, marginal over each particle's own directions, all in-plane 
 a finite sum in the map's coefficients, with a Gaussian prior from the map's own power: that is what a solver is given.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,7 @@ from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
@@ -66,6 +69,7 @@ def refined_map(
     run = RunState(generator, total, callback, checkpoints or Checkpoints())
     k_max = max(schedule.bandwidths) / radius
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
+    data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
     session = Session(stack, data, statistics, config, run)
     particles = _centred(session, radius)
@@ -83,9 +87,10 @@ def refined_map(
         found.append(_half_refined(search, level, begun, schedule.bandwidths, config))
         poses.append(session.refined_poses(found[-1], f"half {half} poses", part))
     run.timer("refine")
-    together = joined(halves, (poses[0], placed(poses[1], found[1], found[0], apart=False).poses))
+    moved = placed(poses[1], found[1], found[0], apart=False)
+    together = joined(halves, (poses[0], moved.poses))
     given = Selection(level, start, 0, ["map"], [], [])
-    return session.result(together, halves, given, symmetry, independent=True)
+    return session.result(together, halves, given, symmetry, moved.agreement)
 
 
 def _half_refined(

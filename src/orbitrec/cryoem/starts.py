@@ -119,7 +119,9 @@ def momnet_start(stack: ParticleStack, rows: Int[Tensor, "n"], level: Resolution
     net, pixel, n = load_momnet(), stack.pixel_size_A, stack.n
     radius = level.basis.radius
     k_max = net.setting.grid_for(n, radius).k_max
-    moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2, rows=rows, device=level.projector.device)
+    moments = accumulate_moments(
+        stack, 2 * math.pi * pixel / k_max, n * pixel / 2, rows=rows, device=level.projector.device
+    )
     shrink = moments.grid.box / n  # they count lengths in larger pixels
     target = interpolated_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
     with torch.no_grad():

@@ -166,7 +166,9 @@ class RunState:
             "times": [self.elapsed(), self._last_timer, self._done],
             "timers": self.timers,
         }
-        saved = self.checkpoints.save(self._named(name), {**record, **{f"run {key}": value for key, value in state.items()}})
+        saved = self.checkpoints.save(
+            self._named(name), {**record, **{f"run {key}": value for key, value in state.items()}}
+        )
         return {key: saved[key] for key in record}
 
     def advance(self, stage: Stage, images: int | float, part: str = "") -> None:
