@@ -53,7 +53,7 @@ class Evidence:
         data: the particles.
         selection: the starts.
         symmetry: how symmetric the map was before a symmetry was imposed; None without.
-        inlier: (N,) probability that each particle is a view of the map.
+        inlier: (images,) probability that each particle is a view of the map.
         agreement: correlation of the maps of half-sets that were worked on apart; None if one model posed both.
     """
 
@@ -64,7 +64,7 @@ class Evidence:
     data: ParticleModes
     selection: Selection
     symmetry: SymmetryCheck | None
-    inlier: Float[Tensor, "N"]
+    inlier: Float[Tensor, "images"]
     agreement: float | None
 
 
