@@ -67,13 +67,13 @@ def initial_model(
     session = Session(stack, data, statistics, config, run)
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
     if not config.independent_halves:
-        found = searched(session, schedule, torch.arange(len(stack)), particles)
+        found = searched(session, config, schedule, torch.arange(len(stack)), particles)
         return session.result(found.poses, halves, found.selection, found.symmetry, None)
     parts = []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
         with run.working_on(f"half {half}"):
-            parts.append(searched(session, schedule, rows, particles.subset(rows)))
+            parts.append(searched(session, config, schedule, rows, particles.subset(rows)))
     first, second = parts
     moved = placed(second.poses, second.volume, first.volume, apart=True)
     poses = joined(halves, (first.poses, moved.poses))
@@ -97,11 +97,14 @@ class Searched:
     poses: Poses
 
 
-def searched(session: Session, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState) -> Searched:
+def searched(
+    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState
+) -> Searched:
     """Starts, frequency marching and refined poses of some of the particles.
 
     Args:
         session: the run.
+        config: of the search.
         schedule: its sizes.
         rows: (n,) indices of the particles.
         particles: what is known of them, above all where they are centred.
@@ -109,7 +112,7 @@ def searched(session: Session, schedule: Schedule, rows: Int[Tensor, "n"], parti
     Returns:
         Volume and poses.
     """
-    config, run, data = session.config, session.run, session.data.subset(rows)
+    run, data = session.run, session.data.subset(rows)
     radius = config.radius_px(session.stack)
     used = rows[data.inliers()]
     selection = multi_start(

@@ -14,10 +14,10 @@ from torch import Tensor
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.config import StartKind
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.momnet_start import interpolated_moments, log_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.matching import MomentTarget, match_moments
+from orbitrec.networks.momnet_moments import interpolated_moments, log_views
 from orbitrec.networks.pretrained import load_momnet
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.volumes.base import Volume
