@@ -144,7 +144,7 @@ class Search:
             problem = searched_likelihood(self.data, level, state.particles, self.candidates)
             own, start = given_views(problem, level, state.model), state.model.coefficients.double()
             alone = count() == 1  # several processes would have to agree on where to go on
-            kept = self.run.checkpoints.file(name) if alone else None
+            kept = self.run.checkpoints.file(self.run.named(name)) if alone else None
             seconds: dict[int, float] = {}
             advanced = self._advanced(seconds)
             result = run(

@@ -112,7 +112,8 @@ def searched(
     Returns:
         Volume and poses.
     """
-    run, data = session.run, session.data.subset(rows)
+    run, whole = session.run, len(rows) == len(session.data)
+    data = session.data if whole else session.data.subset(rows)
     radius = config.radius_px(session.stack)
     used = rows[data.inliers()]
     selection = multi_start(

@@ -137,7 +137,8 @@ class RunState:
         finally:
             self.part = before
 
-    def _named(self, name: str) -> str:
+    def named(self, name: str) -> str:
+        """The name of a record of the part that the run works on."""
         return f"{self.part} {name}".strip()
 
     def step(self, name: str, compute: Callable[[], Record]) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class RunState:
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The record ``name``, None if there is none; random numbers, history and clock are set back to its time."""
-        state = from_first(lambda: self.checkpoints.load(self._named(name)))
+        state = from_first(lambda: self.checkpoints.load(self.named(name)))
         if state is None:
             return None
         kept: dict[str, Any] = {key: state.pop(f"run {key}") for key in ("generator", "history", "times", "timers")}
@@ -167,7 +168,7 @@ class RunState:
             "timers": self.timers,
         }
         saved = self.checkpoints.save(
-            self._named(name), {**record, **{f"run {key}": value for key, value in state.items()}}
+            self.named(name), {**record, **{f"run {key}": value for key, value in state.items()}}
         )
         return {key: saved[key] for key in record}
 
@@ -180,7 +181,7 @@ class RunState:
             part: of the stage; may be empty.
         """
         self._done += stage.cost * images
-        self.callback(Status(stage, self._named(part), min(1.0, self._done / self.total)))
+        self.callback(Status(stage, self.named(part), min(1.0, self._done / self.total)))
 
     def counter(self, stage: Stage, part: str = "") -> Callable[[int], None]:
         """A function that reports work on a stage; it is called with the number of images."""
@@ -198,7 +199,7 @@ class RunState:
             log_likelihood: of one particle.
             seconds: since the beginning of the run; now if None.
         """
-        alternative = self._named(alternative)
+        alternative = self.named(alternative)
         step = 1 + sum(
             (row.stage, row.alternative, row.resolution_A) == (stage, alternative, resolution_A) for row in self.history
         )
