@@ -200,7 +200,7 @@ def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:
     )
 
 
-def _particle_rows(result: PosedMap) -> list[dict[str, float]]:
+def _particle_rows(result: PosedMap) -> list[dict[str, int | float]]:
     """What is known of every particle beside its pose, in the order of the table."""
     return [
         {"row": row, "log_likelihood": round(value, 3), "inlier_probability": round(inlier, 6)}
