@@ -56,7 +56,7 @@ class Race:
     def matched(self, count: int) -> Iterator[tuple[float, VolumeAndViews]]:
         """Solutions of moment matching, best loss first."""
         begun = time.monotonic()
-        found = moment_starts(self.stack, self.low, count, self.generator)
+        found = moment_starts(self.stack, torch.arange(len(self.stack)), self.low, count, self.generator)
         seconds = (time.monotonic() - begun) / count
         for start in found:
             yield seconds, start.model
@@ -64,7 +64,7 @@ class Race:
     def momnet(self, count: int) -> Iterator[tuple[float, VolumeAndViews]]:
         """MoM-net's one answer, as often as there are others, on other batches."""
         begun = time.monotonic()
-        start = momnet_start(self.stack, self.low)
+        start = momnet_start(self.stack, torch.arange(len(self.stack)), self.low)
         seconds = time.monotonic() - begun
         for _ in range(count):
             yield seconds, start.model

@@ -60,12 +60,27 @@ def good() -> Evidence:
     rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
     return Evidence(
         _map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selection, None,
-        fourier_sampling(rotations), _cones([7, 8, 8]),
+        fourier_sampling(rotations), _cones([7, 8, 8]), torch.ones(COUNT), None,
     )  # fmt: skip
 
 
 def test_good_data_pass_every_check(good):
     assert quality_checks(good) == []
+
+
+def test_many_images_of_something_else_are_told_of(good):
+    inlier = torch.ones(COUNT)
+    inlier[: COUNT // 5] = 0.01
+    (sentence,) = quality_checks(replace(good, inlier=inlier))
+    assert sentence.startswith("20 % of the images look like no view of the particle")
+    inlier[COUNT // 20 :] = 0.9
+    assert quality_checks(replace(good, inlier=inlier)) == []
+
+
+def test_half_sets_that_disagree_are_told_of(good):
+    assert quality_checks(replace(good, agreement=0.95)) == []
+    (sentence,) = quality_checks(replace(good, agreement=0.4))
+    assert "ended in different maps (correlation 0.40)" in sentence
 
 
 def test_uniform_views_have_their_shares():

@@ -189,7 +189,9 @@ def test_refinement_with_a_symmetry_elsewhere_is_that_on_the_cpu(pretended, cach
 def test_momnet_starts_elsewhere_as_on_the_cpu(pretended, stack):
     here, there = (
         momnet_start(
-            stack, ResolutionLevel.at(preprocess(stack, 8.0 / RADIUS, RADIUS + 3).grid, RADIUS, 8.0, device=device)
+            stack,
+            torch.arange(len(stack)),
+            ResolutionLevel.at(preprocess(stack, 8.0 / RADIUS, RADIUS + 3).grid, RADIUS, 8.0, device=device),
         )
         for device in ("cpu", pretended)
     )

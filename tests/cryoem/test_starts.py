@@ -48,7 +48,7 @@ def level():
 
 def test_moment_starts_have_the_shape_and_the_scale_of_the_truth(truth, stack, level):
     images, scale = stack
-    (start,) = moment_starts(images, level, 1, torch.Generator().manual_seed(2))
+    (start,) = moment_starts(images, torch.arange(len(images)), level, 1, torch.Generator().manual_seed(2))
     assert start.kind == "moments"
     assert float(start.model.log_views.exp().sum()) == pytest.approx(1, abs=1e-4)
     found = level.volume(start.model).to_grid(N).double()
@@ -61,7 +61,7 @@ def test_moment_starts_have_the_shape_and_the_scale_of_the_truth(truth, stack, l
 
 
 def test_none_asked_none_made(stack, level):
-    assert moment_starts(stack[0], level, 0, torch.Generator()) == []
+    assert moment_starts(stack[0], torch.arange(len(stack[0])), level, 0, torch.Generator()) == []
 
 
 def test_random_starts_differ_and_are_faint(level):

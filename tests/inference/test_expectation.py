@@ -164,3 +164,39 @@ def test_the_statistics_are_the_likelihoods_gradient():
     found, _ = expectation(observed, TemplateBank(templates.detach(), log_density.detach(), CIRCLE))
     assert torch.allclose(templates.grad, found.first - found.second[:, None] * templates.detach(), atol=1e-12)
     assert torch.allclose(log_density.grad, found.occupancy, atol=1e-12)
+
+
+def with_odds(observed: Observations, odds: Tensor) -> Observations:
+    return Observations(observed.modes, observed.ctf2_over_noise, observed.log_shift, odds)
+
+
+def test_outliers_have_the_weight_of_a_mixture():
+    """Every observation by itself: its sums times p/(p + o), and log(p + o) of the mixture."""
+    observed, templates, log_density = problem()
+    bank = TemplateBank(templates, log_density, CIRCLE)
+    _, alone = expectation(observed, bank)
+    odds = alone.log_likelihood + torch.linspace(-3, 3, B, dtype=torch.float64)
+    found, assigned = expectation(with_odds(observed, odds), bank)
+    weight = alone.log_likelihood.exp() / (alone.log_likelihood.exp() + odds.exp())
+    assert torch.allclose(assigned.inlier, weight)
+    assert torch.allclose(assigned.direction, alone.direction)
+    parts = [expectation(part, bank)[0] for part in observed.chunks(1)]
+    for name in ("first", "second", "occupancy"):
+        wanted = sum(w * getattr(part, name) for w, part in zip(weight, parts, strict=True))
+        assert torch.allclose(getattr(found, name), wanted)
+    total = (alone.log_likelihood.exp() + odds.exp()).log().sum()
+    assert found.log_likelihood == pytest.approx(float(total), rel=1e-12)
+
+
+def test_certain_outliers_are_as_if_they_were_not_there():
+    observed, templates, log_density = problem()
+    bank = TemplateBank(templates, log_density, CIRCLE)
+    odds = torch.full((B,), -math.inf, dtype=torch.float64)
+    odds[2:4] = math.inf
+    found, assigned = expectation(with_odds(observed, odds), bank)
+    kept = torch.tensor([0, 1, 4, 5, 6])
+    rest = Observations(observed.modes[kept], observed.ctf2_over_noise[kept], observed.log_shift)
+    wanted, _ = expectation(rest, bank)
+    wanted.count = float(B)  # they are still observations
+    assert_same_statistics(found, wanted, rtol=1e-12)
+    assert assigned.inlier.tolist() == [1, 1, 0, 0, 1, 1, 1]

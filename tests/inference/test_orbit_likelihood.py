@@ -248,3 +248,35 @@ def test_every_observation_is_recorded_once_a_pass():
     assert rows.tolist() == list(range(COUNT))
     found = torch.cat([assigned.log_likelihood for _, assigned in seen])
     assert float(found.mean()) == pytest.approx(-problem.value(coefficients(4)))
+
+
+def with_outliers() -> OrbitLikelihood:
+    """Odds around the likelihoods that observations have, so that none is an outlier for certain, or certainly not."""
+    problem = with_unknown_directions()
+    odds = 20 + torch.linspace(-20, 20, problem.count, dtype=torch.float64)
+
+    def observe(rows: Tensor) -> Observations:
+        return replace(problem.data.observe(rows), log_outlier=odds[rows])
+
+    return replace(problem, data=replace(problem.data, observe=observe))
+
+
+def test_gradient_with_outliers_is_a_difference():
+    problem, generator = with_outliers(), seeded(12)
+    w = torch.cat([coefficients(5, 4.0), torch.randn(len(DIRECTIONS), generator=generator, dtype=torch.float64)])
+    inliers = []
+    watched = replace(problem.data, record=lambda rows, found: inliers.append(found.inlier))
+    replace(problem, data=watched).value(w)
+    assert 0.2 < float(torch.cat(inliers).mean()) < 0.8
+    along = torch.randn(problem.dimension, generator=generator, dtype=torch.float64)
+    (above, _), (below, _) = (problem.gradient(w + side * 1e-4 * along) for side in (1, -1))
+    assert (above - below) / 2e-4 == pytest.approx(float(problem.gradient(w)[1] @ along), rel=1e-6)
+
+
+def test_em_with_outliers_never_falls():
+    problem, values = with_outliers(), []
+    w = torch.cat([coefficients(7, 0.5), torch.zeros(len(DIRECTIONS), dtype=torch.float64)])
+    for _ in range(40):
+        value, w = em_map(problem, w)
+        values.append(value)
+    assert max(torch.tensor(values).diff().tolist()) < 1e-12

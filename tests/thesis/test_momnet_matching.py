@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from orbitrec.cryoem.momnet_start import interpolated_moments, log_views
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, uniform_moments
 from orbitrec.networks.molecules import ViewLaw
 from orbitrec.networks.momnet import MomNet, MomNetEstimate, MomNetSetting
+from orbitrec.networks.momnet_moments import interpolated_moments, log_views
 from orbitrec.networks.momnet_training import MomNetTraining, VolumeProblems
 from orbitrec.thesis.momnet_matching import MomNetMatching, smooth_views
 from orbitrec.volumes.fourier_net import FourierNet

@@ -44,6 +44,9 @@ def abinitio(
     ] = StartName.moments,
     matched: Annotated[int, typer.Option(min=0, help="Starts from moments.")] = 2,
     starts: Annotated[int, typer.Option(min=0, help="Random starts.")] = 6,
+    independent_halves: Annotated[
+        bool, typer.Option(help="Search each half-set by itself; their agreement tells whether to believe the map.")
+    ] = False,
     solver: Annotated[
         SolverName | None,
         typer.Option(help="Optimiser of the likelihood. [EM on batches with discounted statistics]"),
@@ -90,6 +93,7 @@ def abinitio(
         start=StartKind(start.value),
         matched=matched,
         random=starts,
+        independent_halves=independent_halves,
     )
     with shared_run(output, given, resume, config.device) as (run, checkpoints):
         stack = open_particles(

@@ -24,6 +24,7 @@ def accumulate_moments(
     resolution_A: float,
     radius_A: float,
     *,
+    rows: Int[Tensor, "n"] | None = None,
     chunk: int = 512,
     progress: Progress = lambda count: None,
     device: str = "cpu",
@@ -39,6 +40,7 @@ def accumulate_moments(
         stack: the particles.
         resolution_A: the moments' finest resolution, in Å.
         radius_A: radius in Å of a ball that holds the particle and its shifts.
+        rows: (n,) indices of the particles that are used; None for all.
         chunk: images held at a time.
         progress: called with the number of images done.
         device: where images are transformed and multiplied.
@@ -76,7 +78,8 @@ def accumulate_moments(
             progress(len(rows))
         return list(total.sums().values())
 
-    parts = shards(torch.arange(len(stack)).split(chunk))
+    used = torch.arange(len(stack)) if rows is None else rows
+    parts = shards(used.split(chunk))
     return MomentAccumulator(grid, *(total.cpu() for total in summed(parts, sums)))
 
 

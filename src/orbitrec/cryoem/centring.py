@@ -88,10 +88,12 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
         modes = torch.view_as_real(data.seen(rows, grid)[0])
         flat = modes.permute(2, 0, 3, 1).flatten(2)  # (k, b, 2m)
         correlation[rows] = torch.matmul(flat, kernel.permute(2, 1, 0)).permute(1, 2, 0)
-    power = data.filters[data.filter_index, : grid.node_count].to(data.device)
+    power = data.ctf2_over_noise(torch.arange(len(data)))[:, : grid.node_count].to(data.device)
+    counted = data.inliers().to(power)[:, None]
+    total = counted.mT @ power
     shifts = shifts.to(data.device)
     square = shifts.square().sum(1)
-    profile = correlation[:, int(square.argmin())].sum(0) / power.sum(0)
+    profile = (counted * correlation[:, int(square.argmin())]).sum(0) / total[0]
     # A point of the lattice stands for its cell: well-centred particles would drive the width to zero, and 0/0.
     variance, cell = prior_px**2, step**2 / 12
     p = correlation.new_zeros(len(data), len(shifts))
@@ -99,10 +101,11 @@ def centre(data: ParticleModes, k_max: float, *, prior_px: float, chunk: int = 1
         # A radial template's energy is the same at every shift and drops out of the posterior.
         score = correlation @ profile - (square / (2 * variance)).float()
         p = torch.softmax(score, dim=1)
-        profile = torch.einsum("bs,bsk->k", p, correlation) / power.sum(0)
-        variance = max(float((p.double() @ square).mean() / 2), cell)
+        profile = torch.einsum("bs,bsk->k", counted * p, correlation) / total[0]
+        variance = max(float(((counted * p).double() @ square).sum() / counted.sum() / 2), cell)
     centres = p.double() @ shifts
-    residual = max(float((p.double() @ square - centres.square().sum(1)).mean() / 2), cell)
+    spread = p.double() @ square - centres.square().sum(1)
+    residual = max(float((counted[:, 0] * spread).sum() / counted.sum() / 2), cell)
     return Centring(centres.cpu(), variance**0.5, residual**0.5, profile.cpu())
 
 

@@ -38,6 +38,8 @@ SYMMETRIC = 0.5
 """Mean correlation of a map's shells with themselves rotated, below which it does not have a symmetry."""
 SYMMETRIC_KEPT = 0.9
 """Share of the log-likelihood that a map with the symmetry keeps when it is averaged over it."""
+MANY_OUTLIERS = 0.1
+"""Share of images that are no views, above which a run says so."""
 OTHER_MAP = 0.8
 """Correlation below which maps at this resolution are not the same."""
 
@@ -56,6 +58,8 @@ class Evidence:
         symmetry: how symmetric the map was before a symmetry was imposed; None without.
         sampling: how the views sample Fourier space.
         conical_fsc: the half-maps' correlation in each direction, within the mask.
+        inlier: (images,) probability that each particle is a view of the map.
+        agreement: correlation of the maps of half-sets that were worked on apart; None if one model posed both.
     """
 
     combined: CombinedMap
@@ -67,11 +71,13 @@ class Evidence:
     symmetry: SymmetryCheck | None
     sampling: FourierSampling
     conical_fsc: ConicalFSC
+    inlier: Float[Tensor, "images"]
+    agreement: float | None
 
 
 def quality_checks(evidence: Evidence) -> list[str]:
     """One sentence for each reason to doubt the result; most results have none."""
-    parts = (_particles, _symmetry, _starts, _views, _resolution, _ball, _silent_shells)
+    parts = (_particles, _outliers, _halves, _symmetry, _starts, _views, _resolution, _ball, _silent_shells)
     return [sentence for part in parts for sentence in part(evidence)]
 
 
@@ -79,6 +85,23 @@ def _particles(evidence: Evidence) -> Iterator[str]:
     count = len(evidence.rotations)
     if count < FEW_PARTICLES:
         yield f"{count} particles are few: expect the outline of the particle, and another run to differ in the rest."
+
+
+def _outliers(evidence: Evidence) -> Iterator[str]:
+    share = float((evidence.inlier < 0.5).double().mean())
+    if share > MANY_OUTLIERS:
+        yield (
+            f"{100 * share:.0f} % of the images look like no view of the particle and have no part in the map: ice, "
+            "contamination or empty boxes, or a map that is wrong; look at some of them (particle_statistics.csv)."
+        )
+
+
+def _halves(evidence: Evidence) -> Iterator[str]:
+    if evidence.agreement is not None and evidence.agreement < OTHER_MAP:
+        yield (
+            "The two half-sets, worked on apart, ended in different maps (correlation "
+            f"{evidence.agreement:.2f}): do not believe this one; clean the particles, or collect more."
+        )
 
 
 def _symmetry(evidence: Evidence) -> Iterator[str]:

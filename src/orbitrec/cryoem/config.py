@@ -264,6 +264,9 @@ class AbInitioConfig(SearchConfig):
         start: how starts are made from the stack's moments.
         matched: how many such starts.
         random: how many random starts.
+        independent_halves: whether each half-set is searched by itself, from its own starts, so that the half-maps'
+            correlation measures the resolution and their agreement whether the map is right. It takes up to twice as
+            long.
         solver: for the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own. None is EM on
             batches with discounted statistics (:class:`orbitrec.optim.online.OnlineEM`), which updates the poses in the
             same pass.
@@ -275,6 +278,7 @@ class AbInitioConfig(SearchConfig):
     start: StartKind = StartKind.moments
     matched: int = 2
     random: int = 6
+    independent_halves: bool = False
     solver: Solver | None = None
 
     def __post_init__(self) -> None:
@@ -293,6 +297,7 @@ _AB_INITIO = {
     "start": instance(StartKind, "one of orbitrec.cryoem.config.StartKind"),
     "matched": COUNT,
     "random": COUNT,
+    "independent_halves": FLAG,
     "solver": SOLVER.or_none(),
 }
 

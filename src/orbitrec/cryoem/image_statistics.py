@@ -13,6 +13,7 @@ from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies, shell_indices
 from orbitrec.io.particles import ParticleStack
+from orbitrec.models.background import Background
 from orbitrec.models.noise import GroupedNoise, Noise, corner_mask
 
 AGREES = 0.2
@@ -54,9 +55,9 @@ class ImageStatistics:
     noise_deviation: float
 
     def applied(self, stack: ParticleStack) -> ParticleStack:
-        """The stack with images normalised and brought to one scale, on which their noise has variance 1."""
+        """The stack with backgrounds removed, and images on one scale, on which their noise has variance 1."""
         factors = stack.factors / (self.noise_deviation * self.scales[stack.noise_groups()].numpy())
-        return replace(stack, normalised=self.normalised, factors=factors)
+        return replace(stack, background=Background(unit_variance=self.normalised), factors=factors)
 
     def contrast_text(self) -> str:
         """The contrast in words."""
@@ -100,7 +101,7 @@ def image_statistics(stack: ParticleStack) -> ImageStatistics:
         InputError: for NaN or constant images, or where corners are constant.
     """
     normalised = _uneven(stack)
-    stack = replace(stack, normalised=normalised)
+    stack = replace(stack, background=Background(unit_variance=normalised))
     noise, groups = estimated_noise(stack), stack.noise_groups()
     found = [_group_statistics(stack, noise, (groups == g).nonzero().flatten()) for g in range(int(groups.max()) + 1)]
     counts = torch.tensor([each.count for each in found], dtype=torch.float64)

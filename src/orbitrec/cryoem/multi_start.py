@@ -194,7 +194,8 @@ def multi_start(
     """
     generator = run.generator
     order = torch.randperm(len(data), generator=generator)
-    held, pool = order.tensor_split([schedule.held_out_of(len(data))])
+    order = order[data.inliers()[order]]
+    held, pool = order.tensor_split([schedule.held_out_of(len(order))])
     low = ResolutionLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
     high = ResolutionLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
     common = _MultiStart(data, centres, pool, held, config, schedule, run)

@@ -119,7 +119,9 @@ class Search:
         problem.statistics(level.unknowns(state.model))
         particles = found.state()
         assert particles.directions is not None
-        views = mixed_with_uniform(particles.directions.mean(0), DENSITY_FLOOR)
+        assert particles.inlier is not None
+        views = particles.inlier @ particles.directions / particles.inlier.sum()
+        views = mixed_with_uniform(views, DENSITY_FLOOR)
         model = VolumeAndViews(state.model.coefficients, views.log())
         return SearchState(model, particles, found.rotations, found.shifts_px)
 
@@ -142,7 +144,7 @@ class Search:
             problem = searched_likelihood(self.data, level, state.particles, self.candidates)
             own, start = given_views(problem, level, state.model), state.model.coefficients.double()
             alone = count() == 1  # several processes would have to agree on where to go on
-            kept = self.run.checkpoints.file(name) if alone else None
+            kept = self.run.checkpoints.file(self.run.named(name)) if alone else None
             seconds: dict[int, float] = {}
             advanced = self._advanced(seconds)
             result = run(

@@ -2,21 +2,27 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from orbitrec.cryoem.centring import centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
+from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.memory import require_memory
-from orbitrec.cryoem.multi_start import multi_start
-from orbitrec.cryoem.multiresolution import Search, SearchState, frequency_marching
+from orbitrec.cryoem.multi_start import Selection, multi_start
+from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
+from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
 from orbitrec.cryoem.starts import matched_starts
-from orbitrec.cryoem.symmetry import impose_symmetry
+from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.checkpoints import Checkpoints
@@ -56,24 +62,77 @@ def initial_model(
     k_max = finest / radius
     require_memory(stack, k_max, radius)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
+    data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
-    session = Session(stack, data, statistics, config, run)
     centring = centred(data, radius, finest, shift_px, run)
     run.timer("centre")
+    session = Session(stack, data, statistics, config, run)
+    particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
+    if not config.independent_halves:
+        found = searched(session, config, schedule, torch.arange(len(stack)), particles)
+        return session.result(found.poses, halves, found.selection, found.symmetry, None)
+    parts = []
+    for half in (1, 2):
+        rows = (halves == half).nonzero().flatten()
+        with run.working_on(f"half {half}"):
+            parts.append(searched(session, config, schedule, rows, particles.subset(rows)))
+    first, second = parts
+    moved = placed(second.poses, second.volume, first.volume, apart=True)
+    poses = joined(halves, (first.poses, moved.poses))
+    return session.result(poses, halves, first.selection, first.symmetry, moved.agreement)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search on some of the particles found.
+
+    Attributes:
+        selection: the starts.
+        symmetry: how symmetric the chosen start was; None without a symmetry.
+        volume: the volume at the end of frequency marching, with the poses of the search.
+        poses: refined.
+    """
+
+    selection: Selection
+    symmetry: SymmetryCheck | None
+    volume: PosedVolume
+    poses: Poses
+
+
+def searched(
+    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState
+) -> Searched:
+    """Starts, frequency marching and refined poses of some of the particles.
+
+    Args:
+        session: the run.
+        config: of the search.
+        schedule: its sizes.
+        rows: (n,) indices of the particles.
+        particles: what is known of them, above all where they are centred.
+
+    Returns:
+        Volume and poses.
+    """
+    run, whole = session.run, len(rows) == len(session.data)
+    data = session.data if whole else session.data.subset(rows)
+    radius = config.radius_px(session.stack)
+    used = rows[data.inliers()]
     selection = multi_start(
-        data, radius, centring.centres, config, schedule, run,
-        matched=lambda level: matched_starts(config.start, stack, level, config.matched, generator),
+        data, radius, particles.centres, config, schedule, run,
+        matched=lambda level: matched_starts(
+            config.start, session.stack, used, level, config.matched, run.generator
+        ),
     )  # fmt: skip
     run.timer("starts")
-    particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
-    level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, centring.centres)
+    level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
     plan = marching_plan(search, config, schedule)
     found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
     run.timer("frequency marching")
-    poses = session.refined_poses(found, "poses")
+    poses = session.refined_poses(found, "poses", data)
     run.timer("poses")
-    return session.result(poses, halves, selection, symmetry, independent=False)
+    return Searched(selection, symmetry, found, poses)
 
 
 def marching_plan(
@@ -107,6 +166,9 @@ def marching_plan(
 
 def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float:
     """Of a run on so many particles, in the units of :attr:`Stage.cost`."""
+    if config.independent_halves:
+        alone = replace(config, independent_halves=False)
+        return 2 * _total_work(count // 2, alone, schedule)
     pool = count - schedule.held_out_of(count)
     start, settle, select = (
         steps * min(batch, pool)

@@ -81,11 +81,13 @@ class Poses:
         rotations: (N, 3, 3) RELION's rotation of each.
         shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
         log_likelihood: (N,) of each particle at its pose, over that of an image without a particle.
+        inlier: (N,) probability that it is a view of the particle at all; ones where nothing is known of that.
     """
 
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
     log_likelihood: Float[Tensor, "N"]
+    inlier: Float[Tensor, "N"]
 
 
 def refine_poses(
@@ -118,7 +120,8 @@ def refine_poses(
         Rotations, shifts and log-likelihoods of all particles, on the CPU.
     """
     interpolate = SliceInterpolator(volume, data.device)
-    found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(len(data)))
+    count = len(data)
+    found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(count), torch.ones(count))
     for rows in share(torch.arange(len(data)).split(chunk)):
         problem = _PoseProblem.of(data, grid, interpolate, rows)
         better = problem.refined(rotations[rows].to(data.device), shifts_px[rows].to(data.device), steps)
@@ -157,7 +160,7 @@ class _PoseProblem:
             return LocalModel(-value, -gradient, hessian)
 
         (rotations, shifts), value = minimise(model, _moved, (rotations, shifts), steps=steps, damping=_DAMPING)
-        return Poses(rotations, shifts, -value)
+        return Poses(rotations, shifts, -value, torch.ones_like(value))
 
     def linearised(
         self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"]

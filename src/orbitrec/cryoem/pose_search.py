@@ -4,7 +4,7 @@ The first pass compares every particle with all directions and finds its posteri
 is narrowed to the directions near those of high posterior, and to shifts around the particle's present centre.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,9 @@ from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Assignment
 from orbitrec.runtime.distributed import fill_in
 
+KEPT, COUNTED = 0.97, 1000
+"""Mean posterior of the directions that a narrowed search keeps, and about how many particles it is taken from."""
+
 
 @dataclass(frozen=True, eq=False)
 class ParticleState:
@@ -26,17 +29,25 @@ class ParticleState:
         centres: (N, 2) displacement (x, y) of its content, in pixels.
         residual_px: standard deviation of the true shifts around these centres, per axis, in pixels.
         directions: (N, d) posterior of its viewing direction; None before the first pass.
+        inlier: (N,) posterior probability that it is a view of the particle; None before the first pass.
     """
 
     centres: Float[Tensor, "N 2"]
     residual_px: float
     directions: Float[Tensor, "N d"] | None = None
+    inlier: Float[Tensor, "N"] | None = None
+
+    def subset(self, rows: Int[Tensor, "n"]) -> "ParticleState":
+        """The particles ``rows`` alone."""
+        directions, inlier = (None if each is None else each[rows] for each in (self.directions, self.inlier))
+        return ParticleState(self.centres[rows], self.residual_px, directions, inlier)
 
     def prolongated(self, level: ResolutionLevel, finer: ResolutionLevel) -> "ParticleState":
         """The same particles, with their posteriors on the directions of a finer level."""
         if self.directions is None:
             return self
-        return ParticleState(self.centres, self.residual_px, self.directions @ finer.directional_kernel(level).mT)
+        directions = self.directions @ finer.directional_kernel(level).mT
+        return replace(self, directions=directions)
 
 
 def shift_search(level: ResolutionLevel, particles: ParticleState) -> tuple[Float[Tensor, "s 2"], Float[Tensor, "s"]]:
@@ -64,7 +75,21 @@ def candidate_directions(level: ResolutionLevel, particles: ParticleState, count
     """
     if particles.directions is None or count >= len(level.directions):
         return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
-    return particles.directions.topk(count, dim=1).indices
+    return particles.directions.topk(max(count, likely_directions(particles.directions)), dim=1).indices
+
+
+def likely_directions(posterior: Float[Tensor, "N d"]) -> int:
+    """How many of its most probable directions a particle needs so that the mean posterior in them is :data:`KEPT`.
+
+    Args:
+        posterior: (N, d) of the viewing direction of each particle.
+
+    Returns:
+        The number, between 1 and d.
+    """
+    rows = torch.linspace(0, len(posterior) - 1, min(COUNTED, len(posterior))).long()
+    held = posterior[rows].sort(dim=1, descending=True).values.cumsum(1).mean(0) / posterior[rows].sum(1).mean()
+    return min(int((held < KEPT).sum()) + 1, posterior.shape[1])
 
 
 def images_at_once(level: ResolutionLevel, shifts: int) -> int:
@@ -95,6 +120,7 @@ class PosesFound:
         self._directions = torch.zeros(count, len(level.directions))
         self._centres = torch.zeros(count, 2, dtype=torch.float64)
         self._variance = torch.zeros(count, dtype=torch.float64)
+        self._inlier = torch.zeros(count)
 
     def record(self, rows: Int[Tensor, "b"], assigned: Assignment) -> None:
         """Enter the posterior of the particles ``rows``."""
@@ -109,14 +135,16 @@ class PosesFound:
         weight = assigned.shift.double()[..., None]
         mean = (weight * displaced).sum(1)
         self._centres[rows] = mean
+        self._inlier[rows] = assigned.inlier.float()
         self._variance[rows] = (weight * (displaced - mean[:, None]).square()).sum((1, 2)) / 2
 
     def state(self) -> ParticleState:
         """What is known of the particles after the pass, the same in every process."""
-        fill_in(self.rotations, self.shifts_px, self._directions, self._centres, self._variance)
+        fill_in(self.rotations, self.shifts_px, self._directions, self._centres, self._variance, self._inlier)
         residual = self._before.residual_px
         # The lattice of shifts cannot resolve less than its own spacing, nor should the next search be narrower.
         if len(self._shifts) > 1:
-            residual = max(float(self._variance.mean()) ** 0.5, 0.4 / float(self._level.grid.nodes[-1]))
+            spread = float(self._inlier.double() @ self._variance / self._inlier.double().sum())
+            residual = max(spread**0.5, 0.4 / float(self._level.grid.nodes[-1]))
         smoothed = self._directions @ self._level.directional_kernel(self._level).mT
-        return ParticleState(self._centres, residual, smoothed)
+        return ParticleState(self._centres, residual, smoothed, self._inlier)

@@ -7,10 +7,10 @@ working resolution and put on the polar grid: ``Y = c F / S``. That is the match
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
@@ -41,6 +41,7 @@ class ParticleModes:
         filter_index: (N,) which of them a particle has.
         noise: of the images.
         pixel_size_A: of the images, in Å.
+        log_outlier: (N,) log odds that a particle is none, from its image alone; None where nothing is said of it.
         device: where the work on the modes is done.
     """
 
@@ -50,10 +51,22 @@ class ParticleModes:
     filter_index: Int[Tensor, "N"]
     noise: Noise
     pixel_size_A: float
+    log_outlier: Float[Tensor, "N"] | None = None
     device: str = "cpu"
 
     def __len__(self) -> int:
         return len(self.modes)
+
+    def inliers(self) -> Bool[Tensor, "N"]:
+        """Which particles may be one: all but those whose odds are infinite."""
+        if self.log_outlier is None:
+            return torch.ones(len(self), dtype=torch.bool)
+        return self.log_outlier < math.inf
+
+    def subset(self, rows: Int[Tensor, "n"]) -> "ParticleModes":
+        """The particles ``rows`` alone."""
+        odds = None if self.log_outlier is None else self.log_outlier[rows]
+        return replace(self, modes=self.modes[rows], filter_index=self.filter_index[rows], log_outlier=odds)
 
     def resolution_A(self, k_max: float) -> float:
         """Resolution in Å of a frequency in radians per pixel of the stack."""
@@ -94,7 +107,8 @@ class ParticleModes:
             moved = grid.from_circle(circle[:, None] * grid.shift_phases(-shifts.to(power)))
         else:
             moved = grid.from_circle(circle)[:, None]
-        return Observations(moved, power, log_shift.to(power))
+        odds = None if self.log_outlier is None else self.log_outlier[rows].to(power)
+        return Observations(moved, power, log_shift.to(power), odds)
 
 
 def cut_box(n: int, k_max: float) -> int:
@@ -157,7 +171,7 @@ def preprocess(
     pairs, filter_index = torch.unique(torch.stack([index, group], dim=1), dim=0, return_inverse=True)
     first = torch.empty(len(pairs), dtype=torch.long).scatter_(0, filter_index, torch.arange(len(stack)))
     filters = (power[pairs[:, 0]] / noise.at_rows(first, nodes)).to(torch.float32)
-    return ParticleModes(grid, modes, filters, filter_index, noise, pixel, device)
+    return ParticleModes(grid, modes, filters, filter_index, noise, pixel, device=device)
 
 
 def estimated_noise(stack: ParticleStack) -> Noise:

@@ -8,25 +8,25 @@ a finite sum in the map's coefficients, with a Gaussian prior from the map's own
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.cryoem.centring import centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, RefineConfig
+from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.memory import require_memory
 from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
-from orbitrec.cryoem.pose_refinement import Poses
+from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
 from orbitrec.cryoem.starts import fitted_coefficients
 from orbitrec.cryoem.symmetry import impose_symmetry
 from orbitrec.errors import InputError
-from orbitrec.evaluation.alignment import align
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.runtime.progress import Callback, RunState, Stage, ignore
@@ -71,6 +71,7 @@ def refined_map(
     k_max = max(schedule.bandwidths) / radius
     require_memory(stack, k_max, radius, copies=1.5)  # those of one half-set once more
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
+    data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
     session = Session(stack, data, statistics, config, run)
     particles = _centred(session, radius)
@@ -82,15 +83,16 @@ def refined_map(
     found, poses = [], []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
-        part = replace(data, modes=data.modes[rows], filter_index=data.filter_index[rows])
+        part = data.subset(rows)
         search = Search(part, schedule.candidates, run, Stage.REFINEMENT, f"half {half}")
         begun = SearchState(start, ParticleState(particles.centres[rows], particles.residual_px))
         found.append(_half_refined(search, level, begun, schedule.bandwidths, config))
         poses.append(session.refined_poses(found[-1], f"half {half} poses", part))
     run.timer("refine")
-    together = _joined(halves, (poses[0], _aligned(poses[1], found[1], found[0])))
+    moved = placed(poses[1], found[1], found[0], apart=False)
+    together = joined(halves, (poses[0], moved.poses))
     given = Selection(level, start, 0, ["map"], [], [])
-    return session.result(together, halves, given, symmetry, independent=True)
+    return session.result(together, halves, given, symmetry, moved.agreement)
 
 
 def _half_refined(
@@ -112,24 +114,6 @@ def _work(levels: int, config: RefineConfig) -> float:
     """For each image, in the units of :attr:`Stage.cost`."""
     searches = Stage.POSE_SEARCH.cost * (levels + 1) + Stage.REFINEMENT.cost * levels * config.passes
     return searches + Stage.READING.cost + Stage.POSE_REFINEMENT.cost + Stage.RECONSTRUCTION.cost
-
-
-def _aligned(poses: Poses, own: PosedVolume, other: PosedVolume) -> Poses:
-    """Poses of one half-set in the frame of the other, from which the maps have drifted apart by a little.
-
-    The map m of these poses becomes ``m(Rᵀ(x − s))``, which is seen from ``R R_j``, moved by minus s in that view.
-    """
-    moving, pixel = own.level.density(own.model)
-    drift = align(moving, other.level.density(other.model)[0], handedness=False, search=False)
-    rotations = drift.rotation @ poses.rotations
-    moved = torch.einsum("bji,j->bi", rotations, pixel * drift.shift_px)[:, :2]
-    return Poses(rotations, poses.shifts_px - moved, poses.log_likelihood)
-
-
-def _joined(halves: Int[Tensor, "N"], poses: tuple[Poses, Poses]) -> Poses:
-    """The poses of all particles, in their order."""
-    order = torch.cat([(halves == half).nonzero().flatten() for half in (1, 2)]).argsort()
-    return Poses(*(torch.cat(column)[order] for column in zip(*(vars(part).values() for part in poses), strict=True)))
 
 
 def _centred(session: Session, radius: float) -> ParticleState:

@@ -1,7 +1,7 @@
 """The last steps of every run on particles: half-sets, refined poses, the map, and the result."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from orbitrec.geometry.rotations import mirrored_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.progress import HistoryRow, RunState, Stage
 
+LIKELY = 0.5
+"""Probability of being a view of the particle above which an image has a part in the map."""
+
 
 @dataclass(frozen=True)
 class PosedMap:
@@ -34,7 +37,10 @@ class PosedMap:
         rotations: (N, 3, 3) RELION's rotation of every particle.
         shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
         half_sets: (N,) 1 or 2.
-        independent: whether the half-sets were refined apart, so that their correlation measures the resolution.
+        agreement: correlation of the maps of half-sets that were worked on apart, so that their FSC measures the
+            resolution; None if one model posed both.
+        log_likelihood: (N,) of every particle at its pose, over that of an image without a particle.
+        inlier: (N,) probability that a particle is a view of the map; those below one half have no part in it.
         radius_px: of the particle's ball, in pixels.
         search_resolution_A: finest resolution used to find poses, in Å.
         shift_spread_px: standard deviation of the shifts per axis, in pixels.
@@ -53,7 +59,9 @@ class PosedMap:
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
     half_sets: Int[Tensor, "N"]
-    independent: bool
+    agreement: float | None
+    log_likelihood: Float[Tensor, "N"]
+    inlier: Float[Tensor, "N"]
     radius_px: float
     search_resolution_A: float
     shift_spread_px: float
@@ -65,6 +73,11 @@ class PosedMap:
     seconds: dict[str, float]
     image_statistics: ImageStatistics
     checks: list[str]
+
+    @property
+    def independent(self) -> bool:
+        """Whether the half-sets were worked on apart."""
+        return self.agreement is not None
 
 
 def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
@@ -151,10 +164,11 @@ class Session:
                 refine_poses(own, found.level.grid, volume, found.rotations, found.shifts_px, progress=progress)
             )
 
-        return Poses(**self.run.step(name, refined))
+        poses, inlier = Poses(**self.run.step(name, refined)), found.particles.inlier
+        return poses if inlier is None else replace(poses, inlier=inlier)
 
     def rebuilt_map(self, poses: Poses, halves: Int[Tensor, "N"]) -> CombinedMap:
-        """The map of posed particles, from all frequencies of the images.
+        """The map of posed particles that are probably views of it, from all frequencies of the images.
 
         Args:
             poses: of all particles.
@@ -163,11 +177,11 @@ class Session:
         Returns:
             Map and half-maps, in the contrast of the images.
         """
-        config, stack = self.config, self.stack
+        config, stack, used = self.config, self.stack, poses.inlier > LIKELY
         group = config.group.matrices() if config.group.order > 1 else None
 
         def rebuilt(half: int) -> dict[str, object]:
-            rows, progress = (halves == half).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
+            rows, progress = ((halves == half) & used).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
             found = half_map(
                 stack, self.data.noise, rows, poses.rotations, poses.shifts_px,
                 group=group, progress=progress, device=config.device,
@@ -185,8 +199,7 @@ class Session:
         halves: Int[Tensor, "N"],
         selection: Selection,
         symmetry: SymmetryCheck | None,
-        *,
-        independent: bool,
+        agreement: float | None,
     ) -> PosedMap:
         """Compute the map and put the result together, dense positive and in the handedness of the configuration.
 
@@ -195,7 +208,8 @@ class Session:
             halves: (N,) their half-sets, 1 or 2.
             selection: the starts that the run had.
             symmetry: what the model before said of the symmetry that was imposed; None without.
-            independent: whether the half-sets were refined apart.
+            agreement: correlation of the maps of half-sets that were searched or refined apart; None if one model
+                posed both.
 
         Returns:
             Map, poses, and how they were found.
@@ -209,15 +223,20 @@ class Session:
             found, rotations = found.mirrored(), mirrored_views(rotations)
         radius, pixel = self.config.radius_px(self.stack), self.stack.pixel_size_A
         sampling = fourier_sampling(rotations, self.config.group.matrices())
-        conical = conical_fsc(*(half * found.mask for half in found.half_maps))
-        evidence = Evidence(found, rotations, radius, pixel, self.data, selection, symmetry, sampling, conical)
+        first, second = found.half_maps
+        conical = conical_fsc(first * found.mask, second * found.mask)
+        evidence = Evidence(
+            found, rotations, radius, pixel, self.data, selection, symmetry, sampling, conical, poses.inlier, agreement
+        )
         return PosedMap(
             combined=found,
             inverted=inverted,
             rotations=rotations,
             shifts_px=shifts_px,
             half_sets=halves,
-            independent=independent,
+            agreement=agreement,
+            log_likelihood=poses.log_likelihood,
+            inlier=poses.inlier,
             radius_px=radius,
             search_resolution_A=2 * math.pi * pixel / float(self.data.grid.k_max),
             shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),

@@ -8,16 +8,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.config import StartKind
 from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.momnet_start import interpolated_moments, log_views
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.matching import MomentTarget, match_moments
+from orbitrec.networks.momnet_moments import interpolated_moments, log_views
 from orbitrec.networks.pretrained import load_momnet
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.volumes.base import Volume
@@ -36,13 +36,19 @@ class Start:
 
 
 def matched_starts(
-    kind: StartKind, stack: ParticleStack, level: ResolutionLevel, count: int, generator: torch.Generator
+    kind: StartKind,
+    stack: ParticleStack,
+    rows: Int[Tensor, "n"],
+    level: ResolutionLevel,
+    count: int,
+    generator: torch.Generator,
 ) -> list[Start]:
     """Starts from the moments of a stack.
 
     Args:
         kind: by matching moments, or by the pretrained network.
         stack: the particles.
+        rows: (n,) indices of those that are used.
         level: the resolution of the starts.
         count: how many are wanted; the network has one, and the kind ``random`` none.
         generator: source of the random numbers of moment matching.
@@ -56,11 +62,17 @@ def matched_starts(
     if kind.at_most(count) == 0:
         return []
     if kind is StartKind.momnet:
-        return [momnet_start(stack, level)]
-    return moment_starts(stack, level, count, generator)
+        return [momnet_start(stack, rows, level)]
+    return moment_starts(stack, rows, level, count, generator)
 
 
-def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, generator: torch.Generator) -> list[Start]:
+def moment_starts(
+    stack: ParticleStack,
+    rows: Int[Tensor, "n"],
+    level: ResolutionLevel,
+    count: int,
+    generator: torch.Generator,
+) -> list[Start]:
     """Starts by moment matching: one pass over the stack for its moments, then several matches of them.
 
     Each match gives a volume and a density of views; the particles' shifts are fitted as one Gaussian, (3.6) and (3.7).
@@ -68,6 +80,7 @@ def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, gene
 
     Args:
         stack: the particles.
+        rows: (n,) indices of those that are used.
         level: the resolution of the starts.
         count: how many.
         generator: source of the random numbers of moment matching.
@@ -82,7 +95,7 @@ def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, gene
         return []
     pixel, n, k_max = stack.pixel_size_A, stack.n, level.basis.k_max
     resolution_A = min(2 * math.pi * pixel / (FREQUENCY_SHARE * k_max), n * pixel)
-    moments = accumulate_moments(stack, resolution_A, n * pixel / 2, device=level.projector.device)
+    moments = accumulate_moments(stack, resolution_A, n * pixel / 2, rows=rows, device=level.projector.device)
     shrink = moments.grid.box / n  # they count lengths in larger pixels
     radius = BALL_SHARE * moments.grid.box
     basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
@@ -97,7 +110,7 @@ def moment_starts(stack: ParticleStack, level: ResolutionLevel, count: int, gene
     return starts
 
 
-def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
+def momnet_start(stack: ParticleStack, rows: Int[Tensor, "n"], level: ResolutionLevel) -> Start:
     """A start by the pretrained network: one pass over the stack for its moments, and what the network makes of them.
 
     Raises:
@@ -106,7 +119,9 @@ def momnet_start(stack: ParticleStack, level: ResolutionLevel) -> Start:
     net, pixel, n = load_momnet(), stack.pixel_size_A, stack.n
     radius = level.basis.radius
     k_max = net.setting.grid_for(n, radius).k_max
-    moments = accumulate_moments(stack, 2 * math.pi * pixel / k_max, n * pixel / 2, device=level.projector.device)
+    moments = accumulate_moments(
+        stack, 2 * math.pi * pixel / k_max, n * pixel / 2, rows=rows, device=level.projector.device
+    )
     shrink = moments.grid.box / n  # they count lengths in larger pixels
     target = interpolated_moments(moments.estimate(), moments.grid, net.setting, radius * shrink)
     with torch.no_grad():

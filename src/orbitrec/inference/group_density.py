@@ -118,8 +118,8 @@ class EstimatedDirections:
         return log_directions[:, None].expand(-1, self.angles).contiguous()
 
     def gradient(self, unknowns: Float[Tensor, "d"], occupancy: Float[Tensor, "d a"]) -> Float[Tensor, "d"]:
-        """``softmax − mean posterior``, for an occupancy that sums to 1."""
-        return unknowns.softmax(0) - occupancy.sum(1)
+        """``share · softmax − mean posterior``, with the share of observations that are no outliers."""
+        return occupancy.sum() * unknowns.softmax(0) - occupancy.sum(1)
 
     def updated(
         self, unknowns: Float[Tensor, "d"], occupancy: Float[Tensor, "d a"], inertia: float

@@ -34,11 +34,14 @@ class Observations:
         modes: (b, s, m, k) matched filter ``Y = h·y`` of each observation, at s displacements.
         ctf2_over_noise: (b, k) ``h²``.
         log_shift: (s,) log prior probabilities of the displacements.
+        log_outlier: (b,) log odds, before the templates are looked at, that an observation is an outlier: something
+            that none of them describes (:func:`expectation`). None where there are no outliers.
     """
 
     modes: Complex[Tensor, "b s m k"]
     ctf2_over_noise: Float[Tensor, "b k"]
     log_shift: Float[Tensor, "s"]
+    log_outlier: Float[Tensor, "b"] | None = None
 
     def __len__(self) -> int:
         return len(self.modes)
@@ -47,7 +50,8 @@ class Observations:
         """Consecutive parts of at most ``size`` observations."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield Observations(self.modes[part], self.ctf2_over_noise[part], self.log_shift)
+            odds = None if self.log_outlier is None else self.log_outlier[part]
+            yield Observations(self.modes[part], self.ctf2_over_noise[part], self.log_shift, odds)
 
 
 def scores(observed: Observations, bank: TemplateBank) -> Float[Tensor, "b s d a"]:
@@ -126,13 +130,15 @@ class Assignment:
         direction: (b, c) posterior of each candidate direction.
         shift: (b, s) posterior of each displacement.
         best: (b, 3) indices (s, c, a) of the most probable displacement, direction and angle.
-        log_likelihood: (b,) log marginal likelihoods.
+        log_likelihood: (b,) log marginal likelihoods of the templates, over that of no signal at all.
+        inlier: (b,) posterior probability that the observation is no outlier.
     """
 
     direction: Float[Tensor, "b c"]
     shift: Float[Tensor, "b s"]
     best: Int[Tensor, "b 3"]
     log_likelihood: Float[Tensor, "b"]
+    inlier: Float[Tensor, "b"]
 
     def to(self, device: str) -> "Assignment":
         """A copy on another device."""
@@ -147,6 +153,10 @@ def expectation(
     chunk_bytes: int | None = None,
 ) -> tuple[Statistics, Assignment]:
     """The E-step on a batch: posteriors (4.20) and their sums.
+
+    An observation y is a template's with the marginal likelihood p(y), or an outlier with the odds o that it comes
+    with, so the sums hold it with the weight ``p(y) / (p(y) + o)`` and its likelihood is ``p(y) + o``, all over the
+    likelihood of no signal. What is found of a single observation is given that it is no outlier.
 
     Args:
         observed: b observations.
@@ -172,12 +182,26 @@ def expectation(
         best = score.flatten(1).argmax(1)
         p, log_likelihood = posterior(score)
         p = p.reshape(len(part), angles, shifts, directions)
-        totals.add(part, p, own)
         a, s, c = torch.unravel_index(best, p.shape[1:])
         pairs = p.sum(1)
-        assignments.append((pairs.sum(1), pairs.sum(2), torch.stack([s, c, a], dim=1), log_likelihood))
+        inlier = torch.ones_like(log_likelihood)
+        if part.log_outlier is not None:
+            inlier = torch.sigmoid(log_likelihood - part.log_outlier)
+        assignments.append((pairs.sum(1), pairs.sum(2), torch.stack([s, c, a], dim=1), log_likelihood, inlier))
+        if part.log_outlier is not None:
+            p = p.mul_(inlier[:, None, None, None])
+        totals.add(part, p, own)
     assignment = Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True)))
-    return totals.statistics(float(assignment.log_likelihood.double().sum()), float(len(observed))), assignment
+    return totals.statistics(_log_likelihood(observed, assignment), float(len(observed))), assignment
+
+
+def _log_likelihood(observed: Observations, found: Assignment) -> float:
+    """Of all observations, over that of no signal; those that are outliers for certain have no part in it."""
+    own = found.log_likelihood.double()
+    if observed.log_outlier is not None:
+        odds = observed.log_outlier.double()
+        own = torch.where(odds == math.inf, 0.0, torch.logaddexp(own, odds))
+    return float(own.sum())
 
 
 def summed_statistics(parts: Sequence[T], statistics: Callable[[T], Statistics]) -> Statistics:

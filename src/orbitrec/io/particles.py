@@ -17,8 +17,8 @@ from orbitrec.geometry.resampling import resampling_matrix
 from orbitrec.io.mrc import MrcHeader, read_header
 from orbitrec.io.particle_table import ImageSources, ParticleTable
 from orbitrec.io.tables import read_table
+from orbitrec.models.background import Background
 from orbitrec.models.ctf import CTFParameters
-from orbitrec.models.noise import corner_mask
 
 Indices = Int[Tensor, "b"] | Int[np.ndarray, "b"] | Sequence[int] | slice
 SMALL_GROUP = 200
@@ -84,7 +84,7 @@ class ParticleStack:
         premultiplied: which images have been multiplied by their CTF already.
         phase_flipped: which images are multiplied by the sign of their CTF on reading, because their phases have been
             flipped: that undoes it, and changes the noise's spectrum no more than the flipping did.
-        normalised: whether each image's background is brought to mean 0 and variance 1 on reading.
+        background: how each image's background is removed on reading; None leaves it.
     """
 
     table: ParticleTable
@@ -95,7 +95,7 @@ class ParticleStack:
     factors: Float[np.ndarray, "N"]
     premultiplied: Bool[Tensor, "N"]
     phase_flipped: Bool[Tensor, "N"]
-    normalised: bool = False
+    background: Background | None = None
 
     @classmethod
     def open(
@@ -214,8 +214,8 @@ class ParticleStack:
         if bad.size:
             self._refuse_image(int(rows[bad[0]]), constant=bool(low[bad[0]] == high[bad[0]]))
         images = torch.from_numpy(out)
-        if self.normalised:
-            images = background_normalised(images)
+        if self.background is not None:
+            images = self.background.removed(images)
         factors = self.factors[rows]
         if (factors != 1).any():
             images *= torch.from_numpy(factors).to(images)[:, None, None]
@@ -253,15 +253,6 @@ class ParticleStack:
         """
         resolved = [Path(os.path.abspath(stack.path)) for stack in self.stacks]
         self.table.write_posed(path, rotations, shifts_px * self.pixel_size_A, resolved, halves)
-
-
-def background_normalised(images: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]:
-    """Images whose corners have mean 0 and variance 1, as RELION's extraction makes them."""
-    corner = corner_mask(images.shape[-1]).to(images.device)
-    background = images[:, corner]
-    mean = background.mean(dim=1)[:, None, None]
-    deviation = background.std(dim=1)[:, None, None]
-    return (images - mean) / deviation.clamp(min=torch.finfo(images.dtype).tiny)
 
 
 def _located(table: Path, sources: ImageSources, datadir: Path | None) -> list[Path]:

@@ -7,7 +7,7 @@ and ``#`` begins a comment only where a value would begin. Bytes that are not UT
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def _loop(where: str, labels: list[str], rows: list[tuple[int, str]]) -> pd.Data
                 "it, and put names with blanks in quotes"
             )
     data = "\n".join(lines).encode(errors="surrogateescape")
-    named = {label: str for label in labels if label.endswith("Name")}  # a micrograph may be called 0012
+    named: dict[Hashable, type] = {label: str for label in labels if label.endswith("Name")}  # such as 0012
     foreign = not plain and re.search("[\udc80-\udcff]", text) is not None  # texts of pandas cannot hold such bytes
     try:
         table = pd.read_csv(
@@ -114,7 +114,9 @@ def _loop(where: str, labels: list[str], rows: list[tuple[int, str]]) -> pd.Data
             names=labels, index_col=False, dtype=object if foreign else named, quoting=csv.QUOTE_NONE,
             keep_default_na=False, na_values=["nan", "NaN", "<NA>"], low_memory=False, skip_blank_lines=False,
         )  # fmt: skip
-        return table.apply(lambda column: column if column.name in named else _numbers(column)) if foreign else table
+        if not foreign:
+            return table
+        return pd.DataFrame({name: col if name in named else _numbers(col) for name, col in table.items()})
     except (ValueError, OverflowError) as error:
         raise InputError(f"{where} is not a well-formed STAR table ({str(error).strip().splitlines()[0]})") from error
 
@@ -122,7 +124,7 @@ def _loop(where: str, labels: list[str], rows: list[tuple[int, str]]) -> pd.Data
 def _numbers(column: pd.Series) -> pd.Series:
     """The column as numbers, if they all are."""
     try:
-        return pd.to_numeric(column)
+        return pd.Series(pd.to_numeric(column), column.index)
     except ValueError:
         return column
 

@@ -25,7 +25,7 @@ def draw_directions(figure: Figure | SubFigure, found: ConicalFSC, voxel_size_A:
         found: the correlation of the half-maps in each direction.
         voxel_size_A: edge of a voxel in Å.
     """
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15)).flat
     _draw_cones(left.subplots(), found, voxel_size_A)
     resolution = _on_sphere(found, voxel_size_A)
     axes = right.subplots(subplot_kw={"projection": "mollweide"})

@@ -146,6 +146,7 @@ def write_run(
         run.file(posed.with_suffix(suffix).name)
     stack.write_posed(posed, result.rotations, result.shifts_px, result.half_sets)
     write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
+    write_csv(run.file("particle_statistics.csv"), _particle_rows(result))
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_conical_fsc(run, result.conical_fsc)
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
@@ -227,6 +228,16 @@ def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:
         curves.corrected.cutoff_A(0.143, pixel),
         curves.unmasked.cutoff_A(0.143, pixel),
     )
+
+
+def _particle_rows(result: PosedMap) -> list[dict[str, int | float]]:
+    """What is known of every particle beside its pose, in the order of the table."""
+    return [
+        {"row": row, "log_likelihood": round(value, 3), "inlier_probability": round(inlier, 6)}
+        for row, (value, inlier) in enumerate(
+            zip(result.log_likelihood.tolist(), result.inlier.tolist(), strict=True), start=1
+        )
+    ]
 
 
 def _starts(selected: Selection) -> tuple[StartSummary, ...]:

@@ -1,7 +1,8 @@
 """The state of a run: its random numbers, its history and timers, its checkpoints, and how far it is."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -113,6 +114,7 @@ class RunState:
         checkpoints: where records are kept.
         history: one row for every step.
         timers: seconds of each part of the run.
+        part: what the run works on at present, say a half-set, while it does the same to several; may be empty.
     """
 
     generator: torch.Generator
@@ -121,9 +123,23 @@ class RunState:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     history: list[HistoryRow] = field(default_factory=list)
     timers: dict[str, float] = field(default_factory=dict)
+    part: str = ""
     _done: float = 0.0
     _begun: float = field(default_factory=time.monotonic)
     _last_timer: float = 0.0
+
+    @contextmanager
+    def working_on(self, part: str) -> Iterator[None]:
+        """Records and rows of the history made within belong to this part."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+    def named(self, name: str) -> str:
+        """The name of a record of the part that the run works on."""
+        return f"{self.part} {name}".strip()
 
     def step(self, name: str, compute: Callable[[], Record]) -> dict[str, Any]:
         """The record ``name`` if there is one; otherwise what ``compute`` returns, which is recorded."""
@@ -132,7 +148,7 @@ class RunState:
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The record ``name``, None if there is none; random numbers, history and clock are set back to its time."""
-        state = from_first(lambda: self.checkpoints.load(name))
+        state = from_first(lambda: self.checkpoints.load(self.named(name)))
         if state is None:
             return None
         kept: dict[str, Any] = {key: state.pop(f"run {key}") for key in ("generator", "history", "times", "timers")}
@@ -151,7 +167,9 @@ class RunState:
             "times": [self.elapsed(), self._last_timer, self._done],
             "timers": self.timers,
         }
-        saved = self.checkpoints.save(name, {**record, **{f"run {key}": value for key, value in state.items()}})
+        saved = self.checkpoints.save(
+            self.named(name), {**record, **{f"run {key}": value for key, value in state.items()}}
+        )
         return {key: saved[key] for key in record}
 
     def advance(self, stage: Stage, images: int | float, part: str = "") -> None:
@@ -163,7 +181,7 @@ class RunState:
             part: of the stage; may be empty.
         """
         self._done += stage.cost * images
-        self.callback(Status(stage, part, min(1.0, self._done / self.total)))
+        self.callback(Status(stage, self.named(part), min(1.0, self._done / self.total)))
 
     def counter(self, stage: Stage, part: str = "") -> Callable[[int], None]:
         """A function that reports work on a stage; it is called with the number of images."""
@@ -181,6 +199,7 @@ class RunState:
             log_likelihood: of one particle.
             seconds: since the beginning of the run; now if None.
         """
+        alternative = self.named(alternative)
         step = 1 + sum(
             (row.stage, row.alternative, row.resolution_A) == (stage, alternative, resolution_A) for row in self.history
         )
@@ -190,7 +209,7 @@ class RunState:
     def timer(self, name: str) -> None:
         """Record the seconds of the part ``name`` of the run, which ends now."""
         now = self.elapsed()
-        self.timers[name] = now - self._last_timer
+        self.timers[name] = self.timers.get(name, 0.0) + now - self._last_timer
         self._last_timer = now
 
     def elapsed(self) -> float:

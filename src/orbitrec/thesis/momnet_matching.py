@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.momnet_start import log_views
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.models.cryoem import PolarProjector, polar_templates
 from orbitrec.moments.analytic import Moments, bounded_spread, shifted_uniform_moments, uniform_moments
 from orbitrec.moments.batched import BatchedMoments
 from orbitrec.moments.losses import kam_loss, relative_errors
 from orbitrec.networks.momnet import MomNet, MomNetEstimate, MomNetSetting
+from orbitrec.networks.momnet_moments import log_views
 from orbitrec.optim.adam import ScheduledAdam, constant, cosine
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.volumes.fourier_net import FourierNet

@@ -1,4 +1,4 @@
-"""A start of the ab initio search from MoM-net: a stack's moments on the network's grid, and what it finds.
+"""Between a stack and MoM-net: its moments on the network's grid, and the views that the network finds.
 
 The moments are accumulated as for moment matching and interpolated from their own radial nodes to the network's.
 """

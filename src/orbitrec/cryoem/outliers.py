@@ -1,0 +1,66 @@
+"""Images that are not of the particle: contamination that is brighter than any view of it, and empty images.
+
+Two witnesses tell, one before there is a model and one after. Contamination and broken images have an energy at some
+resolution that the particle's views do not have: :func:`energy_outliers` compares every image with the others. An empty
+image is one that no view explains better than no signal does: with the odds :data:`EMPTY_ODDS` the E-step weighs every
+image by the probability that it is no such image (:func:`orbitrec.inference.likelihood.expectation`).
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from orbitrec.cryoem.preprocess import ParticleModes
+
+BANDS = (4.0, 8.0, 12.0, 16.0, 20.0)
+"""Edges of the bands in which energies are compared, as bandwidths (radius · frequency)."""
+FAR = 4.0
+"""Robust standard deviations of log energies above the median beyond which an image is no view of the particle. Views
+and contrasts of clean and of crowded particles stay below 4.3; thickness of ice is part of what they vary by."""
+EMPTY_ODDS = 0.1 / 0.9
+"""Odds, before the templates are looked at, that an image holds no particle."""
+
+
+def robust_deviations(values: Float[Tensor, "N b"]) -> Float[Tensor, "N b"]:
+    """Distance of each value from its column's median, in standard deviations by the median absolute deviation."""
+    offset = values - values.median(0).values
+    scale = 1.4826 * offset.abs().median(0).values
+    return offset / scale.clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def energy_outliers(data: ParticleModes, radius: float) -> Bool[Tensor, "N"]:
+    """Which images have more energy at some resolution than views of the particle have.
+
+    The energy of an image in a band of frequencies is ``Σ|Y|² / Σh²``, which is the same for all images of noise.
+
+    Args:
+        data: the particles.
+        radius: of the particle's ball, in pixels.
+
+    Returns:
+        (N,) True for images that are far from all others.
+    """
+    power = data.modes.abs().square().sum(1)
+    weight = data.ctf2_over_noise(torch.arange(len(data)))
+    band = torch.bucketize(data.grid.nodes * radius, torch.tensor(BANDS, dtype=torch.float64))
+    energies = torch.stack(
+        [power[:, band == b].sum(1) / weight[:, band == b].sum(1) for b in band.unique().tolist()], dim=1
+    )
+    tiny = torch.finfo(energies.dtype).tiny
+    return (robust_deviations(energies.clamp(min=tiny).log()) > FAR).any(1)
+
+
+def outlier_odds(certain: Bool[Tensor, "N"], empty: bool = True) -> Float[Tensor, "N"]:
+    """Log odds that an image is none of the particle.
+
+    Args:
+        certain: (N,) images that are known not to be.
+        empty: whether the others may be without a particle.
+
+    Returns:
+        (N,) infinite for those that are certain.
+    """
+    others = math.log(EMPTY_ODDS) if empty else -math.inf
+    return torch.where(certain, math.inf, others)
