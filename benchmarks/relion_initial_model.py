@@ -30,7 +30,7 @@ from torch import Tensor
 
 from orbitrec.cryoem.config import AbInitioConfig
 from orbitrec.cryoem.image_statistics import image_statistics
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.polar import PolarGrid

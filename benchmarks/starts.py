@@ -17,11 +17,11 @@ from rich.table import Table
 
 from orbitrec.cryoem.centring import CENTRING_BANDWIDTHS, centre_from_coarse_to_fine
 from orbitrec.cryoem.config import AbInitioConfig
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import centred_likelihood
-from orbitrec.cryoem.multi_start import OnlinePhase, held_out_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
-from orbitrec.cryoem.starts import moment_starts, momnet_start
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import centred_likelihood
+from orbitrec.cryoem.search.multi_start import OnlinePhase, held_out_likelihood
+from orbitrec.cryoem.search.starts import moment_starts, momnet_start
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.io.mrc import read_map

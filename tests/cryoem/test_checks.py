@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from orbitrec.cryoem.checks import Evidence, quality_checks, view_shares
-from orbitrec.cryoem.level import ResolutionLevel
-from orbitrec.cryoem.multi_start import Candidate, Selection
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap
+from orbitrec.cryoem.search.level import ResolutionLevel
+from orbitrec.cryoem.search.multi_start import Candidate, Selection
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC
 from orbitrec.evaluation.orientation import ConicalFSC, fourier_sampling

@@ -11,15 +11,15 @@ from torch import Tensor
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.centring import centre
 from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, Schedule, StartKind
-from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior
-from orbitrec.cryoem.likelihood import FEW_ITERATIONS
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.pose_refinement import refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.reconstruct import half_map
 from orbitrec.cryoem.refine import refined_map
 from orbitrec.cryoem.result import PosedMap
-from orbitrec.cryoem.starts import momnet_start
+from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior
+from orbitrec.cryoem.search.likelihood import FEW_ITERATIONS
+from orbitrec.cryoem.search.starts import momnet_start
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
 from orbitrec.inference import likelihood

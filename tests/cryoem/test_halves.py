@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from orbitrec.cryoem.halves import joined, placed
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.multiresolution import PosedVolume
 from orbitrec.cryoem.pose_refinement import Poses
-from orbitrec.cryoem.pose_search import ParticleState
-from orbitrec.cryoem.starts import fitted_coefficients
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.multiresolution import PosedVolume
+from orbitrec.cryoem.search.pose_search import ParticleState
+from orbitrec.cryoem.search.starts import fitted_coefficients
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.volumes.gaussians import GaussianMixture

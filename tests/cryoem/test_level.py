@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import centred_likelihood
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations, Statistics
 from orbitrec.inference.orbit_likelihood import ObservationSet, OrbitLikelihood

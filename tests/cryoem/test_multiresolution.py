@@ -8,13 +8,13 @@ from torch import Tensor
 
 from orbitrec.cryoem.centring import Centring, centre
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import centred_likelihood
-from orbitrec.cryoem.multi_start import Selection, held_out_likelihood, multi_start
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.pipeline import marching_plan
-from orbitrec.cryoem.pose_search import ParticleState, shift_search
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import centred_likelihood
+from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
+from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.pose_search import ParticleState, shift_search
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, in_plane, random_rotations
 from orbitrec.inference.likelihood import Statistics

@@ -10,10 +10,10 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from orbitrec.cryoem.centring import shift_grid
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
-from orbitrec.cryoem.starts import fitted_coefficients
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import centred_likelihood
+from orbitrec.cryoem.search.starts import fitted_coefficients
 from orbitrec.io.mrc import read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.volumes.base import Volume

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from orbitrec.cryoem.level import ResolutionLevel
-from orbitrec.cryoem.starts import moment_starts, random_starts
+from orbitrec.cryoem.search.level import ResolutionLevel
+from orbitrec.cryoem.search.starts import moment_starts, random_starts
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.polar import PolarGrid

@@ -2,9 +2,9 @@
 
 import torch
 
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.starts import fitted_coefficients
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.starts import fitted_coefficients
 from orbitrec.cryoem.symmetry import impose_symmetry
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.point_groups import PointGroup

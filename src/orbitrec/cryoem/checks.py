@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap
+from orbitrec.cryoem.search.multi_start import Selection
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling
 from orbitrec.geometry.grids import radii

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from orbitrec.cryoem.multiresolution import PosedVolume
 from orbitrec.cryoem.pose_refinement import Poses
+from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.rotations import mirrored_views
 

@@ -12,16 +12,16 @@ from orbitrec.cryoem.centring import centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
-from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.memory import require_memory
-from orbitrec.cryoem.multi_start import Selection, multi_start
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_refinement import Poses
-from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
-from orbitrec.cryoem.starts import matched_starts
+from orbitrec.cryoem.search.level import ResolutionLevel
+from orbitrec.cryoem.search.multi_start import Selection, multi_start
+from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.pose_search import ParticleState
+from orbitrec.cryoem.search.starts import matched_starts
 from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack

@@ -15,16 +15,16 @@ from orbitrec.cryoem.centring import centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, RefineConfig
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import centred_likelihood
 from orbitrec.cryoem.memory import require_memory
-from orbitrec.cryoem.multi_start import Selection
-from orbitrec.cryoem.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
-from orbitrec.cryoem.pose_search import ParticleState
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
-from orbitrec.cryoem.starts import fitted_coefficients
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import centred_likelihood
+from orbitrec.cryoem.search.multi_start import Selection
+from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.pose_search import ParticleState
+from orbitrec.cryoem.search.starts import fitted_coefficients
 from orbitrec.cryoem.symmetry import impose_symmetry
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack

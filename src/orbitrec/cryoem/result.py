@@ -11,11 +11,11 @@ from torch import Tensor
 from orbitrec.cryoem.checks import Evidence, quality_checks
 from orbitrec.cryoem.config import FEWEST_PARTICLES, SearchConfig
 from orbitrec.cryoem.image_statistics import ImageStatistics
-from orbitrec.cryoem.multi_start import Selection
-from orbitrec.cryoem.multiresolution import PosedVolume
 from orbitrec.cryoem.pose_refinement import Poses, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
+from orbitrec.cryoem.search.multi_start import Selection
+from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.errors import InputError
 from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling, conical_fsc, fourier_sampling

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.multi_start import held_out_likelihood
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.starts import fitted_coefficients
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.multi_start import held_out_likelihood
+from orbitrec.cryoem.search.starts import fitted_coefficients
 from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.symmetry import find_axes
 from orbitrec.geometry.point_groups import PointGroup

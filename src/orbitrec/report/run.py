@@ -12,8 +12,8 @@ from torch import Tensor
 
 from orbitrec import __version__
 from orbitrec.cryoem.config import SearchConfig
-from orbitrec.cryoem.multi_start import Selection
 from orbitrec.cryoem.result import PosedMap
+from orbitrec.cryoem.search.multi_start import Selection
 from orbitrec.errors import InputError, WriteError
 from orbitrec.evaluation.alignment import align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation

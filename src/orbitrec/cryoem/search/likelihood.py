@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior, VolumeAndViews
-from orbitrec.cryoem.pose_search import ParticleState, candidate_directions, images_at_once, shift_search
 from orbitrec.cryoem.preprocess import NO_SHIFT, ParticleModes
+from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior, VolumeAndViews
+from orbitrec.cryoem.search.pose_search import ParticleState, candidate_directions, images_at_once, shift_search
 from orbitrec.inference.group_density import EstimatedDirections, KnownDensity
 from orbitrec.inference.likelihood import Observations
 from orbitrec.inference.orbit_likelihood import MStep, ObservationSet, OrbitLikelihood, Recorder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.config import StartKind
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.matching import MomentTarget, match_moments

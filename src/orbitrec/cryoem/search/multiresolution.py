@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orbitrec.cryoem.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import given_views, searched_likelihood
-from orbitrec.cryoem.pose_search import ParticleState, PosesFound
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import given_views, searched_likelihood
+from orbitrec.cryoem.search.pose_search import ParticleState, PosesFound
 from orbitrec.densities.gridded import mixed_with_uniform
 from orbitrec.inference.likelihood import Assignment
 from orbitrec.optim.driver import continued, run

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.centring import shift_grid
-from orbitrec.cryoem.level import ResolutionLevel
 from orbitrec.cryoem.preprocess import NO_SHIFT
+from orbitrec.cryoem.search.level import ResolutionLevel
 from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Assignment
 from orbitrec.runtime.distributed import fill_in

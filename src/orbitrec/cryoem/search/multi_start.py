@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
-from orbitrec.cryoem.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.likelihood import centred_likelihood, given_views
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.starts import Start, random_starts
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.likelihood import centred_likelihood, given_views
+from orbitrec.cryoem.search.starts import Start, random_starts
 from orbitrec.evaluation.alignment import align
 from orbitrec.inference.orbit_likelihood import OrbitLikelihood
 from orbitrec.optim.driver import continued, run

@@ -1,0 +1,1 @@
+"""The search for volume and poses: starts, their selection, and frequency marching."""
