@@ -113,6 +113,14 @@ def moment_starts(
 def momnet_start(stack: ParticleStack, rows: Int[Tensor, "n"], level: ResolutionLevel) -> Start:
     """A start by the pretrained network: one pass over the stack for its moments, and what the network makes of them.
 
+    Args:
+        stack: the particles.
+        rows: (n,) indices of those that are used.
+        level: the resolution of the start.
+
+    Returns:
+        The start.
+
     Raises:
         InputError: if the images do not reach the network's resolution.
     """
