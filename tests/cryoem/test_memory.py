@@ -10,7 +10,7 @@ import torch
 
 from orbitrec import api
 from orbitrec.cli import main
-from orbitrec.cryoem import memory
+from orbitrec.cryoem import memory, pipeline
 from orbitrec.cryoem.config import AbInitioConfig, RefineConfig
 from orbitrec.cryoem.memory import MemoryEstimate, require_memory
 from orbitrec.cryoem.pipeline import initial_model
@@ -63,6 +63,16 @@ def test_runs_are_refused_before_they_begin(stack, monkeypatch):
     with pytest.raises(InputError, match=r"0\.4 GiB are free"):
         refined_map(stack, torch.ones(N, N, N, dtype=torch.float64), RefineConfig(), heard.append)
     assert heard == []
+
+
+@pytest.mark.parametrize(("apart", "copies"), [(False, 1.0), (True, 1.5)])
+def test_a_half_set_that_is_searched_alone_is_held_beside_all(stack, monkeypatch, apart, copies):
+    def refuse(*arguments: object, copies: float) -> None:
+        raise InputError(f"{copies} copies")
+
+    monkeypatch.setattr(pipeline, "require_memory", refuse)
+    with pytest.raises(InputError, match=f"{copies} copies"):
+        initial_model(stack, AbInitioConfig(independent_halves=apart))
 
 
 def _too_large() -> None:

@@ -60,7 +60,8 @@ def initial_model(
 
     finest = max(schedule.bandwidths)
     k_max = finest / radius
-    require_memory(stack, k_max, radius)
+    # A half-set that is searched alone is held beside all particles.
+    require_memory(stack, k_max, radius, copies=1.5 if config.independent_halves else 1.0)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
