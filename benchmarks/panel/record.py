@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import starfile
+import pandas as pd
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import write_json
@@ -21,8 +21,10 @@ from particles import STACK, known_poses, make_set, run_tool
 from plan import Trial
 
 RECORD = "record.json"
-OUTLIER = "orbitrecOutlier"
-"""Column of the posed table that is 1 where `abinitio` took a particle for junk; tables without it say nothing."""
+STATISTICS, INLIER = "particle_statistics.csv", "inlier_probability"
+"""File of a run with a row for every particle, and its column: of being a view. Older versions write no such file."""
+LIKELY = 0.5
+"""Probability below which a particle had no part in the map: it is flagged."""
 POLL_S = 0.2
 
 
@@ -147,7 +149,7 @@ def _what_was_found(folder: Path, shared: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     told = {name: summary.get(name) for name in ("checks", "half_maps_fsc0143_A", "half_sets", "diameter_A")}
     told["checks"] = told["checks"] or summary.get("warnings", [])  # as version 0.1 called them
-    return {**found, **told, **outliers(run / summary["posed"], np.load(particles / "class.npy"))}
+    return {**found, **told, **outliers(run / STATISTICS, np.load(particles / "class.npy"))}
 
 
 def judged(map_file: Path, particles: Path, shared: Path, *options: str) -> dict[str, Any] | None:
@@ -162,19 +164,15 @@ def judged(map_file: Path, particles: Path, shared: Path, *options: str) -> dict
     return answer if all(map(math.isfinite, [*curve, answer["cc"]])) else None
 
 
-def outliers(table: Path, classes: np.ndarray) -> dict[str, int]:
-    """How many particles are junk and how many good, and how many of each the posed table flags; nothing without flags.
+def outliers(statistics: Path, classes: np.ndarray) -> dict[str, int]:
+    """How many particles are junk and how many good, and how many of each the run flags; nothing without statistics.
 
     Args:
-        table: the posed table; a particle's number in its image name is its place in the set.
+        statistics: the run's, a row for every particle in the order of the set.
         classes: −1 for junk.
     """
-    posed = starfile.read(table, always_dict=True)["particles"]
-    if OUTLIER not in posed:
+    if not statistics.exists():
         return {}
-    rows = posed["rlnImageName"].str.partition("@")[0].astype(int).to_numpy() - 1
-    flagged = np.ones(len(classes), dtype=bool)  # particles that are left out of the table count as flagged
-    flagged[rows] = posed[OUTLIER].to_numpy() != 0
-    junk = classes < 0
+    junk, flagged = classes < 0, pd.read_csv(statistics)[INLIER].to_numpy() < LIKELY
     counts = {"junk": junk, "junk_flagged": junk & flagged, "good": ~junk, "good_flagged": ~junk & flagged}
     return {name: int(mask.sum()) for name, mask in counts.items()}

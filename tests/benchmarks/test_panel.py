@@ -10,7 +10,6 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
-import pandas as pd
 import pytest
 import starfile
 
@@ -148,16 +147,13 @@ def test_documents_say_how_many_runs_and_of_which_code():
     assert len({line.count("|") for line in text.split("\n\n")[0].splitlines()}) == 1
 
 
-def test_outliers_are_counted_by_the_place_in_the_set(tmp_path):
-    """Rows in any order; a particle that the table leaves out counts as flagged."""
-    places = [4, 1, 2]
-    table = {"rlnImageName": [f"{place:06d}@../set/particles.mrcs" for place in places], record.OUTLIER: [0, 0, 1]}
-    starfile.write({"particles": pd.DataFrame(table)}, tmp_path / "posed.star")
-    counts = record.outliers(tmp_path / "posed.star", np.array([0, 0, -1, -1, -1]))
+def test_outliers_are_those_that_the_run_calls_unlikely(tmp_path):
+    file = tmp_path / record.STATISTICS
+    assert record.outliers(file, np.zeros(5)) == {}
+    probabilities = [1.0, 0.2, 0.49, 0.5, 0.0]
+    file.write_text("row,log_likelihood,inlier_probability\n" + "".join(f"1,0.5,{p}\n" for p in probabilities))
+    counts = record.outliers(file, np.array([0, 0, -1, -1, -1]))
     assert counts == {"junk": 3, "junk_flagged": 2, "good": 2, "good_flagged": 1}
-    del table[record.OUTLIER]
-    starfile.write({"particles": pd.DataFrame(table)}, tmp_path / "posed.star", overwrite=True)
-    assert record.outliers(tmp_path / "posed.star", np.zeros(4)) == {}
 
 
 def test_ice_is_binned_by_its_low_frequencies(tmp_path):
@@ -199,8 +195,7 @@ if seed == 4: os.kill(os.getpid(), signal.SIGKILL)
 if seed == 5: time.sleep(60)
 run.mkdir()
 if seed == 6: sys.exit(0)
-(run / "summary.json").write_text(json.dumps({"posed": "particles.star", "checks": ["it looks odd"]}))
-shutil.copy("set/particles.star", run / "particles.star")
+(run / "summary.json").write_text(json.dumps({"checks": ["it looks odd"]}))
 shutil.copy("set/truth.mrc" if seed == 1 else "set/known_poses.mrc", run / "initial_model.mrc")
 """
 
