@@ -125,7 +125,7 @@ def _numbers(column: pd.Series) -> pd.Series:
     """The column as numbers, if they all are."""
     try:
         return pd.Series(pd.to_numeric(column), column.index)
-    except ValueError:
+    except (ValueError, TypeError):  # pandas fails to say in which text a byte that is not UTF-8 is, with a TypeError
         return column
 
 
