@@ -29,14 +29,16 @@ from orbitrec.models.simulate import random_defocus
 
 N, PIXEL_A, COUNT = 24, 4.0, 300
 FILES = [
-    "fsc.csv", "fsc.star", "half1.mrc", "half2.mrc", "history.csv", "initial_model.mrc", "mask.mrc", "particles.star",
-    "report.html", "summary.json", "summary.png", "views.csv", "views.mrcs",
+    "conical_fsc.csv", "fsc.csv", "fsc.star", "half1.mrc", "half2.mrc", "history.csv", "initial_model.mrc", "mask.mrc",
+    "particle_statistics.csv", "particles.star", "report.html", "summary.json", "summary.png", "views.csv",
+    "views.mrcs",
 ]  # fmt: skip
 KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "device", "diameter_A",
     "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "handedness", "starts", "half_sets",
     "half_sets_from", "half_maps_unmasked_fsc0143_A", "seconds", "peak_memory_GiB", "dialect", "posed", "checks",
-    "contrast_of_images", "symmetry", "symmetry_score", "format",
+    "contrast_of_images", "symmetry", "symmetry_score", "format", "scf_star", "unsampled", "cfar",
+    "finest_direction_A", "coarsest_direction_A",
 }  # fmt: skip
 TRUTH_KEYS = {"truth", "fsc05_A", "fsc0143_A", "correlation", "mirrored"}
 
@@ -256,10 +258,6 @@ def _no_ctf_columns(good: Good) -> None:
     good.change_star(lambda optics, particles: (optics, particles.drop(columns=["rlnDefocusU", "rlnDefocusV"])))
 
 
-def _phases_flipped(good: Good) -> None:
-    good.change_star(lambda optics, particles: (optics.assign(rlnCtfDataArePhaseFlipped=1), particles))
-
-
 def _empty_table(good: Good) -> None:
     good.change_star(lambda optics, particles: (optics, particles[:0]))
 
@@ -276,7 +274,6 @@ BAD = {
     "constant image": (_constant_image, "row 7 (image 7 of"),
     "no pixel size": (_no_pixel_size, "gives no pixel size"),
     "no CTF columns": (_no_ctf_columns, "use --no-ctf"),
-    "phases flipped": (_phases_flipped, "rlnCtfDataArePhaseFlipped is set"),
     "empty table": (_empty_table, "its table is empty"),
     "few particles": (_few_rows, "99 particles are too few"),
     "no such truth": (lambda good: ["--truth", good.folder / "no.mrc"], "no.mrc: no such file"),
@@ -294,7 +291,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_sentence_exit_2_and_nothing_left(tmp_path, good, name, capsys, monkeypatch):
     """Found before the search begins, a bad truth too: it would be a pity afterwards."""
-    monkeypatch.setattr(pipeline, "multi_start", lambda *arguments: pytest.fail("the search began"))
+    monkeypatch.setattr(pipeline, "multi_start", lambda *_, **__: pytest.fail("the search began"))
     make, sentence = BAD[name]
     extra = make(good) or []
     before = sorted(tmp_path.rglob("*"))

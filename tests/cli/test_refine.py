@@ -26,8 +26,9 @@ from orbitrec.io.star import read_star
 
 N, PIXEL_A, COUNT = 24, 4.0, 150
 FILES = [
-    "fsc.csv", "fsc.star", "half1.mrc", "half2.mrc", "history.csv", "mask.mrc", "particles.star", "refined.mrc",
-    "report.html", "summary.json", "summary.png", "views.csv", "views.mrcs",
+    "conical_fsc.csv", "fsc.csv", "fsc.star", "half1.mrc", "half2.mrc", "history.csv", "mask.mrc",
+    "particle_statistics.csv", "particles.star", "refined.mrc", "report.html", "summary.json", "summary.png",
+    "views.csv", "views.mrcs",
 ]  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def test_voxels_of_the_initial_map_that_may_be_wrong_are_told_of(case, data, tmp
 
 def test_what_was_assumed_of_a_map_is_in_the_summary(data, tmp_path, monkeypatch):
     write_map(tmp_path / "map.mrc", read_map(data / "blurred.mrc")[0], 0.0)
-    stack, config = ParticleStack.open(data / "particles.star", ctf=None), RefineConfig(resolution_A=40.0, passes=2.0)
+    stack, config = ParticleStack.open(data / "particles.star", ctf=None), RefineConfig(resolution_A=30.0, passes=2.0)
     checks = api.refine(stack, tmp_path / "map.mrc", config, truth=data / "truth.mrc").summary.checks
     assert [check for check in checks if "gives no voxel size" in check] == [checks[0]]
 
