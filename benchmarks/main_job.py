@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orbitrec.io.mrc import StackWriter, read_header
-from orbitrec.models.noise import corner_mask
+from orbitrec.models.background import corner_mask
 
 ORBITREC = [sys.executable, "-m", "orbitrec"]
 

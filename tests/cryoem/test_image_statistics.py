@@ -11,9 +11,8 @@ from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
-from orbitrec.models.background import Background
+from orbitrec.models.background import Background, corner_mask
 from orbitrec.models.ctf import CTFParameters
-from orbitrec.models.noise import corner_mask
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.volumes.voxel import VoxelVolume
 

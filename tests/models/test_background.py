@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from orbitrec.models.background import Background
-from orbitrec.models.noise import corner_mask
+from orbitrec.models.background import Background, corner_mask
 
 
 def surface(n: int, degree: int, count: int = 5) -> torch.Tensor:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from orbitrec.models.noise import corner_mask
+from orbitrec.models.background import corner_mask
 from orbitrec.optim.driver import run
 from orbitrec.optim.termination import Termination
 from orbitrec.thesis import table_4_3

@@ -13,8 +13,8 @@ from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies, shell_indices
 from orbitrec.io.particles import ParticleStack
-from orbitrec.models.background import Background
-from orbitrec.models.noise import GroupedNoise, Noise, corner_mask
+from orbitrec.models.background import Background, corner_mask
+from orbitrec.models.noise import GroupedNoise, Noise
 
 AGREES = 0.2
 """The diameter is the usual share of the box if the one that the images show is within this share of it: measured

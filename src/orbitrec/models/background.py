@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from orbitrec.geometry.grids import pixel_vectors
-from orbitrec.models.noise import corner_mask
+
+
+def corner_mask(n: int, radius: float = 0.45) -> Bool[Tensor, "n n"]:
+    """Pixels further than ``radius · n`` from the origin, where particles leave the noise alone."""
+    return pixel_vectors(n).square().sum(-1) > (radius * n) ** 2
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
-from orbitrec.geometry.grids import pixel_vectors, radial_frequencies, radii, shell_frequencies, shell_indices
+from orbitrec.geometry.grids import radial_frequencies, radii, shell_frequencies, shell_indices
+from orbitrec.models.background import Background, corner_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +124,14 @@ Noise = NoiseSpectrum | GroupedNoise
 """The noise of a stack's particles: ``at_rows`` gives the spectrum of each."""
 
 
-def corner_mask(n: int, radius: float = 0.45) -> Bool[Tensor, "n n"]:
-    """Pixels further than ``radius · n`` from the origin, where particles leave the noise alone."""
-    return pixel_vectors(n).square().sum(-1) > (radius * n) ** 2
-
-
 def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.45) -> NoiseSpectrum:
     """Radial noise spectrum of a stack, from the pixels outside a disc of ``radius · n``, in one pass.
 
     The spectrum is the transform of the autocovariance (Blackman and Tukey 1958): products of corner pixels are
     averaged lag by lag, each over as many pairs as the mask has, so the hole in the mask neither leaks power between
     frequencies, as a masked periodogram would, nor biases any lag. A Hann taper to ``n/3`` sets the resolution. The
-    mean of each image's corners is subtracted, and the variance that this removes is added again.
+    plane through each image's corners is subtracted, and the variance that this removes is added again: so it makes no
+    difference whether images come with their backgrounds or without.
 
     Args:
         chunks: the images, some at a time.
@@ -146,33 +143,45 @@ def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.4
     Raises:
         InputError: if there are no images, a corner is constant, or a pixel is not finite.
     """
+    background = Background(degree=1, radius=radius)
     power, count, n, mask = None, 0, 0, torch.empty(0)
     for images in chunks:
         if power is None:
             n, mask = images.shape[-1], corner_mask(images.shape[-1], radius).to(images)
             power = torch.zeros(2 * n, n + 1, dtype=torch.float64, device=images.device)
-        background = images - (images * mask).sum((-2, -1), keepdim=True) / mask.sum()
         # Padding to 2n keeps lags from wrapping round the box.
-        transform = torch.fft.rfft2(background * mask, s=(2 * n, 2 * n))
+        transform = torch.fft.rfft2(background.removed(images) * mask, s=(2 * n, 2 * n))
         power += transform.abs().square().sum(0)
         count += len(images)
     if power is None or count == 0:
         raise InputError("cannot estimate the noise of an empty stack; give at least one image")
     if not bool(power.isfinite().all()):
         raise InputError("an image has pixels that are not finite numbers; remove it from the stack")
-    return NoiseSpectrum(_spectrum_on_shells(power / count, mask.double()), n)
+    return NoiseSpectrum(_spectrum_on_shells(power / count, mask.double(), background.basis(n).to(power)), n)
 
 
-def _spectrum_on_shells(power: Float[Tensor, "p q"], mask: Float[Tensor, "n n"]) -> Float[Tensor, "R"]:
-    """Spectrum from the mean power of masked images, both transformed on the grid padded to 2n."""
+def _spectrum_on_shells(
+    power: Float[Tensor, "p q"], mask: Float[Tensor, "n n"], removed: Float[Tensor, "r n n"]
+) -> Float[Tensor, "R"]:
+    """Spectrum from the mean power of masked images, transformed on the grid padded to 2n.
+
+    ``removed``: surfaces that span what was subtracted from the images.
+    """
     n = mask.shape[-1]
     lag = torch.fft.fftfreq(2 * n, 1 / (2 * n), dtype=torch.float64, device=mask.device)
     distance = (lag.square()[:, None] + lag.square()).sqrt()
     taper = _hann(distance, n)
-    pairs = torch.fft.irfft2(torch.fft.rfft2(mask, s=(2 * n, 2 * n)).abs().square()).round()
-    covariance = torch.fft.irfft2(power) / pairs.clamp(min=1) * taper
-    # Subtracting a mean over M pixels lowers every lag by its variance Σ pairs·covariance / M².
-    covariance += taper * (pairs * covariance).sum() / mask.sum() ** 2
+    pairs = torch.fft.irfft2(torch.fft.rfft2(mask, s=(2 * n, 2 * n)).abs().square()).round().clamp(min=1)
+    covariance = torch.fft.irfft2(power) / pairs * taper
+    # Without its part along u, an orthonormal surface of autocorrelation A, noise lacks the variance s = Σ A·covariance
+    # there, and the covariance s·A/pairs at each lag. What is left of s is what is seen, hence the equations.
+    surfaces = torch.zeros_like(removed)
+    surfaces[:, mask > 0] = torch.linalg.qr(removed[:, mask > 0].mT)[0].mT
+    own = torch.fft.irfft2(torch.fft.rfft2(surfaces, s=(2 * n, 2 * n)).abs().square())
+    lost = own / pairs * taper
+    seen, mixed = (own * covariance).sum((-2, -1)), torch.einsum("kpq,jpq->kj", own, lost)
+    variances = torch.linalg.solve(torch.eye(len(own)).to(mixed) - mixed, seen)
+    covariance += torch.einsum("k,kpq->pq", variances, lost)
     spectrum = torch.fft.fftshift(torch.fft.fft2(covariance).real[::2, ::2])
     means = _shell_means(spectrum)
     # A deep dip can come out negative from finite data; with the floor, dividing by the spectrum stays finite.

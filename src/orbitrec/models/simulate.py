@@ -16,8 +16,9 @@ from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.geometry.grids import frequencies
 from orbitrec.geometry.rotations import direction_frames, in_plane, random_rotations
+from orbitrec.models.background import corner_mask
 from orbitrec.models.ctf import CTFParameters
-from orbitrec.models.noise import NoiseSpectrum, corner_mask
+from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.volumes.base import Volume
 
 
