@@ -206,7 +206,8 @@ def sampled_runs(stack: ParticleStack, rows: Int[Tensor, "g"], count: int = SAMP
 
 def _noise_of(stack: ParticleStack, rows: Int[Tensor, "g"]) -> NoiseSpectrum:
     taken = sampled_runs(stack, rows)
-    noise = estimate_noise(stack.images(run) for run in taken)
+    degree = 0 if stack.background is None else stack.background.degree
+    noise = estimate_noise((stack.images(run) for run in taken), degree=degree)
     if stack.ctf is not None and bool(stack.premultiplied[rows[0]]):
         shells = shell_frequencies(noise.n, len(noise.shells))
         power = stack.ctf.select(torch.cat(taken)).radial_square(shells, stack.pixel_size_A).mean(0)

@@ -124,18 +124,19 @@ Noise = NoiseSpectrum | GroupedNoise
 """The noise of a stack's particles: ``at_rows`` gives the spectrum of each."""
 
 
-def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.45) -> NoiseSpectrum:
+def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.45, degree: int = 0) -> NoiseSpectrum:
     """Radial noise spectrum of a stack, from the pixels outside a disc of ``radius · n``, in one pass.
 
     The spectrum is the transform of the autocovariance (Blackman and Tukey 1958): products of corner pixels are
     averaged lag by lag, each over as many pairs as the mask has, so the hole in the mask neither leaks power between
     frequencies, as a masked periodogram would, nor biases any lag. A Hann taper to ``n/3`` sets the resolution. The
-    plane through each image's corners is subtracted, and the variance that this removes is added again: so it makes no
-    difference whether images come with their backgrounds or without.
+    background of each image is subtracted, and the variance that this removes is added again: so it makes no difference
+    whether images come with their backgrounds or without.
 
     Args:
         chunks: the images, some at a time.
         radius: of the disc, in boxes.
+        degree: of the background, at least that of what the images have lost already (:class:`Background`).
 
     Returns:
         The spectrum on the shells of the images' box.
@@ -143,7 +144,7 @@ def estimate_noise(chunks: Iterable[Float[Tensor, "_ n n"]], radius: float = 0.4
     Raises:
         InputError: if there are no images, a corner is constant, or a pixel is not finite.
     """
-    background = Background(degree=1, radius=radius)
+    background = Background(degree=degree, radius=radius)
     power, count, n, mask = None, 0, 0, torch.empty(0)
     for images in chunks:
         if power is None:
