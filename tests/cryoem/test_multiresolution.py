@@ -14,10 +14,10 @@ from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import centred_likelihood
 from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
 from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
-from orbitrec.cryoem.search.pose_search import ParticleState, shift_search
+from orbitrec.cryoem.search.pose_search import ParticleState, shift_search, with_trials
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, in_plane, random_rotations
-from orbitrec.inference.likelihood import Statistics
+from orbitrec.inference.likelihood import Statistics, expectation
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.optim.driver import continued
@@ -275,3 +275,32 @@ def test_shifts_are_sought_under_a_gaussian_prior_once_directions_are_known():
     at_zero = log_prior[shifts.norm(dim=1) == 0]
     expected = at_zero - shifts.square().sum(1) / (2 * 0.9**2)
     assert torch.allclose(log_prior.double(), expected.double(), atol=1e-6)
+
+
+def test_trials_visit_displacements_by_their_posterior(first):
+    """Of copies of one particle, beside the posterior over a fine lattice; 80 passes are for coming there."""
+    copies, passes, spread = 200, 120, 1.0
+    level = first.selection.level
+    model = first.selection.model
+    data = first.data.subset(torch.full((copies,), 3))
+    centres = torch.tensor([0.5, -0.3], dtype=torch.float64).expand(copies, 2)
+    points = 0.25 * torch.cartesian_prod(*[torch.arange(-24, 25, dtype=torch.float64)] * 2)
+    log_prior = torch.log_softmax(-points.square().sum(1) / (2 * spread**2), dim=0)
+    bank = centred_likelihood(data, level, centres, torch.arange(copies)).bank(level.unknowns(model))
+    one = data.observations(torch.tensor([0]), level.grid, centres[:1], points, log_prior)
+    exact = expectation(one, bank)[1].shift[0].double()
+
+    particles, generator, visited = ParticleState(centres, spread), torch.Generator().manual_seed(1), []
+    for number in range(passes):
+        particles = with_trials(replace(particles, directions=None), generator)
+        assert particles.trials is not None
+        shifts, log_shift = shift_search(level, particles)
+        observed = data.observations(torch.arange(copies), level.grid, centres, shifts, log_shift)
+        tried = expectation(observed, bank)[1].shift
+        particles = replace(particles, tried=tried)
+        if number >= 80:
+            visited.append((tried.double()[..., None] * particles.trials).sum(1))
+    means = torch.stack(visited).mean(0)  # copies are independent of one another, passes are not
+    error = means.std(0) / math.sqrt(copies)
+    assert bool(((means.mean(0) - exact @ points).abs() < 4 * error).all())
+    assert float((exact @ points).norm()) > 20 * float(error.max())  # the prior's mean, zero, would not pass

@@ -183,6 +183,8 @@ def test_observations_are_moved_back_by_centres_and_shifts(tmp_path, n):
     assert torch.allclose(alone.modes[:, 0], wanted[rows], atol=TOLERANCE * scale)
     assert torch.allclose(both.modes[:, 1], wanted[rows], atol=TOLERANCE * scale)
     assert not torch.allclose(both.modes[:, 0], wanted[rows], atol=1e-1 * scale)
+    own = data.observations(rows, part, truth - shifts[1], shifts[1].expand(3, 1, 2), torch.zeros(1))
+    assert torch.allclose(own.modes, both.modes[:, 1:], atol=1e-6 * scale)
     assert torch.equal(both.ctf2_over_noise, data.ctf2_over_noise(rows)[:, : part.node_count])
 
 

@@ -46,6 +46,10 @@ class Centring:
     residual_px: float
     profile: Float[Tensor, "k"]
 
+    def tells(self, k_max: float) -> bool:
+        """Whether the images tell where their content is: to a phase of one radian at the frequency ``k_max``."""
+        return k_max * self.residual_px < 1
+
 
 def _mode_zero_after_shift(grid: PolarGrid, shifts: Float[Tensor, "s 2"]) -> Float[Tensor, "s two m k"]:
     """Rows of ``Re Σ_m``: mode 0 of an image moved back by each shift, from its modes (Jacobi–Anger).

@@ -122,6 +122,9 @@ class Schedule:
         passes: over the particles at each of these.
         candidates: directions that a particle is compared with once its search has been narrowed.
         batch: particles after which the model is updated.
+        trial_passes: the most passes at each bandwidth, the first of the starts among them, where images do not tell
+            their displacements, so that those are drawn (:func:`orbitrec.cryoem.search.pose_search.with_trials`).
+        trial_batch: particles after which the model is then updated.
         rounds: for a solver other than online EM, which makes no such steps: its rounds with every start, each with the
             prior of the present volume.
         round_passes: data passes of a round; in frequency marching every pass is followed by so many of the solver's.
@@ -143,6 +146,8 @@ class Schedule:
     passes: int = 2
     candidates: int = 32
     batch: int = 1000
+    trial_passes: int = 8
+    trial_batch: int = 250
     rounds: int = 6
     round_passes: float = 3.0
 
@@ -168,7 +173,7 @@ _SCHEDULE = {
     **dict.fromkeys(("start_bandwidth", "select_bandwidth", "round_passes"), POSITIVE),
     **dict.fromkeys(("start_steps", "settle_steps", "select_steps"), COUNT),
     **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
-    **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
+    **dict.fromkeys(("held_out", "passes", "candidates", "batch", "trial_passes", "trial_batch", "rounds"), SIZE),
     "bandwidths": BANDWIDTHS,
 }
 

@@ -69,14 +69,19 @@ def initial_model(
     run.timer("centre")
     session = Session(stack, data, statistics, config, run)
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
+    # Where images do not tell, the fitted centres are what their noise says, which would then be believed twice.
+    told = config.solver is not None or centring.tells(schedule.start_bandwidth / radius)
+    if not told:
+        particles = ParticleState(torch.zeros_like(centring.centres), centring.prior_px)
+        schedule = replace(schedule, select_bandwidth=schedule.start_bandwidth)
     if not config.independent_halves:
-        found = searched(session, config, schedule, torch.arange(len(stack)), particles)
+        found = searched(session, config, schedule, torch.arange(len(stack)), particles, told)
         return session.result(found.poses, halves, found.selection, found.symmetry, None)
     parts = []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
         with run.working_on(f"half {half}"):
-            parts.append(searched(session, config, schedule, rows, particles.subset(rows)))
+            parts.append(searched(session, config, schedule, rows, particles.subset(rows), told))
     first, second = parts
     moved = placed(second.poses, second.volume, first.volume, apart=True)
     poses = joined(halves, (first.poses, moved.poses))
@@ -101,7 +106,12 @@ class Searched:
 
 
 def searched(
-    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState
+    session: Session,
+    config: AbInitioConfig,
+    schedule: Schedule,
+    rows: Int[Tensor, "n"],
+    particles: ParticleState,
+    told: bool,
 ) -> Searched:
     """Starts, frequency marching and refined poses of some of the particles.
 
@@ -111,6 +121,7 @@ def searched(
         schedule: its sizes.
         rows: (n,) indices of the particles.
         particles: what is known of them, above all where they are centred.
+        told: whether images tell their displacements; otherwise those are drawn.
 
     Returns:
         Volume and poses.
@@ -128,7 +139,7 @@ def searched(
     run.timer("starts")
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
-    plan = marching_plan(search, config, schedule)
+    plan = marching_plan(search, config, schedule) if told else trial_plan(search, schedule)
     found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
     run.timer("frequency marching")
     poses = session.refined_poses(found, "poses", data)
@@ -163,6 +174,25 @@ def marching_plan(
             plan.append((bandwidth, search.pose_search))
             plan.append((bandwidth, search.solved(solver, schedule.round_passes, config.seed, name)))
     return [*plan, (schedule.bandwidths[-1], search.pose_search)]
+
+
+def trial_plan(
+    search: Search, schedule: Schedule
+) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
+    """The steps of frequency marching where displacements are drawn, each with its bandwidth.
+
+    EM converges slowly where most of what would make the likelihood complete is missing, so a level has as many passes
+    as gain likelihood.
+
+    Args:
+        search: makes the steps.
+        schedule: the bandwidths, and the most passes at each.
+
+    Returns:
+        Bandwidth (radius · k_max) and step, in order.
+    """
+    bandwidths = sorted({schedule.start_bandwidth, *schedule.bandwidths})
+    return [(b, search.trial_pass(schedule.trial_batch)) for b in bandwidths for _ in range(schedule.trial_passes)]
 
 
 def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float:

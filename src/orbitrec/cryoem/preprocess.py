@@ -86,7 +86,7 @@ class ParticleModes:
         rows: Int[Tensor, "b"],
         grid: PolarGrid,
         centres: Float[Tensor, "b 2"],
-        shifts: Float[Tensor, "s 2"],
+        shifts: Float[Tensor, "s 2"] | Float[Tensor, "b s 2"],
         log_shift: Float[Tensor, "s"],
     ) -> Observations:
         """Some particles as the E-step takes them, moved back by their centres and by every shift.
@@ -95,7 +95,8 @@ class ParticleModes:
             rows: (b,) indices of the particles.
             grid: a part of :attr:`grid` (:meth:`PolarGrid.truncated`).
             centres: (b, 2) displacement (x, y) of the content of each, in pixels.
-            shifts: (s, 2) further displacements, over which the likelihood is marginalised, in pixels.
+            shifts: (s, 2) further displacements, over which the likelihood is marginalised, in pixels; or (b, s, 2) of
+                each particle.
             log_shift: (s,) their log probabilities.
 
         Returns:
@@ -104,7 +105,8 @@ class ParticleModes:
         modes, power = self.seen(rows, grid)
         circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(power))
         if len(shifts) > 1 or bool(shifts.any()):
-            moved = grid.from_circle(circle[:, None] * grid.shift_phases(-shifts.to(power)))
+            phases = grid.shift_phases(-shifts.reshape(-1, 2).to(power)).unflatten(0, shifts.shape[:-1])
+            moved = grid.from_circle(circle[:, None] * phases)
         else:
             moved = grid.from_circle(circle)[:, None]
         odds = None if self.log_outlier is None else self.log_outlier[rows].to(power)

@@ -69,11 +69,12 @@ def searched_likelihood(
     nearest = candidate_directions(level, particles, candidates)
 
     def observe(rows: Int[Tensor, "b"]) -> Observations:
-        return data.observations(rows, level.grid, particles.centres[rows], shifts, log_shift)
+        own = shifts if particles.trials is None else shifts[rows]
+        return data.observations(rows, level.grid, particles.centres[rows], own, log_shift)
 
     power = data.ctf2_over_noise(torch.arange(len(data))).mean(0)[: level.grid.node_count]
     narrowed = nearest if nearest.shape[1] < len(level.directions) else None
-    batch = images_at_once(level, len(shifts))
+    batch = images_at_once(level, shifts.shape[-2])
     observed = ObservationSet(observe, len(data), power, batch, narrowed, record)
     return OrbitLikelihood(
         level.projector, level.circle, _unknown_views(level), observed, ShellPowerPrior(level), FEW_ITERATIONS

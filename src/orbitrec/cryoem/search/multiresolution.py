@@ -9,6 +9,7 @@ given map. They differ in their steps:
   with the particles' candidate directions and shifts held.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import given_views, searched_likelihood
-from orbitrec.cryoem.search.pose_search import ParticleState, PosesFound
+from orbitrec.cryoem.search.pose_search import ParticleState, PosesFound, with_trials
 from orbitrec.densities.gridded import mixed_with_uniform
 from orbitrec.inference.likelihood import Assignment
 from orbitrec.optim.driver import continued, run
@@ -31,6 +32,10 @@ from orbitrec.runtime.progress import RunState, Stage
 
 FEWEST_BATCHES = 5
 """Least number of batches in a pass of online EM, so that the model changes during the pass."""
+MEMORY = 0.25
+"""Passes that the statistics stand for while displacements are drawn: EM is slow there, and a short memory quicker."""
+GAIN = 0.05
+"""Log-likelihood of one particle below which a pass has gained too little for another one at its level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,8 @@ class SearchState:
         shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
         statistics: of online EM, kept from pass to pass at one level.
         terms: how many particles the statistics stand for.
+        log_likelihood: of one particle, the mean over the last pass; minus infinity before the first at a level.
+        settled: whether the last pass at the level gained less than :data:`GAIN`.
     """
 
     model: VolumeAndViews
@@ -52,6 +59,8 @@ class SearchState:
     shifts_px: Float[Tensor, "N 2"] | None = None
     statistics: Float[Tensor, "s"] | None = None
     terms: float = 0.0
+    log_likelihood: float = -math.inf
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,19 +100,49 @@ class Search:
     stage: Stage
     part: str = ""
 
-    def online_pass(self, batch: int) -> Callable[[ResolutionLevel, SearchState], SearchState]:
-        """A step that makes one pass of online EM with batches of a given size, which updates model and poses."""
+    def online_pass(self, batch: int, memory: float = 1.0) -> Callable[[ResolutionLevel, SearchState], SearchState]:
+        """A step that makes one pass of online EM, which updates model and poses.
+
+        Args:
+            batch: particles after which the model is updated.
+            memory: passes that the statistics stand for.
+
+        Returns:
+            The step: a function of the level and of the state before, which returns the state after.
+        """
 
         def step(level: ResolutionLevel, state: SearchState) -> SearchState:
             found = PosesFound(level, state.particles, self.candidates)
             problem = searched_likelihood(self.data, level, state.particles, self.candidates, found.record)
             size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
-            solver, epochs = OnlineEM(size), -(-len(self.data) // size)
+            solver, epochs = OnlineEM(size, 1 - size / (memory * len(self.data))), -(-len(self.data) // size)
             begun = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
-            callback = self._reported(level)
+            reported, values = self._reported(level), []
+
+            def callback(info: StepInfo) -> None:
+                reported(info)
+                values.append(-info.value)
+
             ended = continued(solver, problem, begun, self.run.generator, epochs, callback)
-            poses = (found.state(), found.rotations, found.shifts_px)
-            return SearchState(level.model(ended.w), *poses, ended.statistics, ended.terms)
+            poses, mean = (found.state(), found.rotations, found.shifts_px), sum(values) / len(values)
+            settled = mean < state.log_likelihood + GAIN
+            return SearchState(level.model(ended.w), *poses, ended.statistics, ended.terms, mean, settled)
+
+        return step
+
+    def trial_pass(self, batch: int) -> Callable[[ResolutionLevel, SearchState], SearchState]:
+        """The same with displacements that are drawn for each particle; nothing is done once the level has settled.
+
+        See :func:`orbitrec.cryoem.search.pose_search.with_trials`.
+        """
+        one_pass = self.online_pass(batch, MEMORY)
+
+        def step(level: ResolutionLevel, state: SearchState) -> SearchState:
+            if state.settled:
+                self.run.advance(self.stage, len(self.data), self.part)
+                return state
+            particles = with_trials(state.particles, self.run.generator)
+            return one_pass(level, replace(state, particles=particles))
 
         return step
 

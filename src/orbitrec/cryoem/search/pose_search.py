@@ -4,6 +4,7 @@ The first pass compares every particle with all directions and finds its posteri
 is narrowed to the directions near those of high posterior, and to shifts around the particle's present centre.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,8 @@ from orbitrec.runtime.distributed import fill_in
 
 KEPT, COUNTED = 0.97, 1000
 """Mean posterior of the directions that a narrowed search keeps, and about how many particles it is taken from."""
+FEWEST_TRIALS, MOST_TRIALS = 2, 32
+"""Displacements of a particle that are drawn for a pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +33,24 @@ class ParticleState:
         residual_px: standard deviation of the true shifts around these centres, per axis, in pixels.
         directions: (N, d) posterior of its viewing direction; None before the first pass.
         inlier: (N,) posterior probability that it is a view of the particle; None before the first pass.
+        trials: (N, s, 2) displacements around its centre at which it is compared, if :func:`with_trials` drew some;
+            None where a lattice has them (:func:`shift_search`).
+        tried: (N, s) posterior of these; None before they have been compared.
     """
 
     centres: Float[Tensor, "N 2"]
     residual_px: float
     directions: Float[Tensor, "N d"] | None = None
     inlier: Float[Tensor, "N"] | None = None
+    trials: Float[Tensor, "N s 2"] | None = None
+    tried: Float[Tensor, "N s"] | None = None
 
     def subset(self, rows: Int[Tensor, "n"]) -> "ParticleState":
         """The particles ``rows`` alone."""
-        directions, inlier = (None if each is None else each[rows] for each in (self.directions, self.inlier))
-        return ParticleState(self.centres[rows], self.residual_px, directions, inlier)
+        known = (self.directions, self.inlier, self.trials, self.tried)
+        return ParticleState(
+            self.centres[rows], self.residual_px, *(None if each is None else each[rows] for each in known)
+        )
 
     def prolongated(self, level: ResolutionLevel, finer: ResolutionLevel) -> "ParticleState":
         """The same particles, with their posteriors on the directions of a finer level."""
@@ -50,11 +60,46 @@ class ParticleState:
         return replace(self, directions=directions)
 
 
-def shift_search(level: ResolutionLevel, particles: ParticleState) -> tuple[Float[Tensor, "s 2"], Float[Tensor, "s"]]:
-    """Displacements (s, 2) around a particle's centre, in pixels, and their log prior.
+def with_trials(particles: ParticleState, generator: torch.Generator) -> ParticleState:
+    """The particles with displacements to be tried at the next pass: the present one, and others drawn from the prior.
 
-    Only the zero displacement before a first pass has narrowed the directions.
+    This is iterated sampling importance resampling (Andrieu, Lee and Vihola 2018): of the displacements that were
+    compared at the last pass one is drawn by its posterior, and joined by fresh ones. However few they are, passes then
+    visit displacements by their posterior, so that EM's sums have the expectation that marginalising over all of them
+    would give, at a fraction of the cost. Two are enough where images say little of their displacements; as the
+    directions narrow, more of them cost the same.
+
+    Args:
+        particles: what is known of them; displacements are Gaussian around their centres, with ``residual_px``.
+        generator: source of randomness.
+
+    Returns:
+        Particles with trials.
     """
+    count = FEWEST_TRIALS
+    if particles.directions is not None:
+        share = likely_directions(particles.directions) / particles.directions.shape[1]
+        count = min(max(round(0.5 / share), count), MOST_TRIALS)
+    draws = torch.randn(len(particles.centres), count, 2, generator=generator, dtype=torch.float64)
+    fresh = particles.residual_px * draws
+    if particles.trials is None or particles.tried is None:
+        return replace(particles, trials=fresh, tried=None)
+    chosen = torch.multinomial(particles.tried, 1, generator=generator)[..., None]
+    present = particles.trials.gather(1, chosen.expand(-1, -1, 2))
+    return replace(particles, trials=torch.cat([present, fresh], dim=1), tried=None)
+
+
+def shift_search(
+    level: ResolutionLevel, particles: ParticleState
+) -> tuple[Float[Tensor, "s 2"] | Float[Tensor, "N s 2"], Float[Tensor, "s"]]:
+    """Displacements around a particle's centre, in pixels, and their log prior.
+
+    They are the particle's own trials, (N, s, 2), if it has some. Otherwise they are a lattice, (s, 2), the same for
+    all; only the zero displacement before a first pass has narrowed the directions.
+    """
+    if particles.trials is not None:
+        tries = particles.trials.shape[1]
+        return particles.trials, torch.full((tries,), -math.log(tries))
     if particles.directions is None:
         return NO_SHIFT, torch.zeros(1)
     k_max = float(level.grid.nodes[-1])
@@ -75,7 +120,10 @@ def candidate_directions(level: ResolutionLevel, particles: ParticleState, count
     """
     if particles.directions is None or count >= len(level.directions):
         return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
-    return particles.directions.topk(max(count, likely_directions(particles.directions)), dim=1).indices
+    wanted = max(count, likely_directions(particles.directions))
+    if 2 * wanted >= len(level.directions):  # all of them are cheaper: templates of opposite ones are compared together
+        return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
+    return particles.directions.topk(wanted, dim=1).indices
 
 
 def likely_directions(posterior: Float[Tensor, "N d"]) -> int:
@@ -121,11 +169,13 @@ class PosesFound:
         self._centres = torch.zeros(count, 2, dtype=torch.float64)
         self._variance = torch.zeros(count, dtype=torch.float64)
         self._inlier = torch.zeros(count)
+        self._tried = torch.zeros(count, self._shifts.shape[-2])
 
     def record(self, rows: Int[Tensor, "b"], assigned: Assignment) -> None:
         """Enter the posterior of the particles ``rows``."""
         assigned, own = assigned.to("cpu"), self._nearest[rows]
-        displaced = self._before.centres[rows][:, None] + self._shifts
+        shifts = self._shifts if self._before.trials is None else self._shifts[rows]
+        displaced = self._before.centres[rows][:, None] + shifts
         s, c, a = assigned.best.unbind(1)
         d = own.gather(1, c[:, None]).squeeze(1)
         angle = self._level.circle.in_plane_angles[a]
@@ -136,15 +186,22 @@ class PosesFound:
         mean = (weight * displaced).sum(1)
         self._centres[rows] = mean
         self._inlier[rows] = assigned.inlier.float()
+        self._tried[rows] = assigned.shift.float()
         self._variance[rows] = (weight * (displaced - mean[:, None]).square()).sum((1, 2)) / 2
 
     def state(self) -> ParticleState:
         """What is known of the particles after the pass, the same in every process."""
-        fill_in(self.rotations, self.shifts_px, self._directions, self._centres, self._variance, self._inlier)
+        fill_in(
+            self.rotations, self.shifts_px, self._directions, self._centres, self._variance, self._inlier, self._tried
+        )
         residual = self._before.residual_px
+        smoothed = self._directions @ self._level.directional_kernel(self._level).mT
+        if self._before.trials is not None:  # the centres stay: the spread around them is what EM updates
+            square = (self._tried.double() * self._before.trials.square().sum(-1)).sum(1) / 2
+            spread = float(self._inlier.double() @ square / self._inlier.double().sum()) ** 0.5
+            return ParticleState(self._before.centres, spread, smoothed, self._inlier, self._before.trials, self._tried)
         # The lattice of shifts cannot resolve less than its own spacing, nor should the next search be narrower.
         if len(self._shifts) > 1:
             spread = float(self._inlier.double() @ self._variance / self._inlier.double().sum())
             residual = max(spread**0.5, 0.4 / float(self._level.grid.nodes[-1]))
-        smoothed = self._directions @ self._level.directional_kernel(self._level).mT
         return ParticleState(self._centres, residual, smoothed, self._inlier)
