@@ -20,7 +20,7 @@ from orbitrec.cryoem.result import PosedMap, Session, half_sets
 from orbitrec.cryoem.search.level import ResolutionLevel
 from orbitrec.cryoem.search.multi_start import Selection, multi_start
 from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
-from orbitrec.cryoem.search.pose_search import ParticleState
+from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
 from orbitrec.cryoem.search.starts import matched_starts
 from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
 from orbitrec.errors import InputError
@@ -69,19 +69,18 @@ def initial_model(
     run.timer("centre")
     session = Session(stack, data, statistics, config, run)
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
-    # Where images do not tell, the fitted centres are what their noise says, which would then be believed twice.
-    told = config.solver is not None or centring.tells(schedule.start_bandwidth / radius)
-    if not told:
-        particles = ParticleState(torch.zeros_like(centring.centres), centring.prior_px)
+    if config.solver is None and not centring.tells(schedule.start_bandwidth / radius):
+        # The fitted centres are what the images' noise says: given as prior, it would be believed twice.
+        particles = with_trials(ParticleState(torch.zeros_like(centring.centres), centring.prior_px), generator)
         schedule = replace(schedule, select_bandwidth=schedule.start_bandwidth)
     if not config.independent_halves:
-        found = searched(session, config, schedule, torch.arange(len(stack)), particles, told)
+        found = searched(session, config, schedule, torch.arange(len(stack)), particles)
         return session.result(found.poses, halves, found.selection, found.symmetry, None)
     parts = []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
         with run.working_on(f"half {half}"):
-            parts.append(searched(session, config, schedule, rows, particles.subset(rows), told))
+            parts.append(searched(session, config, schedule, rows, particles.subset(rows)))
     first, second = parts
     moved = placed(second.poses, second.volume, first.volume, apart=True)
     poses = joined(halves, (first.poses, moved.poses))
@@ -106,12 +105,7 @@ class Searched:
 
 
 def searched(
-    session: Session,
-    config: AbInitioConfig,
-    schedule: Schedule,
-    rows: Int[Tensor, "n"],
-    particles: ParticleState,
-    told: bool,
+    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState
 ) -> Searched:
     """Starts, frequency marching and refined poses of some of the particles.
 
@@ -120,8 +114,7 @@ def searched(
         config: of the search.
         schedule: its sizes.
         rows: (n,) indices of the particles.
-        particles: what is known of them, above all where they are centred.
-        told: whether images tell their displacements; otherwise those are drawn.
+        particles: what is known of them, above all where they are centred; trials, if displacements are to be drawn.
 
     Returns:
         Volume and poses.
@@ -139,7 +132,7 @@ def searched(
     run.timer("starts")
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
-    plan = marching_plan(search, config, schedule) if told else trial_plan(search, schedule)
+    plan = trial_plan(search, schedule) if particles.trials is not None else marching_plan(search, config, schedule)
     found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
     run.timer("frequency marching")
     poses = session.refined_poses(found, "poses", data)
