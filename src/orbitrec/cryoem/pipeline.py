@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from orbitrec.cryoem.centring import centred
+from orbitrec.cryoem.centring import Centring, centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
@@ -75,7 +75,7 @@ def initial_model(
         schedule = replace(schedule, select_bandwidth=schedule.start_bandwidth)
     if not config.independent_halves:
         found = searched(session, config, schedule, torch.arange(len(stack)), particles)
-        return session.result(found.poses, halves, found.selection, found.symmetry, None)
+        return _told(centring, particles, session.result(found.poses, halves, found.selection, found.symmetry, None))
     parts = []
     for half in (1, 2):
         rows = (halves == half).nonzero().flatten()
@@ -84,7 +84,19 @@ def initial_model(
     first, second = parts
     moved = placed(second.poses, second.volume, first.volume, apart=True)
     poses = joined(halves, (first.poses, moved.poses))
-    return session.result(poses, halves, first.selection, first.symmetry, moved.agreement)
+    found = session.result(poses, halves, first.selection, first.symmetry, moved.agreement)
+    return _told(centring, particles, found)
+
+
+def _told(centring: Centring, particles: ParticleState, found: PosedMap) -> PosedMap:
+    """The result, with a sentence if displacements had to be drawn."""
+    if particles.trials is None:
+        return found
+    sentence = (
+        f"The images show where their content lies to {centring.residual_px:.1f} pixels only, so displacements were "
+        "unknowns of the search, which took several times as long; more or cleaner particles help."
+    )
+    return replace(found, checks=[*found.checks, sentence])
 
 
 @dataclass(frozen=True)
