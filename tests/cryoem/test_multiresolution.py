@@ -10,10 +10,11 @@ from orbitrec.cryoem.centring import Centring, centre
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.pipeline import marching_plan
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.search import multiresolution
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import centred_likelihood
 from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
-from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching, prolongated
 from orbitrec.cryoem.search.pose_search import ParticleState, shift_search, with_trials
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, in_plane, random_rotations
@@ -304,3 +305,31 @@ def test_trials_visit_displacements_by_their_posterior(first):
     error = means.std(0) / math.sqrt(copies)
     assert bool(((means.mean(0) - exact @ points).abs() < 4 * error).all())
     assert float((exact @ points).norm()) > 20 * float(error.max())  # the prior's mean, zero, would not pass
+
+
+def trial_search(result: Run) -> tuple[Search, SearchState]:
+    """A search of uncentred particles whose displacements are drawn, and where it begins."""
+    search = Search(result.data, 16, RunState(torch.Generator().manual_seed(4)), Stage.MARCHING)
+    particles = ParticleState(torch.zeros(COUNT, 2, dtype=torch.float64), SHIFT_PX)
+    return search, SearchState(result.selection.model, with_trials(particles, search.run.generator))
+
+
+def test_passes_with_drawn_displacements_find_them(first):
+    search, begun = trial_search(first)
+    found = frequency_marching("trials", search, first.selection.level, begun, [(12.0, search.trial_pass(80))] * 8)
+    error, truth = shift_errors(found, first.shifts_px), first.shifts_px
+    assert float(error.square().mean()) < 0.5 * float(truth.square().mean())
+    spread = found.particles.residual_px  # of the displacements, which EM has learnt
+    assert abs(spread / float(truth.square().mean().sqrt()) - 1) < 0.25
+    assert found.particles.centres.eq(0).all()
+
+
+def test_a_level_that_has_settled_is_left_alone(first, monkeypatch):
+    search, begun = trial_search(first)
+    once = search.trial_pass(80)(first.selection.level, begun)
+    assert not once.settled  # the first pass at a level has nothing to be compared with
+    monkeypatch.setattr(multiresolution, "GAIN", math.inf)
+    twice = search.trial_pass(80)(first.selection.level, once)
+    assert twice.settled
+    assert search.trial_pass(80)(first.selection.level, twice) is twice
+    assert not prolongated(first.selection.level, first.selection.level, twice).settled
