@@ -25,6 +25,7 @@ from orbitrec.cli import (
     refine,
     report,
     reproduce,
+    select,
     simulate,
     train,
     transfer,
@@ -49,6 +50,7 @@ app.command()(info.info)
 app.command()(rebalance.rebalance)
 app.command()(refine.refine)
 app.command()(report.report)
+app.command()(select.select)
 app.command()(transfer.transfer)
 app.add_typer(moments.app, name="moments")
 app.add_typer(mra.app, name="mra")

@@ -26,7 +26,7 @@ from orbitrec.io.star import write_star
 from orbitrec.report.figures import RunPicture, draw_run
 from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
 from orbitrec.report.page import REPORT, write_report
-from orbitrec.report.run_files import CURVES, HISTORY, SUMMARY, write_conical_fsc, write_views
+from orbitrec.report.run_files import CURVES, HISTORY, STATISTICS, SUMMARY, write_conical_fsc, write_views
 from orbitrec.report.summary import (
     Contrast,
     Directions,
@@ -146,7 +146,7 @@ def write_run(
         run.file(posed.with_suffix(suffix).name)
     stack.write_posed(posed, result.rotations, result.shifts_px, result.half_sets)
     write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
-    write_csv(run.file("particle_statistics.csv"), _particle_rows(result))
+    write_csv(run.file(STATISTICS), _particle_rows(result))
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_conical_fsc(run, result.conical_fsc)
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))

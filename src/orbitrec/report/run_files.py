@@ -25,7 +25,7 @@ from orbitrec.report.summary import RunKind, Summary
 from orbitrec.runtime.progress import HistoryRow
 
 SUMMARY, HISTORY, CURVES = "summary.json", "history.csv", "fsc.csv"
-CONICAL = "conical_fsc.csv"
+CONICAL, STATISTICS = "conical_fsc.csv", "particle_statistics.csv"
 VIEW_STACK, VIEWS = "views.mrcs", "views.csv"
 
 
@@ -152,3 +152,25 @@ def _read_curves(path: Path, voxel_size_A: float) -> dict[str, FSC]:
         )
         for name in table.columns.drop(["shell", "resolution_A"])
     }
+
+
+def inlier_probabilities(path: Path) -> Float[Tensor, "N"]:
+    """Probability that each particle of a run is a view of its map, in the order of the posed table.
+
+    Args:
+        path: the run's ``particle_statistics.csv``.
+
+    Returns:
+        Probabilities, from 0 to 1.
+
+    Raises:
+        InputError: if the file is not there, or is not one that a run wrote.
+    """
+    try:
+        column = pd.read_csv(existing_file(path))["inlier_probability"]
+        values = torch.from_numpy(column.to_numpy(dtype="float64", copy=True))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} is no list of particles that a run wrote; run again") from error
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise InputError(f"{path} holds probabilities that are not between 0 and 1; run again")
+    return values
