@@ -151,7 +151,7 @@ def test_a_stack_whose_name_is_not_utf8_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("p.star.gz", gzip.compress(b"data_\n", mtime=0), r"is not a STAR file but compressed with gzip: unpack it first"),
+        ("p.star.gz", gzip.compress(b"data_\n", mtime=0), "is not a STAR file but compressed with gzip: unpack it"),
         ("p.star", b"\xff\xfed\0a\0", "is not a STAR file but text in UTF-16: save it as UTF-8"),
         ("p.star", b"\x93NUMPY\1\0", "is not a STAR file but an array of numpy: a cryoSPARC table is one"),
         ("p.star", b"", "is not a STAR file: it is empty; copy it again"),
