@@ -87,7 +87,7 @@ def test_refine_works_on_the_sets_that_are_given(data, capsys):
         ([1, 2] * 60 + [0] * 20, "row 121 is in half-set 0, neither 1 nor 2; correct it, or remove the column"),
         ([1.5, 2] * (COUNT // 2), "row 1 is in half-set 1.5"),
         (["a"] * COUNT, "rlnRandomSubset of row 1 is a, not a number"),
-        ([1] * (COUNT - 3) + [2] * 3, "leaves 3 of its 140 particles to half-set 2, too few for a map; remove"),
+        ([1] * (COUNT - 3) + [2] * 3, "leaves 3 of its 140 different images to half-set 2, too few for a map; remove"),
     ],
 )
 def test_sets_that_cannot_be_are_one_sentence_and_exit_2(halves, said, data, tmp_path, capsys):

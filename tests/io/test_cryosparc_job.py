@@ -112,6 +112,25 @@ def test_several_passthrough_files_are_joined_as_far_as_they_are_needed(job: Pat
         ParticleStack.open(table)
 
 
+def test_of_the_files_of_several_jobs_none_is_guessed(job: Path) -> None:
+    table = _save(job / "particles.cs", _together(POSES, IMAGES))
+    _save(job / "J2_passthrough_particles.cs", CTF)
+    assert ParticleStack.open(table).ctf is not None
+    _save(job / "J10_passthrough_particles.cs", CTF)
+    with pytest.raises(InputError, match="passthrough"):
+        ParticleStack.open(table)
+    assert ParticleStack.open(table, passthrough=job / "J10_passthrough_particles.cs").ctf is not None
+
+
+def test_a_damaged_file_of_no_known_output_is_passed_over(job: Path) -> None:
+    table = _save(job / "J2_020_particles.cs", _together(POSES, IMAGES))
+    (job / "other_passthrough_x.cs").write_bytes(b"\x93NUMPY\1\0damaged")
+    assert len(ParticleStack.open(table, ctf=False)) == COUNT
+    (job / "J2_passthrough_particles.cs").write_bytes(b"\x93NUMPY\1\0damaged")
+    with pytest.raises(InputError, match=r"J2_passthrough_particles\.cs"):
+        ParticleStack.open(table)
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_passthrough_file_that_is_not_needed_is_not_complained_of(job: Path, given: bool) -> None:
     table = _save(job / "J2_020_particles.cs", _together(POSES, IMAGES, CTF))

@@ -115,6 +115,15 @@ def test_stacks_of_one_name_that_cannot_be_told_apart_are_refused(tmp_path: Path
     assert len(ParticleStack.open(star, datadir=tmp_path / "flat", ctf=False)) == 3
 
 
+@pytest.mark.parametrize("names", [["p", "a/p", "b/p"], ["a/p", "b/p", "p"], ["a/p", "p"], ["p", "a/p"]])
+def test_a_bare_name_does_not_stand_for_one_in_a_folder(tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "in").mkdir()
+    _stack(tmp_path / "flat" / "p.mrcs")
+    star = _table(tmp_path / "in" / "p.star", [f"1@{name}.mrcs" for name in names])
+    with pytest.raises(InputError, match="would both be"):
+        ParticleStack.open(star, datadir=tmp_path / "flat", ctf=False)
+
+
 LATIN = b"data_\r\nloop_\r\n_rlnImageName #1\r\n_rlnMicrographName #2\r\n_rlnImagePixelSize #3\r\n"
 ROWS = b"1@p.mrcs caf\xe9.mrc 1.5\r\n2@p.mrcs caf\xc3\xa9.mrc 1.5 # \xff\r\n"
 

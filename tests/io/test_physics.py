@@ -62,6 +62,7 @@ def test_what_no_microscope_has_is_named(tmp_path, dialect, case):
 
 DOUBTFUL = {
     "defocus in nm": (_defocus(1500.0, 2100.0, 900.0), "defocus_u_A", "is 1500 Å in the median"),
+    "one in µm": (_defocus(15000.0, 1.5, 9000.0), "defocus_u_A", "is 1.5 Å in row 2 and below 100 Å in 1 of 3 rows"),
     "Cs in m": ({"cs_mm": [0.0, 0.0027, 0.0027]}, "cs_mm", "of row 2 is 0.0027 mm: if these are m, the usual 2.7 mm"),
 }
 

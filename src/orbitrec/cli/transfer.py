@@ -40,6 +40,8 @@ def transfer(
         posed = posed_table(run / summary.posed, summary.pixel_size_A)
     target = read_table(onto, pixel_size, passthrough)
     path = output or run / f"{onto.stem}_posed{target.suffix}"
+    if path.suffix.lower() != target.suffix:
+        raise InputError(f"the table is written in the format of {onto}; name it {path.stem}{target.suffix}")
     require_new(path, target)
     found = transfer_poses(posed, target, path)
     left = len(posed) - len(found.rows)

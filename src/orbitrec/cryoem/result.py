@@ -107,9 +107,10 @@ def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
     first_row = np.unique(image.numpy(), return_index=True)[1]
     halves = torch.from_numpy(given[first_row]).long()[image]
     for half in (1, 2):
-        if int((halves == half).sum()) < FEWEST_PARTICLES // 2:
+        own = len(image[halves == half].unique())
+        if own < FEWEST_PARTICLES // 2:
             raise InputError(
-                f"{path} leaves {int((halves == half).sum())} of its {len(stack)} particles to half-set "
+                f"{path} leaves {own} of its {different} different images to half-set "
                 f"{half}, too few for a map; remove the column of half-sets to have the particles split anew"
             )
     return halves

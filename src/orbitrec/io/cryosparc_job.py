@@ -89,7 +89,7 @@ def read_output(
             table = read_records(other)
             lacking = int((_rows_of(path, records, other, table) < 0).sum())
         except InputError:
-            if missing or passthrough is not None:
+            if (missing and is_own) or passthrough is not None:
                 raise
             continue
         if lacking == 0:
@@ -127,6 +127,8 @@ def _passthroughs(path: Path) -> list[tuple[Path, bool]]:
     for other in sorted(path.parent.glob("*passthrough*.cs")):
         if other.name in listed or not (job and _job(other.name)) or _job(other.name) == job:
             found.append((other, other.name in listed or (not listed and _output(other.name) == output)))
+    if not (job or listed) and len({_job(other.name) for other, _ in found}) > 1:
+        return []  # a name without its job, beside files of several jobs: any of them would be a guess
     return sorted(found, key=lambda each: not each[1])
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -265,16 +266,18 @@ def _located(table: Path, sources: ImageSources, datadir: Path | None) -> list[P
     found = [_locate(name, table, datadir, row) for name, row in zip(sources.names, rows, strict=True)]
     if datadir is None:
         return found
-    named: dict[str, tuple[str, ...]] = {}
+    named: dict[str, set[tuple[str, ...]]] = {}
     for name, path in zip(sources.names, found, strict=True):
-        parts = _parts(name)
-        longer, shorter = sorted((named.setdefault(os.path.realpath(path), parts), parts), key=len)[::-1]
-        shortened = any(path.parts[-len(each) :] != each for each in (longer, shorter))
-        if shortened and longer[-len(shorter) :] != shorter:
-            raise InputError(
-                f"{table}: the stacks {'/'.join(longer)} and {'/'.join(shorter)} would both be {path}; give a folder "
-                "as `datadir` in which their folders are told apart"
-            )
+        named.setdefault(os.path.realpath(path), set()).add(_parts(name))
+    for path, names in named.items():
+        for shorter, longer in combinations(sorted(names, key=lambda parts: (len(parts), parts)), 2):
+            shortened = any(Path(path).parts[-len(each) :] != each for each in (longer, shorter))
+            # A name that ends in another, folder and all, may be the same file's; a bare file name says nothing.
+            if shortened and (len(shorter) == 1 or longer[-len(shorter) :] != shorter):
+                raise InputError(
+                    f"{table}: the stacks {'/'.join(longer)} and {'/'.join(shorter)} would both be {path}; give a "
+                    "folder as `datadir` in which their folders are told apart"
+                )
     return found
 
 

@@ -76,6 +76,14 @@ def doubtful_values(ctf: CTFParameters, columns: Mapping[str, str]) -> list[str]
             f"{columns['defocus_u_A']} is {typical_A:g} Å in the median, closer to focus than most micrographs are: if "
             "these are nm, multiply the defocus columns by 10."
         )
+    defocus_A = np.abs(values["defocus_u_A"] + values["defocus_v_A"]) / 2
+    micrometres = np.flatnonzero((defocus_A > 0) & (defocus_A < MICROMETRES_BELOW))
+    if micrometres.size and not values["phase_shift_deg"].any():
+        row = micrometres[0]
+        sentences.append(
+            f"{columns['defocus_u_A']} is {defocus_A[row]:g} Å in row {row + 1} and below {MICROMETRES_BELOW:g} Å in "
+            f"{micrometres.size} of {len(defocus_A)} rows: if these are µm, multiply them by 10000."
+        )
     low, high = METRES
     likely = np.flatnonzero((values["cs_mm"] > low) & (values["cs_mm"] < high))
     if likely.size:

@@ -384,7 +384,7 @@ class RelionTable:
 
 def _without_format(name: str) -> str:
     """A stack's name without the format that RELION and Scipion may append to it, as in ``stack.mrc:mrcs``."""
-    return re.sub(r"(?<=.):mrcs?$", "", name)
+    return re.sub(r"(?<=.):(?i:mrcs?)$", "", name)
 
 
 def _table(block: pd.DataFrame | dict) -> pd.DataFrame:
