@@ -21,8 +21,6 @@ def select(
 
     Example:  orbitrec select run -o clean.star
     """
-    import torch
-
     from orbitrec.errors import InputError
     from orbitrec.io.files import to_json
     from orbitrec.io.particle_table import require_new
@@ -42,7 +40,7 @@ def select(
     rows = (probability >= keep).nonzero().flatten()
     if len(rows) == 0:
         raise InputError(f"no particle of {run} is a view of its map with a probability of {keep:g}; lower it")
-    posed.write_rows(output, rows.to(torch.int64))
+    posed.write_rows(output, rows)
     if as_json:
         typer.echo(to_json({"particles": len(posed), "kept": len(rows)}))
         return

@@ -122,8 +122,8 @@ class Schedule:
         passes: over the particles at each of these.
         candidates: directions that a particle is compared with once its search has been narrowed.
         batch: particles after which the model is updated.
-        trial_passes: the most passes at each bandwidth, the first of the starts among them, where images do not tell
-            their displacements, so that those are drawn (:func:`orbitrec.cryoem.search.pose_search.with_trials`).
+        trial_passes: the most passes at each bandwidth, that of the starts included, where images do not tell their
+            displacements, so that those are drawn (:func:`orbitrec.cryoem.search.pose_search.with_trials`).
         trial_batch: particles after which the model is then updated.
         rounds: for a solver other than online EM, which makes no such steps: its rounds with every start, each with the
             prior of the present volume.

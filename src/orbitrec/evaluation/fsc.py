@@ -58,6 +58,20 @@ class FSC:
         return 2 * math.pi * voxel_size_A / float(torch.lerp(self.frequency[s - 1], self.frequency[s], step))
 
 
+def edge_of_both(a: Float[Tensor, "_ _ _"], b: Float[Tensor, "_ _ _"]) -> int:
+    """The edge n of two maps that are to be compared.
+
+    Raises:
+        InputError: if the maps are not cubes of one size.
+    """
+    n = a.shape[0]
+    if a.shape != b.shape or a.shape != (n, n, n):
+        raise InputError(
+            f"maps to compare must be cubes of one size, not {tuple(a.shape)} and {tuple(b.shape)}; resample one first"
+        )
+    return n
+
+
 def fourier_shell_correlation(a: Float[Tensor, "_ _ _"], b: Float[Tensor, "_ _ _"]) -> FSC:
     """The Fourier shell correlation of two maps on the same grid.
 
@@ -77,11 +91,7 @@ def fourier_shell_correlation(a: Float[Tensor, "_ _ _"], b: Float[Tensor, "_ _ _
     Raises:
         InputError: if the maps are not cubes of one size.
     """
-    n = a.shape[0]
-    if a.shape != b.shape or a.shape != (n, n, n):
-        raise InputError(
-            f"maps to compare must be cubes of one size, not {tuple(a.shape)} and {tuple(b.shape)}; resample one first"
-        )
+    n = edge_of_both(a, b)
     shell = shell_indices(n, 3).flatten()
     x, y = (centred_fft(grid.double(), ndim=3).flatten() for grid in (a, b))
 

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from orbitrec.errors import InputError
-from orbitrec.evaluation.fsc import FSC
+from orbitrec.evaluation.fsc import FSC, edge_of_both
 from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import (
@@ -191,11 +190,7 @@ def conical_fsc(
     Raises:
         InputError: if the maps are not cubes of one size.
     """
-    n = a.shape[0]
-    if a.shape != b.shape or a.shape != (n, n, n):
-        raise InputError(
-            f"maps to compare must be cubes of one size, not {tuple(a.shape)} and {tuple(b.shape)}; resample one first"
-        )
+    n = edge_of_both(a, b)
     if axes is None:
         design = spherical_design(_CONES_DEGREE)
         axes = design[: len(design) // 2]

@@ -50,8 +50,9 @@ class OnlineEM:
 
     Attributes:
         batch: terms in a batch.
-        kept: share of the old statistics that is kept at each batch. None keeps ``1 − b/N`` of them, so that they
-            always stand for about one pass.
+        kept: share of the old statistics that is kept at each batch. None keeps ``1 − b/(memory N)`` of them, so that
+            they always stand for about so many passes.
+        memory: passes that the statistics stand for where ``kept`` is None.
         passes: whether batches go through all terms in a random order, each once in a pass; otherwise every batch is
             drawn from all terms.
     """
@@ -59,6 +60,7 @@ class OnlineEM:
     batch: int = 1000
     kept: float | None = None
     passes: bool = True
+    memory: float = 1.0
 
     def init(self, problem: FiniteSum, w: Float[Tensor, "d"], seed: int = 0) -> OnlineState:
         """The state at w, before any statistics."""
@@ -71,7 +73,8 @@ class OnlineEM:
         started, counted = time.process_time(), Counted(problem)
         index, left, drawn = self._drawn(problem.count, state)
         value, new = counted.expectation(state.w, index)
-        kept = 0.0 if state.terms == 0 else (1 - len(index) / problem.count if self.kept is None else self.kept)
+        share = len(index) / (self.memory * problem.count)
+        kept = 0.0 if state.terms == 0 else (max(0.0, 1 - share) if self.kept is None else self.kept)
         old = kept * state.terms
         terms = old + len(index)
         statistics = new if old == 0 else (old * state.statistics + len(index) * new) / terms

@@ -115,7 +115,7 @@ class Search:
             found = PosesFound(level, state.particles, self.candidates)
             problem = searched_likelihood(self.data, level, state.particles, self.candidates, found.record)
             size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
-            solver, epochs = OnlineEM(size, 1 - size / (memory * len(self.data))), -(-len(self.data) // size)
+            solver, epochs = OnlineEM(size, memory=memory), -(-len(self.data) // size)
             begun = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
             reported, values = self._reported(level), []
 
