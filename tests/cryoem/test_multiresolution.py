@@ -329,6 +329,7 @@ def test_a_level_that_has_settled_is_left_alone(first, monkeypatch):
     once = search.trial_pass(80)(first.selection.level, begun)
     assert not once.settled  # the first pass at a level has nothing to be compared with
     monkeypatch.setattr(multiresolution, "GAIN", math.inf)
+    monkeypatch.setattr(multiresolution, "MEMORIES", (1.0,))  # a level does not settle while memory grows
     twice = search.trial_pass(80)(first.selection.level, once)
     assert twice.settled
     assert search.trial_pass(80)(first.selection.level, twice) is twice

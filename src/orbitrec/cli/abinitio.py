@@ -45,8 +45,13 @@ def abinitio(
     matched: Annotated[int, typer.Option(min=0, help="Starts from moments.")] = 2,
     starts: Annotated[int, typer.Option(min=0, help="Random starts.")] = 6,
     independent_halves: Annotated[
-        bool, typer.Option(help="Search each half-set by itself; their agreement tells whether to believe the map.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--independent-halves/--shared-halves",
+            help="Search each half-set by itself, so that their agreement tells whether to believe the map, or both at "
+            "once. [by themselves, if half of the particles are enough]",
+        ),
+    ] = None,
     solver: Annotated[
         SolverName | None,
         typer.Option(help="Optimiser of the likelihood. [EM on batches with discounted statistics]"),

@@ -15,6 +15,8 @@ from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.solvers import Solver, em
 
 FEWEST_PARTICLES = 100
+FEWEST_OF_HALF = 1000
+"""Particles of a half-set below which it is searched by itself only where that is asked for."""
 NYQUIST_SHARE = 0.9
 DIAMETER_SHARE = 0.625
 """Particle diameter over the box if the images do not show it: boxes are commonly one and a half diameters wide."""
@@ -269,9 +271,9 @@ class AbInitioConfig(SearchConfig):
         start: how starts are made from the stack's moments.
         matched: how many such starts.
         random: how many random starts.
-        independent_halves: whether each half-set is searched by itself, from its own starts, so that the half-maps'
-            correlation measures the resolution and their agreement whether the map is right. It takes up to twice as
-            long.
+        independent_halves: whether each half-set is searched by itself, so that the half-maps' correlation measures the
+            resolution and their agreement whether the map is right. It takes up to twice as long. If None, they are
+            where half of the particles are enough (:meth:`searches_halves`).
         solver: for the likelihood at every resolution, any of :mod:`orbitrec.optim.solvers` or your own. None is EM on
             batches with discounted statistics (:class:`orbitrec.optim.online.OnlineEM`), which updates the poses in the
             same pass.
@@ -283,7 +285,7 @@ class AbInitioConfig(SearchConfig):
     start: StartKind = StartKind.moments
     matched: int = 2
     random: int = 6
-    independent_halves: bool = False
+    independent_halves: bool | None = None
     solver: Solver | None = None
 
     def __post_init__(self) -> None:
@@ -291,6 +293,17 @@ class AbInitioConfig(SearchConfig):
         check_fields(self, _AB_INITIO)
         if self.starts < 1:
             raise InputError("there is nothing to start from: ask for at least one start, `matched` or `random`")
+
+    def searches_halves(self, count: int, told: bool) -> bool:
+        """Whether each half-set is searched by itself.
+
+        Args:
+            count: of the particles.
+            told: whether images tell where their content is. Where they do not, half of the particles can miss what
+                all of them find: of 5,000 of RNA polymerase II (SNR 0.05, coloured noise) to 29 Å instead of 12 Å.
+        """
+        enough = told and count >= 2 * FEWEST_OF_HALF
+        return enough if self.independent_halves is None else self.independent_halves
 
     @property
     def starts(self) -> int:
@@ -302,7 +315,7 @@ _AB_INITIO = {
     "start": instance(StartKind, "one of orbitrec.cryoem.config.StartKind"),
     "matched": COUNT,
     "random": COUNT,
-    "independent_halves": FLAG,
+    "independent_halves": FLAG.or_none(),
     "solver": SOLVER.or_none(),
 }
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from orbitrec.cryoem.beginning import Beginning, beginning, beginnings_of_halves, some_of
 from orbitrec.cryoem.centring import Centring, centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.halves import joined, placed
@@ -18,11 +19,8 @@ from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
 from orbitrec.cryoem.search.level import ResolutionLevel
-from orbitrec.cryoem.search.multi_start import Selection, multi_start
 from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
-from orbitrec.cryoem.search.starts import matched_starts
-from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.checkpoints import Checkpoints
@@ -55,13 +53,14 @@ def initial_model(
     stack, config = statistics.applied(stack), config.with_diameter(statistics.diameter_A)
     radius, schedule = config.radius_px(stack), config.schedule_for(stack)
     generator = torch.Generator().manual_seed(config.seed)
-    run = RunState(generator, _total_work(len(stack), config, schedule), callback, checkpoints or Checkpoints())
+    apart = config.searches_halves(len(stack), told=True)
+    run = RunState(generator, total_work(len(stack), config, schedule, apart), callback, checkpoints or Checkpoints())
     shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
 
     finest = max(schedule.bandwidths)
     k_max = finest / radius
     # A half-set that is searched alone is held beside all particles.
-    require_memory(stack, k_max, radius, copies=1.5 if config.independent_halves else 1.0)
+    require_memory(stack, k_max, radius, copies=1.5 if apart else 1.0)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
     run.timer("read")
@@ -69,23 +68,44 @@ def initial_model(
     run.timer("centre")
     session = Session(stack, data, statistics, config, run)
     particles = ParticleState(centring.centres, max(centring.residual_px, 0.4 / k_max))
-    if config.solver is None and not centring.tells(schedule.start_bandwidth / radius):
+    told = centring.tells(schedule.start_bandwidth / radius)
+    apart = config.searches_halves(len(stack), told)
+    if config.solver is None and not told:
         # The fitted centres are what the images' noise says: given as prior, it would be believed twice.
         particles = with_trials(ParticleState(torch.zeros_like(centring.centres), centring.prior_px), generator)
         schedule = replace(schedule, select_bandwidth=schedule.start_bandwidth)
-    if not config.independent_halves:
-        found = searched(session, config, schedule, torch.arange(len(stack)), particles)
-        return _told(centring, particles, session.result(found.poses, halves, found.selection, found.symmetry, None))
-    parts = []
-    for half in (1, 2):
-        rows = (halves == half).nonzero().flatten()
-        with run.working_on(f"half {half}"):
-            parts.append(searched(session, config, schedule, rows, particles.subset(rows)))
-    first, second = parts
-    moved = placed(second.poses, second.volume, first.volume, apart=True)
-    poses = joined(halves, (first.poses, moved.poses))
-    found = session.result(poses, halves, first.selection, first.symmetry, moved.agreement)
-    return _told(centring, particles, found)
+        run.total = total_work(len(stack), config, schedule, apart, drawn=True)
+    found = _in_halves if apart else _together
+    return _told(centring, particles, found(session, config, schedule, particles, halves))
+
+
+def _together(
+    session: Session, config: AbInitioConfig, schedule: Schedule, particles: ParticleState, halves: Int[Tensor, "N"]
+) -> PosedMap:
+    """The result of one search on all particles."""
+    rows = torch.arange(len(session.data))
+    begun = beginning(session, config, schedule, rows, particles)
+    found = marched(session, config, schedule, rows, begun)
+    return session.result(found.poses, halves, begun.selection, begun.symmetry, None)
+
+
+def _in_halves(
+    session: Session, config: AbInitioConfig, schedule: Schedule, particles: ParticleState, halves: Int[Tensor, "N"]
+) -> PosedMap:
+    """The result of a search on each half-set."""
+    parts = [(halves == half).nonzero().flatten() for half in (1, 2)]
+    begun = beginnings_of_halves(session, config, schedule, parts, particles)
+    found = []
+    for half in (0, 1):
+        with session.run.working_on(f"half {half + 1}"):
+            found.append(marched(session, config, schedule, parts[half], begun.of_halves[half]))
+    first, second = found
+    moved = placed(second.poses, second.volume, first.volume, apart=begun.apart)
+    chosen = begun.of_halves[0]
+    result = session.result(
+        joined(halves, (first.poses, moved.poses)), halves, chosen.selection, chosen.symmetry, moved.agreement
+    )
+    return replace(result, checks=[*result.checks, *begun.checks])
 
 
 def _told(centring: Centring, particles: ParticleState, found: PosedMap) -> PosedMap:
@@ -100,56 +120,42 @@ def _told(centring: Centring, particles: ParticleState, found: PosedMap) -> Pose
 
 
 @dataclass(frozen=True)
-class Searched:
-    """What a search on some of the particles found.
+class Marched:
+    """Where frequency marching of some of the particles ended.
 
     Attributes:
-        selection: the starts.
-        symmetry: how symmetric the chosen start was; None without a symmetry.
-        volume: the volume at the end of frequency marching, with the poses of the search.
+        volume: at the finest bandwidth, with the poses of the search.
         poses: refined.
     """
 
-    selection: Selection
-    symmetry: SymmetryCheck | None
     volume: PosedVolume
     poses: Poses
 
 
-def searched(
-    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState
-) -> Searched:
-    """Starts, frequency marching and refined poses of some of the particles.
+def marched(
+    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], begun: Beginning
+) -> Marched:
+    """Frequency marching and refined poses of some of the particles.
 
     Args:
         session: the run.
         config: of the search.
         schedule: its sizes.
         rows: (n,) indices of the particles.
-        particles: what is known of them, above all where they are centred; trials, if displacements are to be drawn.
+        begun: where to begin.
 
     Returns:
         Volume and poses.
     """
-    run, whole = session.run, len(rows) == len(session.data)
-    data = session.data if whole else session.data.subset(rows)
-    radius = config.radius_px(session.stack)
-    used = rows[data.inliers()]
-    selection = multi_start(
-        data, radius, particles.centres, config, schedule, run,
-        matched=lambda level: matched_starts(
-            config.start, session.stack, used, level, config.matched, run.generator
-        ),
-    )  # fmt: skip
-    run.timer("starts")
-    level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
-    search = Search(data, schedule.candidates, run, Stage.MARCHING)
-    plan = trial_plan(search, schedule) if particles.trials is not None else marching_plan(search, config, schedule)
-    found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
-    run.timer("frequency marching")
+    data = some_of(session, rows)
+    search = Search(data, schedule.candidates, session.run, Stage.MARCHING)
+    drawn = begun.state.particles.trials is not None
+    plan = trial_plan(search, schedule) if drawn else marching_plan(search, config, schedule)
+    found = frequency_marching("frequency marching", search, begun.level, begun.state, plan)
+    session.run.timer("frequency marching")
     poses = session.refined_poses(found, "poses", data)
-    run.timer("poses")
-    return Searched(selection, symmetry, found, poses)
+    session.run.timer("poses")
+    return Marched(found, poses)
 
 
 def marching_plan(
@@ -196,15 +202,33 @@ def trial_plan(
     Returns:
         Bandwidth (radius · k_max) and step, in order.
     """
-    bandwidths = sorted({schedule.start_bandwidth, *schedule.bandwidths})
-    return [(b, search.trial_pass(schedule.trial_batch)) for b in bandwidths for _ in range(schedule.trial_passes)]
+    return [
+        (b, search.trial_pass(schedule.trial_batch)) for b in schedule.bandwidths for _ in range(schedule.trial_passes)
+    ]
 
 
-def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float:
-    """Of a run on so many particles, in the units of :attr:`Stage.cost`."""
-    if config.independent_halves:
-        alone = replace(config, independent_halves=False)
-        return 2 * _total_work(count // 2, alone, schedule)
+def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bool, drawn: bool = False) -> float:
+    """Of a run on so many particles, in the units of :attr:`Stage.cost`.
+
+    Args:
+        count: of the particles.
+        config: of the run.
+        schedule: its sizes.
+        apart: whether each half-set is searched by itself.
+        drawn: whether displacements are drawn.
+    """
+    ends = Stage.READING.cost + Stage.POSE_REFINEMENT.cost + Stage.RECONSTRUCTION.cost
+    passes = float(len(schedule.bandwidths) * schedule.passes)
+    if drawn:
+        passes = float((1 + len(schedule.bandwidths)) * schedule.trial_passes)
+    elif config.solver is not None:
+        passes *= 1 + schedule.round_passes
+    sets = 2 if apart and not drawn else 1
+    starts = sets * _work_of_starts(count // sets, config, schedule)
+    return starts + (Stage.MARCHING.cost * passes + ends) * count
+
+
+def _work_of_starts(count: int, config: AbInitioConfig, schedule: Schedule) -> float:
     pool = count - schedule.held_out_of(count)
     start, settle, select = (
         steps * min(batch, pool)
@@ -214,12 +238,8 @@ def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float
             (schedule.select_steps, schedule.select_batch),
         )
     )
-    passes = float(len(schedule.bandwidths) * schedule.passes)
     if config.solver is not None:
         rounds = schedule.rounds * schedule.round_passes * pool
         start, settle, select = rounds, 0.0, rounds
-        passes *= 1 + schedule.round_passes
     selected = math.ceil(config.starts / 2)
-    starts = Stage.STARTS.cost * config.starts * (start + settle) + Stage.SELECTION.cost * selected * select
-    ends = Stage.READING.cost + Stage.POSE_REFINEMENT.cost + Stage.RECONSTRUCTION.cost
-    return starts + (Stage.MARCHING.cost * passes + ends) * count
+    return Stage.STARTS.cost * config.starts * (start + settle) + Stage.SELECTION.cost * selected * select

@@ -227,6 +227,7 @@ def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:
         HalfSetOrigin.EVERY_OTHER if stack.table.halves() is None else HalfSetOrigin.INPUT,
         curves.corrected.cutoff_A(0.143, pixel),
         curves.unmasked.cutoff_A(0.143, pixel),
+        result.agreement,
     )
 
 

@@ -98,12 +98,14 @@ class HalfMaps:
         origin: where the split is from.
         fsc0143_A: where their correlation within the mask, corrected for it, falls below 0.143.
         unmasked_fsc0143_A: the same without a mask.
+        agreement: correlation of the half-sets' models at the end of the search; None where they had one model.
     """
 
     kind: HalfSetKind
     origin: HalfSetOrigin
     fsc0143_A: Resolution
     unmasked_fsc0143_A: Resolution
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ class Summary:
             if data["format"] != FORMAT:
                 raise InputError(f"its format is {data['format']}, which this version does not know; use a later one")
             nested = {
-                name: {part: data[key] for part, key in keys.items()}
+                name: {part: data[key] if key not in _LATER else data.get(key) for part, key in keys.items()}
                 for name, keys in _FLAT.items()
                 if name not in _ABSENT or _ABSENT[name] in data
             }
@@ -283,6 +285,7 @@ _FLAT = {
         "origin": "half_sets_from",
         "fsc0143_A": "half_maps_fsc0143_A",
         "unmasked_fsc0143_A": "half_maps_unmasked_fsc0143_A",
+        "agreement": "half_sets_agreement",
     },
     "directions": {
         "scf_star": "scf_star",
@@ -302,6 +305,8 @@ _FLAT = {
 """Nested records whose parts lie flat in JSON, where scripts look for them: part → key."""
 _ABSENT = {"directions": "scf_star", "truth": "truth"}
 """Those that a run may lack, and the key that tells."""
+_LATER = {"half_sets_agreement"}
+"""Keys that files of this format did not have from the beginning; what they name may be None."""
 
 
 def _decoded(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 — any type of a field

@@ -32,8 +32,9 @@ from orbitrec.runtime.progress import RunState, Stage
 
 FEWEST_BATCHES = 5
 """Least number of batches in a pass of online EM, so that the model changes during the pass."""
-MEMORY = 0.25
-"""Passes that the statistics stand for while displacements are drawn: EM is slow there, and a short memory quicker."""
+MEMORIES = (0.25, 0.25, 0.5, 0.5, 1.0)
+"""Passes that the statistics stand for, pass by pass at a level, while displacements are drawn. EM is slow there: a
+short memory is quicker and a long one has less noise, as with the falling steps of Cappé and Moulines (2009)."""
 GAIN = 0.05
 """Log-likelihood of one particle below which a pass has gained too little for another one at its level."""
 
@@ -50,7 +51,8 @@ class SearchState:
         statistics: of online EM, kept from pass to pass at one level.
         terms: how many particles the statistics stand for.
         log_likelihood: of one particle, the mean over the last pass; minus infinity before the first at a level.
-        settled: whether the last pass at the level gained less than :data:`GAIN`.
+        passes: made at the level.
+        settled: whether the last pass at the level, with the longest memory, gained less than :data:`GAIN`.
     """
 
     model: VolumeAndViews
@@ -60,6 +62,7 @@ class SearchState:
     statistics: Float[Tensor, "s"] | None = None
     terms: float = 0.0
     log_likelihood: float = -math.inf
+    passes: int = 0
     settled: bool = False
 
 
@@ -125,8 +128,9 @@ class Search:
 
             ended = continued(solver, problem, begun, self.run.generator, epochs, callback)
             poses, mean = (found.state(), found.rotations, found.shifts_px), sum(values) / len(values)
-            settled = mean < state.log_likelihood + GAIN
-            return SearchState(level.model(ended.w), *poses, ended.statistics, ended.terms, mean, settled)
+            settled = memory == MEMORIES[-1] and mean < state.log_likelihood + GAIN
+            model, passes = level.model(ended.w), state.passes + 1
+            return SearchState(model, *poses, ended.statistics, ended.terms, mean, passes, settled)
 
         return step
 
@@ -135,14 +139,14 @@ class Search:
 
         See :func:`orbitrec.cryoem.search.pose_search.with_trials`.
         """
-        one_pass = self.online_pass(batch, MEMORY)
 
         def step(level: ResolutionLevel, state: SearchState) -> SearchState:
             if state.settled:
                 self.run.advance(self.stage, len(self.data), self.part)
                 return state
             particles = with_trials(state.particles, self.run.generator)
-            return one_pass(level, replace(state, particles=particles))
+            memory = MEMORIES[min(state.passes, len(MEMORIES) - 1)]
+            return self.online_pass(batch, memory)(level, replace(state, particles=particles))
 
         return step
 

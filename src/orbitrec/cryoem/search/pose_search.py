@@ -120,8 +120,10 @@ def candidate_directions(level: ResolutionLevel, particles: ParticleState, count
     """
     if particles.directions is None or count >= len(level.directions):
         return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
-    wanted = max(count, likely_directions(particles.directions))
-    if 2 * wanted >= len(level.directions):  # all of them are cheaper: templates of opposite ones are compared together
+    wanted, shifts = max(count, likely_directions(particles.directions)), shift_search(level, particles)[0].shape[-2]
+    # Templates of some directions are copied for each particle, those of all are not, and opposite ones are compared
+    # together. The two ways cost the same at a sixth of the directions for three displacements, and at half for nine.
+    if wanted >= len(level.directions) * min(shifts / 18, 0.5):
         return torch.arange(len(level.directions)).expand(len(particles.centres), -1)
     return particles.directions.topk(wanted, dim=1).indices
 

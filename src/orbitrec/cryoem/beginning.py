@@ -1,0 +1,156 @@
+"""What frequency marching begins with: starts, of which one is chosen, for all particles or for each half-set.
+
+Half-sets that have starts of their own share nothing, so their agreement says whether the map is right. Two things are
+in the way. Where images tell little, half of them may not be enough to find any model that all of them would: the
+half-sets then part after the first bandwidth, as after a low-pass filtered reference (Scheres and Chen, Nat. Methods 9,
+2012). And where the chosen starts are not the same map, one of them is wrong, which each half-set can tell of the
+other's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from orbitrec.cryoem.checks import OTHER_MAP
+from orbitrec.cryoem.config import AbInitioConfig, Schedule
+from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.result import Session
+from orbitrec.cryoem.search.level import ResolutionLevel
+from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
+from orbitrec.cryoem.search.multiresolution import Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.pose_search import ParticleState
+from orbitrec.cryoem.search.starts import matched_starts
+from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
+from orbitrec.evaluation.alignment import align
+from orbitrec.runtime.progress import Stage
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What frequency marching of some particles begins with.
+
+    Attributes:
+        selection: their starts.
+        symmetry: how symmetric the chosen start was; None without a symmetry.
+        level: the resolution of the state.
+        state: the chosen start, and what is known of the particles.
+    """
+
+    selection: Selection
+    symmetry: SymmetryCheck | None
+    level: ResolutionLevel
+    state: SearchState
+
+    def of(self, rows: Int[Tensor, "n"]) -> "Beginning":
+        """The same model for some of the particles alone."""
+        return replace(self, state=SearchState(self.state.model, self.state.particles.subset(rows)))
+
+
+@dataclass(frozen=True)
+class BeginningsOfHalves:
+    """What frequency marching of both half-sets begins with.
+
+    Attributes:
+        of_halves: for half-set 1 and half-set 2.
+        apart: whether the two have nothing in common, frame and hand included.
+        checks: a sentence if they should have been apart and could not.
+    """
+
+    of_halves: tuple[Beginning, Beginning]
+    apart: bool
+    checks: list[str] = field(default_factory=list)
+
+
+def some_of(session: Session, rows: Int[Tensor, "n"]) -> ParticleModes:
+    """The particles ``rows`` of a session."""
+    return session.data if len(rows) == len(session.data) else session.data.subset(rows)
+
+
+def beginning(
+    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], particles: ParticleState
+) -> Beginning:
+    """Starts, the best of which is made symmetric where that is asked for.
+
+    Where displacements are drawn, the start goes on at its own bandwidth, with all particles, as long as it gains.
+
+    Args:
+        session: the run.
+        config: of the search.
+        schedule: its sizes.
+        rows: (n,) indices of the particles.
+        particles: what is known of them, above all where they are centred; trials, if displacements are to be drawn.
+
+    Returns:
+        The model, and what is known of the particles.
+    """
+    run, data = session.run, some_of(session, rows)
+    used = rows[data.inliers()]
+    selection = multi_start(
+        data, config.radius_px(session.stack), particles.centres, config, schedule, run,
+        matched=lambda level: matched_starts(
+            config.start, session.stack, used, level, config.matched, run.generator
+        ),
+    )  # fmt: skip
+    run.timer("starts")
+    level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
+    state = SearchState(model, particles)
+    if particles.trials is not None:
+        search = Search(data, schedule.candidates, run, Stage.MARCHING)
+        plan = [(level.bandwidth, search.trial_pass(schedule.trial_batch))] * schedule.trial_passes
+        found = frequency_marching("first bandwidth", search, level, state, plan)
+        state = SearchState(found.model, found.particles)
+        run.timer("frequency marching")
+    return Beginning(selection, symmetry, level, state)
+
+
+def beginnings_of_halves(
+    session: Session,
+    config: AbInitioConfig,
+    schedule: Schedule,
+    halves: Sequence[Int[Tensor, "n"]],
+    particles: ParticleState,
+) -> BeginningsOfHalves:
+    """What each half-set begins with: starts of its own, as far as the module's docstring lets it.
+
+    Args:
+        session: the run.
+        config: of the search.
+        schedule: its sizes.
+        halves: indices of the particles of half-set 1 and of half-set 2.
+        particles: what is known of all particles; trials, if displacements are to be drawn.
+
+    Returns:
+        The two beginnings.
+    """
+    if particles.trials is not None:
+        begun = beginning(session, config, schedule, torch.arange(len(session.data)), particles)
+        return BeginningsOfHalves((begun.of(halves[0]), begun.of(halves[1])), apart=False)
+    found: list[Beginning] = []
+    for number, rows in enumerate(halves, start=1):
+        with session.run.working_on(f"half {number}"):
+            found.append(beginning(session, config, schedule, rows, particles.subset(rows)))
+    first, second = found
+    densities = [each.level.density(each.state.model)[0] for each in found]
+    agreement = align(densities[1], densities[0]).correlation
+    if agreement > OTHER_MAP:
+        return BeginningsOfHalves((first, second), apart=True)
+    # Each is judged by the particles that it has not seen.
+    foreign = [_explained(session, found[i], halves[1 - i], found[1 - i]) for i in (0, 1)]
+    best = found[0] if foreign[0] >= foreign[1] else found[1]
+    both = tuple(replace(best, state=replace(best.state, particles=each.state.particles)) for each in found)
+    sentence = (
+        f"The two half-sets' starts ended in different maps (correlation {agreement:.2f}); both went on from the one "
+        "that explains the other half's particles better, so their agreement is no witness: try other seeds."
+    )
+    return BeginningsOfHalves((both[0], both[1]), apart=False, checks=[sentence])
+
+
+def _explained(session: Session, model: Beginning, rows: Int[Tensor, "n"], owner: Beginning) -> float:
+    """Log-likelihood of one of the particles ``rows``, which are those of another beginning, under a model."""
+    data = some_of(session, rows)
+    return held_out_likelihood(
+        data, model.level, model.state.model, owner.state.particles.centres, data.inliers().nonzero().flatten()
+    )

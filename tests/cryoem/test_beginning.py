@@ -1,0 +1,93 @@
+"""Half-sets that are searched by themselves: from starts of their own, from a shared one, and where starts disagree."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from orbitrec.cryoem import beginning
+from orbitrec.cryoem.centring import Centring
+from orbitrec.cryoem.config import FEWEST_OF_HALF, AbInitioConfig, Schedule
+from orbitrec.cryoem.pipeline import initial_model
+from orbitrec.cryoem.result import PosedMap
+from orbitrec.evaluation.alignment import align
+from orbitrec.io.mrc import read_map
+from orbitrec.io.particles import ParticleStack
+from orbitrec.runtime.progress import Stage
+
+N, COUNT, SNR = 32, 500, 1.0
+SCHEDULE = Schedule(
+    start_bandwidth=8.0, start_steps=40, settle_steps=5, settle_batch=500, select_bandwidth=12.0, select_steps=10,
+    bandwidths=(12.0, 16.0), passes=1, trial_passes=2,
+)  # fmt: skip
+CONFIG = AbInitioConfig(60.0, schedule=SCHEDULE, matched=0, random=2, independent_halves=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, phantom_particles: Callable[..., Path]) -> Path:
+    return phantom_particles(tmp_path_factory.mktemp("beginning") / "stack", N, COUNT, SNR)
+
+
+@pytest.fixture(scope="module")
+def stack(folder: Path) -> ParticleStack:
+    return ParticleStack.open(folder / "particles.star")
+
+
+def starts_of(result: PosedMap) -> set[str]:
+    """Which starts there were, by the history."""
+    return {row.alternative for row in result.history if row.stage is Stage.STARTS}
+
+
+def assert_right(result: PosedMap, folder: Path) -> None:
+    """Measured: 0.93 to 0.97; a wrong map of the same ball correlates by 0.6."""
+    truth = read_map(folder / "truth.mrc")[0].double()
+    assert align(result.combined.volume.double(), truth).correlation > 0.85
+
+
+def test_half_sets_have_starts_of_their_own(stack, folder):
+    result = initial_model(stack, CONFIG)
+    assert starts_of(result) == {"half 1 1", "half 1 2", "half 2 1", "half 2 2"}
+    assert result.agreement is not None
+    assert result.agreement > 0.8
+    assert not any("different maps" in sentence for sentence in result.checks)
+    assert_right(result, folder)
+
+
+def test_starts_that_disagree_are_replaced_by_the_better_one(stack, folder, monkeypatch):
+    judged = []
+    true_likelihood = beginning.held_out_likelihood
+
+    def watched(*arguments: object) -> float:
+        judged.append(true_likelihood(*arguments))
+        return judged[-1]
+
+    monkeypatch.setattr(beginning, "OTHER_MAP", 1.1)  # no two maps are that much alike
+    monkeypatch.setattr(beginning, "held_out_likelihood", watched)
+    result = initial_model(stack, CONFIG)
+    assert any("both went on from the one" in sentence for sentence in result.checks)
+    assert len(judged) == 2  # each start by the other half's particles
+    assert result.selection.scores != []
+    assert_right(result, folder)
+
+
+def test_half_sets_part_after_the_first_bandwidth_where_images_tell_little(stack, folder, monkeypatch):
+    monkeypatch.setattr(Centring, "tells", lambda self, k_max: False)
+    result = initial_model(stack, CONFIG)
+    assert starts_of(result) == {"1", "2"}
+    marched = {(row.alternative, round(row.resolution_A)) for row in result.history if row.stage is Stage.MARCHING}
+    shared = {resolution for part, resolution in marched if part == ""}
+    assert len(shared) == 1
+    assert {part for part, resolution in marched if resolution not in shared} == {"half 1", "half 2"}
+    assert result.independent
+    assert_right(result, folder)
+
+
+def test_half_sets_are_searched_by_themselves_where_half_of_the_particles_are_enough():
+    chosen, asked = AbInitioConfig(), replace(AbInitioConfig(), independent_halves=True)
+    assert chosen.searches_halves(2 * FEWEST_OF_HALF, told=True)
+    assert not chosen.searches_halves(2 * FEWEST_OF_HALF - 1, told=True)
+    assert not chosen.searches_halves(10 * FEWEST_OF_HALF, told=False)
+    assert asked.searches_halves(100, told=False)
+    assert not replace(chosen, independent_halves=False).searches_halves(10 * FEWEST_OF_HALF, told=True)
