@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
 from orbitrec.cryoem import beginning
 from orbitrec.cryoem.centring import Centring
@@ -59,7 +59,7 @@ def test_starts_that_disagree_are_replaced_by_the_better_one(stack, folder, monk
     judged = []
     true_likelihood = beginning.held_out_likelihood
 
-    def watched(*arguments: object) -> float:
+    def watched(*arguments: Any) -> float:
         judged.append(true_likelihood(*arguments))
         return judged[-1]
 
@@ -72,15 +72,27 @@ def test_starts_that_disagree_are_replaced_by_the_better_one(stack, folder, monk
     assert_right(result, folder)
 
 
-def test_half_sets_part_after_the_first_bandwidth_where_images_tell_little(stack, folder, monkeypatch):
+def test_half_sets_part_after_the_starts_where_images_tell_little(stack, folder, monkeypatch):
     monkeypatch.setattr(Centring, "tells", lambda self, k_max: False)
     result = initial_model(stack, CONFIG)
     assert starts_of(result) == {"1", "2"}
-    marched = {(row.alternative, round(row.resolution_A)) for row in result.history if row.stage is Stage.MARCHING}
-    shared = {resolution for part, resolution in marched if part == ""}
-    assert len(shared) == 1
-    assert {part for part, resolution in marched if resolution not in shared} == {"half 1", "half 2"}
+    marched = {row.alternative for row in result.history if row.stage is Stage.MARCHING}
+    assert marched == {"half 1", "half 2"}
     assert result.independent
+    assert_right(result, folder)
+
+
+def test_starts_are_compared_after_passes_with_drawn_displacements(stack, folder, monkeypatch):
+    monkeypatch.setattr(Centring, "tells", lambda self, k_max: False)
+    result = initial_model(stack, replace(CONFIG, random=4, independent_halves=False))
+    rows = [row for row in result.history if row.stage is Stage.SELECTION]
+    tried = {row.alternative for row in rows}
+    assert len(tried) == 2  # half of the starts
+    last = {number: [row.log_likelihood for row in rows if row.alternative == number][-5:] for number in tried}
+    means = {int(number) - 1: sum(values) / len(values) for number, values in last.items()}
+    scores = {each.start: each.score for each in result.selection.candidates}
+    assert scores == pytest.approx(means)  # of the last pass, which has five batches
+    assert result.selection.chosen == max(scores, key=lambda start: scores[start])
     assert_right(result, folder)
 
 

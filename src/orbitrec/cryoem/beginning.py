@@ -2,7 +2,7 @@
 
 Half-sets that have starts of their own share nothing, so their agreement says whether the map is right. Two things are
 in the way. Where images tell little, half of them may not be enough to find any model that all of them would: the
-half-sets then part after the first bandwidth, as after a low-pass filtered reference (Scheres and Chen, Nat. Methods 9,
+half-sets then part after the starts, as after a low-pass filtered reference (Scheres and Chen, Nat. Methods 9,
 2012). And where the chosen starts are not the same map, one of them is wrong, which each half-set can tell of the
 other's.
 """
@@ -18,14 +18,14 @@ from orbitrec.cryoem.checks import OTHER_MAP
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.result import Session
-from orbitrec.cryoem.search.level import ResolutionLevel
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
-from orbitrec.cryoem.search.multiresolution import Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.multiresolution import Search, SearchState, stepped
 from orbitrec.cryoem.search.pose_search import ParticleState
 from orbitrec.cryoem.search.starts import matched_starts
 from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
 from orbitrec.evaluation.alignment import align
-from orbitrec.runtime.progress import Stage
+from orbitrec.runtime.progress import RunState, Stage
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def beginning(
 ) -> Beginning:
     """Starts, the best of which is made symmetric where that is asked for.
 
-    Where displacements are drawn, the start goes on at its own bandwidth, with all particles, as long as it gains.
+    Where displacements are drawn, starts are compared after passes of frequency marching (:class:`_Drawn`).
 
     Args:
         session: the run.
@@ -87,23 +87,61 @@ def beginning(
         The model, and what is known of the particles.
     """
     run, data = session.run, some_of(session, rows)
-    used = rows[data.inliers()]
+    used, drawn = rows[data.inliers()], None
+    if particles.trials is not None:
+        drawn = _Drawn(data, schedule, particles, run)
     selection = multi_start(
         data, config.radius_px(session.stack), particles.centres, config, schedule, run,
         matched=lambda level: matched_starts(
             config.start, session.stack, used, level, config.matched, run.generator
         ),
+        went_on=drawn,
     )  # fmt: skip
     run.timer("starts")
+    if drawn is not None and config.group.order == 1:
+        assert drawn.best is not None
+        return Beginning(selection, None, selection.level, drawn.best)
     level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
-    state = SearchState(model, particles)
-    if particles.trials is not None:
-        search = Search(data, schedule.candidates, run, Stage.MARCHING)
-        plan = [(level.bandwidth, search.trial_pass(schedule.trial_batch))] * schedule.trial_passes
-        found = frequency_marching("first bandwidth", search, level, state, plan)
-        state = SearchState(found.model, found.particles)
-        run.timer("frequency marching")
-    return Beginning(selection, symmetry, level, state)
+    return Beginning(selection, symmetry, level, SearchState(model, particles))
+
+
+@dataclass
+class _Drawn:
+    """How starts go on where displacements are drawn: with all particles, at the first bandwidth and at the second.
+
+    A start that is wrong there can be as likely as one that is right until its displacements are marginalised and a
+    finer resolution is tried; EM stays with either.
+
+    Attributes:
+        data: the particles.
+        schedule: sizes of the search.
+        particles: what is known of them before.
+        run: keeps a record of every start.
+        best: the most likely of the states at the second bandwidth so far.
+    """
+
+    data: ParticleModes
+    schedule: Schedule
+    particles: ParticleState
+    run: RunState
+    best: SearchState | None = None
+
+    def __call__(self, number: int, level: ResolutionLevel, model: VolumeAndViews) -> tuple[VolumeAndViews, float]:
+        """The start after these passes, and its log-likelihood in the last of them, of one particle."""
+        schedule, search = (
+            self.schedule,
+            Search(self.data, self.schedule.candidates, self.run, Stage.SELECTION, str(number)),
+        )
+        step = search.trial_pass(schedule.trial_batch)
+        plan = [(level.bandwidth, step)] * schedule.first_trials + [
+            (schedule.select_bandwidth, step)
+        ] * schedule.second_trials
+        _, state = stepped(
+            f"start {number} with displacements", search, level, SearchState(model, self.particles), plan
+        )
+        if self.best is None or state.log_likelihood > self.best.log_likelihood:
+            self.best = state
+        return state.model, state.log_likelihood
 
 
 def beginnings_of_halves(

@@ -124,8 +124,11 @@ class Schedule:
         passes: over the particles at each of these.
         candidates: directions that a particle is compared with once its search has been narrowed.
         batch: particles after which the model is updated.
-        trial_passes: the most passes at each bandwidth, that of the starts included, where images do not tell their
-            displacements, so that those are drawn (:func:`orbitrec.cryoem.search.pose_search.with_trials`).
+        first_trials: where images do not tell their displacements, so that those are drawn
+            (:func:`orbitrec.cryoem.search.pose_search.with_trials`): passes at the first level of every start that goes
+            on.
+        second_trials: its passes at the second level, before the starts are compared.
+        trial_passes: the most passes then at each bandwidth of frequency marching.
         trial_batch: particles after which the model is then updated.
         rounds: for a solver other than online EM, which makes no such steps: its rounds with every start, each with the
             prior of the present volume.
@@ -148,6 +151,8 @@ class Schedule:
     passes: int = 2
     candidates: int = 32
     batch: int = 1000
+    first_trials: int = 5
+    second_trials: int = 2
     trial_passes: int = 8
     trial_batch: int = 250
     rounds: int = 6
@@ -175,7 +180,8 @@ _SCHEDULE = {
     **dict.fromkeys(("start_bandwidth", "select_bandwidth", "round_passes"), POSITIVE),
     **dict.fromkeys(("start_steps", "settle_steps", "select_steps"), COUNT),
     **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
-    **dict.fromkeys(("held_out", "passes", "candidates", "batch", "trial_passes", "trial_batch", "rounds"), SIZE),
+    **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
+    **dict.fromkeys(("first_trials", "second_trials", "trial_passes", "trial_batch"), SIZE),
     "bandwidths": BANDWIDTHS,
 }
 

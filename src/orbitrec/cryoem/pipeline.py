@@ -1,7 +1,6 @@
 """The ab initio search: stack → modes → centres → starts → frequency marching → poses → map."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,8 +17,7 @@ from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
-from orbitrec.cryoem.search.level import ResolutionLevel
-from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
+from orbitrec.cryoem.search.multiresolution import Plan, PosedVolume, Search, frequency_marching
 from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
@@ -73,7 +71,6 @@ def initial_model(
     if config.solver is None and not told:
         # The fitted centres are what the images' noise says: given as prior, it would be believed twice.
         particles = with_trials(ParticleState(torch.zeros_like(centring.centres), centring.prior_px), generator)
-        schedule = replace(schedule, select_bandwidth=schedule.start_bandwidth)
         run.total = total_work(len(stack), config, schedule, apart, drawn=True)
     found = _in_halves if apart else _together
     return _told(centring, particles, found(session, config, schedule, particles, halves))
@@ -150,7 +147,7 @@ def marched(
     data = some_of(session, rows)
     search = Search(data, schedule.candidates, session.run, Stage.MARCHING)
     drawn = begun.state.particles.trials is not None
-    plan = trial_plan(search, schedule) if drawn else marching_plan(search, config, schedule)
+    plan = trial_plan(search, schedule, begun) if drawn else marching_plan(search, config, schedule)
     found = frequency_marching("frequency marching", search, begun.level, begun.state, plan)
     session.run.timer("frequency marching")
     poses = session.refined_poses(found, "poses", data)
@@ -158,9 +155,7 @@ def marched(
     return Marched(found, poses)
 
 
-def marching_plan(
-    search: Search, config: AbInitioConfig, schedule: Schedule
-) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
+def marching_plan(search: Search, config: AbInitioConfig, schedule: Schedule) -> Plan:
     """The steps of frequency marching, each with its bandwidth.
 
     A pass of online EM both searches poses and updates the volume. Another solver needs candidates that do not change
@@ -178,7 +173,7 @@ def marching_plan(
     solver = config.solver
     if solver is None:
         return [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
-    plan: list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]] = []
+    plan = []
     for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
@@ -187,9 +182,7 @@ def marching_plan(
     return [*plan, (schedule.bandwidths[-1], search.pose_search)]
 
 
-def trial_plan(
-    search: Search, schedule: Schedule
-) -> list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]:
+def trial_plan(search: Search, schedule: Schedule, begun: Beginning) -> Plan:
     """The steps of frequency marching where displacements are drawn, each with its bandwidth.
 
     EM converges slowly where most of what would make the likelihood complete is missing, so a level has as many passes
@@ -198,13 +191,14 @@ def trial_plan(
     Args:
         search: makes the steps.
         schedule: the bandwidths, and the most passes at each.
+        begun: where frequency marching begins; passes that were made there count.
 
     Returns:
         Bandwidth (radius · k_max) and step, in order.
     """
-    return [
-        (b, search.trial_pass(schedule.trial_batch)) for b in schedule.bandwidths for _ in range(schedule.trial_passes)
-    ]
+    step = search.trial_pass(schedule.trial_batch)
+    made = {begun.level.bandwidth: begun.state.passes}
+    return [(b, step) for b in schedule.bandwidths for _ in range(schedule.trial_passes - made.get(b, 0))]
 
 
 def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bool, drawn: bool = False) -> float:
@@ -220,15 +214,15 @@ def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bo
     ends = Stage.READING.cost + Stage.POSE_REFINEMENT.cost + Stage.RECONSTRUCTION.cost
     passes = float(len(schedule.bandwidths) * schedule.passes)
     if drawn:
-        passes = float((1 + len(schedule.bandwidths)) * schedule.trial_passes)
+        passes = float(len(schedule.bandwidths) * schedule.trial_passes)
     elif config.solver is not None:
         passes *= 1 + schedule.round_passes
     sets = 2 if apart and not drawn else 1
-    starts = sets * _work_of_starts(count // sets, config, schedule)
+    starts = sets * _work_of_starts(count // sets, config, schedule, drawn)
     return starts + (Stage.MARCHING.cost * passes + ends) * count
 
 
-def _work_of_starts(count: int, config: AbInitioConfig, schedule: Schedule) -> float:
+def _work_of_starts(count: int, config: AbInitioConfig, schedule: Schedule, drawn: bool) -> float:
     pool = count - schedule.held_out_of(count)
     start, settle, select = (
         steps * min(batch, pool)
@@ -241,5 +235,7 @@ def _work_of_starts(count: int, config: AbInitioConfig, schedule: Schedule) -> f
     if config.solver is not None:
         rounds = schedule.rounds * schedule.round_passes * pool
         start, settle, select = rounds, 0.0, rounds
+    if drawn:
+        select = (schedule.first_trials + schedule.second_trials) * count
     selected = math.ceil(config.starts / 2)
     return Stage.STARTS.cost * config.starts * (start + settle) + Stage.SELECTION.cost * selected * select

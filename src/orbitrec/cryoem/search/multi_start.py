@@ -57,6 +57,10 @@ class Selection:
     candidates: list[Candidate]
 
 
+WentOn = Callable[[int, ResolutionLevel, VolumeAndViews], tuple[VolumeAndViews, float]]
+"""A function of a start's number, the first level and its model there: the model at the second level, and its score."""
+
+
 @dataclass(frozen=True)
 class OnlinePhase:
     """Steps of online EM.
@@ -177,6 +181,7 @@ def multi_start(
     schedule: Schedule,
     run: RunState,
     matched: Callable[[ResolutionLevel], list[Start]] = lambda level: [],
+    went_on: WentOn | None = None,
 ) -> Selection:
     """Improve all starts, rank them by held-out likelihood, and choose the best at the second bandwidth.
 
@@ -188,6 +193,7 @@ def multi_start(
         schedule: its sizes for these particles.
         run: keeps a record of every start.
         matched: makes starts from the stack's moments at the first level.
+        went_on: improves a candidate at the second bandwidth; if None, online EM on centred particles does.
 
     Returns:
         The chosen start, and the likelihoods of the others.
@@ -222,17 +228,21 @@ def multi_start(
     ]
     ranked = sorted(range(len(improved)), key=lambda i: -improved[i]["score"])
     second = [OnlinePhase(schedule.select_batch, schedule.select_steps, 0.9)]
-    candidates: dict[int, dict[str, Any]] = {}
-    for i in ranked[: math.ceil(len(models) / 2)]:
-        model = low.prolongated(restored(VolumeAndViews, improved[i]), high)
-        candidates[i] = run.step(
-            f"select {i + 1}", partial(common.improved, high, model, second, Stage.SELECTION, i + 1)
-        )
-    chosen = max(candidates, key=lambda i: candidates[i]["score"])
-    best = restored(VolumeAndViews, candidates[chosen])
+
+    def centred_steps(number: int, level: ResolutionLevel, model: VolumeAndViews) -> tuple[VolumeAndViews, float]:
+        begun = level.prolongated(model, high)
+        found = run.step(f"select {number}", partial(common.improved, high, begun, second, Stage.SELECTION, number))
+        return restored(VolumeAndViews, found), found["score"]
+
+    went_on = centred_steps if went_on is None else went_on
+    candidates = {
+        i: went_on(i + 1, low, restored(VolumeAndViews, improved[i])) for i in ranked[: math.ceil(len(models) / 2)]
+    }
+    chosen = max(candidates, key=lambda i: candidates[i][1])
+    best = candidates[chosen][0]
     compared = [
-        Candidate(i, found["score"], 1.0 if i == chosen else _agreement(high, restored(VolumeAndViews, found), best))
-        for i, found in candidates.items()
+        Candidate(i, score, 1.0 if i == chosen else _agreement(high, model, best))
+        for i, (model, score) in candidates.items()
     ]
     return Selection(high, best, chosen, kinds, [found["score"] for found in improved], compared)
 

@@ -229,12 +229,12 @@ class Search:
         return callback
 
 
+Plan = Sequence[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]]
+"""Bandwidth and step, one after the other."""
+
+
 def frequency_marching(
-    name: str,
-    search: Search,
-    level: ResolutionLevel,
-    state: SearchState,
-    plan: Sequence[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]],
+    name: str, search: Search, level: ResolutionLevel, state: SearchState, plan: Plan
 ) -> PosedVolume:
     """The steps of a plan, from a state at some level.
 
@@ -243,7 +243,7 @@ def frequency_marching(
         search: whose steps they are.
         level: of the state; it gives symmetry and ball to the others.
         state: where to begin.
-        plan: bandwidth and step, one after the other.
+        plan: bandwidths and steps.
 
     Returns:
         Model and poses at the last level.
@@ -251,6 +251,16 @@ def frequency_marching(
     Raises:
         ValueError: if there is no step.
     """
+    finest, ended = stepped(name, search, level, state, plan)
+    assert ended.rotations is not None
+    assert ended.shifts_px is not None
+    return PosedVolume(finest, ended.model, ended.particles, ended.rotations, ended.shifts_px)
+
+
+def stepped(
+    name: str, search: Search, level: ResolutionLevel, state: SearchState, plan: Plan
+) -> tuple[ResolutionLevel, SearchState]:
+    """Level and state at the end of a plan, as :func:`frequency_marching` takes its steps, so that it can go on."""
 
     def at(bandwidth: float) -> ResolutionLevel:
         if bandwidth == level.bandwidth:
@@ -262,10 +272,7 @@ def frequency_marching(
     if plan and plan[0][0] != level.bandwidth:  # a resolution that is asked for moves the first step, not the starts
         first = at(plan[0][0])
         level, state = first, prolongated(level, first, state)
-    finest, ended = MultiResolution(name, plan, at, prolongated).run(state, search.run)
-    assert ended.rotations is not None
-    assert ended.shifts_px is not None
-    return PosedVolume(finest, ended.model, ended.particles, ended.rotations, ended.shifts_px)
+    return MultiResolution(name, plan, at, prolongated).run(state, search.run)
 
 
 def prolongated(level: ResolutionLevel, finer: ResolutionLevel, state: SearchState) -> SearchState:
