@@ -186,7 +186,8 @@ class ParticleStack:
 
         A table lists an image in several rows after symmetry expansion, or when tables that overlap were joined.
         """
-        file = pd.factorize(np.array([os.path.realpath(stack.path) for stack in self.stacks]))[0]
+        numbers: dict[tuple[int, int] | str, int] = {}
+        file = np.array([numbers.setdefault(_identity(stack.path), len(numbers)) for stack in self.stacks])
         deepest = max(stack.shape[0] for stack in self.stacks)
         place = file[self.sources.stack].astype(np.int64) * deepest + self.sources.section
         return torch.from_numpy(pd.factorize(place)[0].astype(np.int64))
@@ -261,6 +262,12 @@ class ParticleStack:
         """
         resolved = [Path(os.path.abspath(stack.path)) for stack in self.stacks]
         self.table.write_posed(path, rotations, shifts_px * self.pixel_size_A, resolved, halves)
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """What is the same for all names of a file, whether they are symbolic or hard links."""
+    found = os.stat(path)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)  # some systems number no files
 
 
 def _located(table: Path, sources: ImageSources, datadir: Path | None) -> list[Path]:

@@ -1,7 +1,6 @@
 """A run on disk: map, posed particles, correlations, history, facts, pictures and page."""
 
 import math
-import resource
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -40,6 +39,7 @@ from orbitrec.report.summary import (
     Summary,
     TruthComparison,
 )
+from orbitrec.runtime.memory import peak_GiB
 
 TOLERABLE_DEG = 45.0
 """Phase error, an eighth of a wave, up to which detail is hardly weakened."""
@@ -219,7 +219,7 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         starts=_starts(result.selection),
         truth=truth,
         seconds=result.seconds | {"total": sum(result.seconds.values())},
-        peak_memory_GiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        peak_memory_GiB=peak_GiB(),
     )
 
 
