@@ -20,7 +20,8 @@ from orbitrec.models.ctf import electron_wavelength_A
 
 N, PIXEL_A = 32, 2.0
 KV, CS_MM = 300.0, 2.7
-ODD, EVEN = [1.0, 2.0, 30.0, 10.0, 20.0, -15.0], [0.1, 2.0, 3.0, 4.0, 50.0, 60.0, -70.0, 80.0, 90.0]
+# The first two undo what the fourth and fifth displace.
+ODD, EVEN = [20.0, 40.0, 30.0, 10.0, 20.0, -15.0], [0.1, 2.0, 3.0, 4.0, 50.0, 60.0, -70.0, 80.0, 90.0]
 WAVELENGTH_A = electron_wavelength_A(torch.tensor([KV], dtype=torch.float64))
 needs_relion = pytest.mark.skipif(shutil.which("relion_project") is None, reason="RELION's programs are not installed")
 
@@ -105,7 +106,7 @@ def test_odd_phases_are_relions(folder, kind):
     transforms = []
     for name, columns in (("without", {}), (kind, optics)):
         _star(folder, name, **columns)
-        _ran("relion_reconstruct", "--i", f"{name}.star", "--o", f"{name}.mrc", "--ctf", folder=folder)
+        _ran("relion_reconstruct", "--i", f"{name}.star", "--o", f"{name}.mrc", folder=folder)
         with mrcfile.open(folder / f"{name}.mrc") as file:
             transforms.append(centred_fft(torch.from_numpy(np.asarray(file.data, np.float64).sum(0))))
     s = frequency_vectors(N) / (2 * math.pi * PIXEL_A)
@@ -118,28 +119,31 @@ def test_odd_phases_are_relions(folder, kind):
 
 @needs_relion
 def test_a_magnification_moves_by_what_relion_moves(folder):
-    """A blob at r moves by (M − 1) r, to first order; the largest phase is that of a shift along the frequency."""
-    matrix, at = np.array([[1.05, 0.02], [-0.02, 0.97]]), np.array([9.0, -4.0])
+    """What is at r in an image is moved by (M − 1) r, to first order, when RELION puts it into a map."""
+    change, at = np.array([[0.05, 0.02], [-0.02, -0.03]]), np.array([9.0, -4.0])
     grid = np.arange(N) - N // 2
-    x, y, z = np.meshgrid(grid, grid, grid, indexing="ij")
-    blob = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2 + z**2) / 8).T
-    with mrcfile.new(folder / "blob.mrc", overwrite=True) as file:
-        file.set_data(blob.astype(np.float32))
+    blob = np.exp(-((grid[None, :] - at[0]) ** 2 + (grid[:, None] - at[1]) ** 2) / 8)
+    with mrcfile.new(folder / "blob.mrcs", overwrite=True) as file:
+        file.set_data(blob[None].astype(np.float32))
         file.voxel_size = PIXEL_A
-    columns = {f"rlnMagMat{i}{j}": matrix[i, j] for i in range(2) for j in range(2)}
+    columns = {f"rlnMagMat{i}{j}": (np.eye(2) + change)[i, j] for i in range(2) for j in range(2)}
     found = []
-    for name, given in (("blob", {}), ("magnified", columns)):
-        _star(folder, name, **given)
-        command = ["relion_project", "--i", "blob.mrc", "--ang", f"{name}.star", "--o", name, "--angpix", str(PIXEL_A)]
-        _ran(*command, "--ctf", "--ctf_intact_first_peak", folder=folder)
-        with mrcfile.open(folder / f"{name}.mrcs") as file:
-            image = np.asarray(file.data, np.float64).reshape(N, N) ** 2
+    for name, given in (("straight", {}), ("magnified", columns)):
+        _star(folder, name, "blob", **given)
+        _ran("relion_reconstruct", "--i", f"{name}.star", "--o", f"{name}.mrc", folder=folder)
+        with mrcfile.open(folder / f"{name}.mrc") as file:
+            image = np.asarray(file.data, np.float64).sum(0).clip(min=0) ** 2
         found.append(np.array([(image.sum(axis) * grid).sum() for axis in (0, 1)]) / image.sum())
     moved = np.linalg.norm(found[1] - found[0])
-    most = np.linalg.norm(matrix - np.eye(2), 2) * np.linalg.norm(at)
-    assert 0.7 * most < moved < 1.1 * most  # that of this place is 0.95 of the most
-    degrees = _of([0.0] * 6, [0.0] * 9, tuple((matrix - np.eye(2)).ravel())).largest_phase_deg(8.0, 40.0)
-    assert float(degrees) == pytest.approx(360 / 8 * 40 * np.linalg.norm(matrix - np.eye(2), 2), rel=1e-12)
+    assert moved == pytest.approx(np.linalg.norm(change @ at), rel=0.1)
+    assert moved < 1.05 * np.linalg.norm(change, 2) * np.linalg.norm(at)
+
+
+def test_a_magnification_is_a_phase_at_the_rim():
+    """Of what is not a scale that all share: at 8 Å a particle of 40 Å is off by 0.04 · 40 Å / 8 Å of a turn."""
+    alone = _of([0.0] * 6, [0.0] * 9, (0.05, 0.0, 0.0, -0.03)).largest_phase_deg(8.0, 40.0)
+    assert float(alone) == pytest.approx(360 * 0.04 * 40 / 8, rel=1e-12)
+    assert float(_of([0.0] * 6, [0.0] * 9, (0.02, 0.0, 0.0, 0.02)).largest_phase_deg(8.0, 40.0)) < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -164,10 +168,10 @@ def test_largest_phases_are_those_of_the_closed_forms():
         torch.tensor([[0.6, -0.8]], dtype=torch.float64), torch.tensor([CS_MM]).double(), WAVELENGTH_A
     )
     expected = math.degrees(2 * math.pi * CS_MM * 1e7 * float(WAVELENGTH_A) ** 2 * 1e-3 / 4**3)  # of 1 mrad at 4 Å
-    assert float(_of(tilt, none).largest_phase_deg(4.0, 50.0)) == pytest.approx(expected, rel=1e-4)
+    assert float(_of(tilt, none).largest_phase_deg(4.0, 50.0)) == pytest.approx(expected, rel=1e-3)
     # A linear phase is a displacement, and no error.
     assert float(_of([5.0, 7.0, 0, 0, 0, 0], none).largest_phase_deg(4.0, 50.0)) == 0
     trefoil = _of([0, 0, 30.0, 0, 0, 40.0], none).largest_phase_deg(4.0, 50.0)
-    assert float(trefoil) == pytest.approx(math.degrees(50 / 4**3), rel=1e-4)
+    assert float(trefoil) == pytest.approx(math.degrees(50 / 4**3), rel=1e-3)
     tetrafoil = _of([0.0] * 6, [0, 0, 0, 0, 0, 0, 0, 0, 64.0]).largest_phase_deg(4.0, 50.0)
-    assert float(tetrafoil) == pytest.approx(math.degrees(64 / 4**4), rel=1e-4)
+    assert float(tetrafoil) == pytest.approx(math.degrees(64 / 4**4), rel=1e-3)

@@ -53,9 +53,9 @@ def relion_aberrations(
 
     odd, even = _lists(path, table, ODD_COLUMN, _ODD_TERMS), _lists(path, table, EVEN_COLUMN, _EVEN_TERMS)
     if {"rlnVoltage", "rlnSphericalAberration"} <= set(columns):
-        tilt = torch.stack([numbers(column, 0) for column in BEAM_TILT_COLUMNS], dim=1)
-        wavelength = electron_wavelength_A(numbers("rlnVoltage", 0))
-        odd[:, :_ODD_TERMS] += beam_tilt_zernike(tilt, numbers("rlnSphericalAberration", 0), wavelength)
+        tilt = torch.stack([numbers(column, 0.0) for column in BEAM_TILT_COLUMNS], dim=1)
+        wavelength = electron_wavelength_A(numbers("rlnVoltage", 0.0))
+        odd[:, :_ODD_TERMS] += beam_tilt_zernike(tilt, numbers("rlnSphericalAberration", 0.0), wavelength)
     identity = torch.eye(2, dtype=torch.float64).flatten().tolist()
     matrix = [numbers(column, one) - one for column, one in zip(MAGNIFICATION_COLUMNS, identity, strict=True)]
     magnification = torch.stack(matrix, dim=1).unflatten(1, (2, 2))

@@ -82,7 +82,7 @@ class Aberrations:
         """Largest error of a phase that leaving them out causes, over all directions of one frequency.
 
         The part of the odd phase that is linear in the frequency does not count: it is a displacement, and a particle's
-        origin takes it up.
+        origin takes it up. A magnification that all kinds share along all axes does not either: the map has that scale.
 
         Args:
             resolution_A: one over the frequency.
@@ -94,7 +94,8 @@ class Aberrations:
         angle = torch.linspace(0, 2 * math.pi, _ANGLES + 1, dtype=torch.float64)
         points = torch.stack([angle.cos(), angle.sin()], dim=-1) / resolution_A
         phases = self.odd_phase(points, 3).abs().amax(-1) + self.even_phase(points).abs().amax(-1)
-        displaced_A = radius_A * torch.linalg.matrix_norm(self.magnification, 2)
+        common = self.magnification.diagonal(dim1=-2, dim2=-1).mean() * torch.eye(2).to(self.magnification)
+        displaced_A = radius_A * torch.linalg.matrix_norm(self.magnification - common, 2)
         return torch.rad2deg(phases + 2 * math.pi / resolution_A * displaced_A)
 
 
