@@ -323,7 +323,7 @@ class CryosparcTable:
             text = os.fsdecode(name) if isinstance(name, bytes) else str(name)
             if text.startswith(">"):
                 stack = stacks[at] if stacks else (self.path.parent / text.lstrip(">")).resolve()
-                relative = ">" + os.path.relpath(stack, folder)
+                relative = ">" + Path(os.path.relpath(stack, folder)).as_posix()
                 moved[name] = os.fsencode(relative) if isinstance(name, bytes) else relative
         if not moved:
             return out
