@@ -34,6 +34,11 @@ def _of(
     return Aberrations(*rows, matrix, torch.zeros(1, dtype=torch.long))
 
 
+def _text(coefficients: list[float]) -> str:
+    """A list as RELION writes it: without blanks, which it would take for the end of a value."""
+    return f"[{','.join(map(str, coefficients))}]"
+
+
 def _ran(*command: str, folder: Path) -> None:
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -86,7 +91,7 @@ def _chi(s: torch.Tensor) -> torch.Tensor:
 @needs_relion
 def test_even_phases_are_relions(folder):
     """``relion_project --ctf`` adds them to χ."""
-    plain, changed = _projection(folder, "plain"), _projection(folder, "even", "--ctf", rlnEvenZernike=str(EVEN))
+    plain, changed = _projection(folder, "plain"), _projection(folder, "even", "--ctf", rlnEvenZernike=_text(EVEN))
     s = frequency_vectors(N) / (2 * math.pi * PIXEL_A)
     expected = -plain * torch.sin(_chi(s) + _of().even_phase(s)[0])
     assert float((changed - expected).abs().norm() / expected.abs().norm()) < 1e-5
@@ -98,7 +103,7 @@ def test_odd_phases_are_relions(folder, kind):
     """``relion_reconstruct`` takes them off an image before it puts it into the map."""
     tilt = torch.tensor([[3.0, -1.5]], dtype=torch.float64)
     coefficients = torch.tensor([ODD], dtype=torch.float64) * (kind != "tilt")
-    optics: dict[str, object] = {} if kind == "tilt" else {"rlnOddZernike": str(ODD)}
+    optics: dict[str, object] = {} if kind == "tilt" else {"rlnOddZernike": _text(ODD)}
     if kind != "zernike":
         coefficients = coefficients + beam_tilt_zernike(tilt, torch.tensor([CS_MM]).double(), WAVELENGTH_A)
         optics |= {"rlnBeamTiltX": 3.0, "rlnBeamTiltY": -1.5}
