@@ -20,7 +20,7 @@ def test_damaged_files_are_told_in_one_sentence(tmp_path: Path) -> None:
     folder.mkdir()
     damage.finished_run(folder)
     refused, told = 0, set()
-    for case in damage.cases(good, 400, seed=20):
+    for case in damage.cases(good, 300, seed=20):
         answers, wrong = damage.tried(case, good, folder)
         assert wrong == []
         refused += any(answer.code for answer in answers)
@@ -43,7 +43,7 @@ def test_truncated_files_of_a_run_are_refused(whole: Path, tmp_path: Path) -> No
     draw, refused, tried = random.Random(3), 0, 0
     with damage.short_runs():
         for name, command in damage.read_files(folder).items():
-            for _ in range(4):
+            for _ in range(2):
                 answer, wrong = damage.truncation_tried(folder / name.split()[0], command, folder, draw)
                 assert wrong is None
                 shutil.rmtree(folder / "out", ignore_errors=True)
@@ -60,7 +60,7 @@ def test_truncated_records_are_refused_at_once_and_nothing_is_lost(whole: Path, 
         records = sorted((folder / "out" / "checkpoint").iterdir())
         assert len(records) > 5
         for path in records:
-            for _ in range(4):
+            for _ in range(2):
                 answer, wrong = damage.truncation_tried(path, [*command, "--resume"], folder, draw)
                 assert (answer.code, wrong) == (2, None)
         assert damage.said([*command, "--resume"], folder).code == 0

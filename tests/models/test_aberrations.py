@@ -98,15 +98,23 @@ def test_even_phases_are_relions(folder):
 
 
 @needs_relion
-@pytest.mark.parametrize("kind", ["tilt", "zernike", "both"])
-def test_odd_phases_are_relions(folder, kind):
+@pytest.mark.parametrize(
+    ("kind", "given", "tilt_mrad"),
+    [
+        ("zernike", ODD, None),
+        ("tilt", None, [3.0, -1.5]),
+        # RELION's refinement of aberrations writes tilt in its own columns, and zeros for it in the list.
+        ("both", [0.0, 0.0, 30.0, 0.0, 0.0, -15.0], [3.0, -1.5]),
+    ],
+)
+def test_odd_phases_are_relions(folder, kind, given, tilt_mrad):
     """``relion_reconstruct`` takes them off an image before it puts it into the map."""
-    tilt = torch.tensor([[3.0, -1.5]], dtype=torch.float64)
-    coefficients = torch.tensor([ODD], dtype=torch.float64) * (kind != "tilt")
-    optics: dict[str, object] = {} if kind == "tilt" else {"rlnOddZernike": _text(ODD)}
-    if kind != "zernike":
+    coefficients = torch.tensor([given or [0.0] * 6], dtype=torch.float64)
+    optics: dict[str, object] = {"rlnOddZernike": _text(given)} if given else {}
+    if tilt_mrad is not None:
+        tilt = torch.tensor([tilt_mrad], dtype=torch.float64)
         coefficients = coefficients + beam_tilt_zernike(tilt, torch.tensor([CS_MM]).double(), WAVELENGTH_A)
-        optics |= {"rlnBeamTiltX": 3.0, "rlnBeamTiltY": -1.5}
+        optics |= {"rlnBeamTiltX": tilt_mrad[0], "rlnBeamTiltY": tilt_mrad[1]}
     _projection(folder, "plain")
     transforms = []
     for name, columns in (("without", {}), (kind, optics)):

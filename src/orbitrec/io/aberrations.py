@@ -46,7 +46,7 @@ def relion_aberrations(
 
     def numbers(column: str, otherwise: float) -> Float[Tensor, "g"]:
         given = table[column] if column in table else pd.Series(otherwise, table.index)
-        values = torch.from_numpy(pd.to_numeric(given, errors="coerce").to_numpy(np.float64, copy=True))
+        values = torch.from_numpy(np.array(pd.to_numeric(given, errors="coerce"), dtype=np.float64))
         if not bool(values.isfinite().all()):
             raise InputError(f"{path}: {column} holds {given[int((~values.isfinite()).nonzero()[0])]}, not a number")
         return values
@@ -59,7 +59,7 @@ def relion_aberrations(
     identity = torch.eye(2, dtype=torch.float64).flatten().tolist()
     matrix = [numbers(column, one) - one for column, one in zip(MAGNIFICATION_COLUMNS, identity, strict=True)]
     magnification = torch.stack(matrix, dim=1).unflatten(1, (2, 2))
-    return Aberrations(odd, even, magnification, torch.from_numpy(table["group"].to_numpy(np.int64, copy=True)))
+    return Aberrations(odd, even, magnification, torch.from_numpy(np.array(table["group"], dtype=np.int64)))
 
 
 def _lists(path: Path, table: pd.DataFrame, column: str, width: int) -> Float[Tensor, "g _"]:
