@@ -1,12 +1,16 @@
 """Aberrations of tables: both programs' columns say the same, of the right optics groups, and a run tells them."""
 
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import damage
+from orbitrec.cryoem.config import FEWEST_PARTICLES
 from orbitrec.errors import InputError
 from orbitrec.io.cryosparc import CTF_FIELDS
 from orbitrec.io.tables import read_table
@@ -104,3 +108,20 @@ def test_a_real_table(shared_data):
     assert found.even.shape == (1, 9)
     expected = [[1.007178 - 1, 0.007680], [0.007699, 0.993671 - 1]]
     np.testing.assert_allclose(found.magnification[0].numpy(), expected, atol=1e-9)
+
+
+def test_a_run_says_how_far_phases_change(tmp_path):
+    """At the finest resolution that it worked at, and in which optics groups that is too much."""
+    damage.write_whole(tmp_path, FEWEST_PARTICLES)
+    with damage.short_runs():
+        assert damage.said(damage.run_command(tmp_path, "five.star"), tmp_path).code == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    said = next(check for check in summary["checks"] if check.startswith("Not modelled"))
+    pattern = (
+        r"(.*rlnOddZernike.*)\. At ([\d.]+) Å they change phases by up to (\d+)° \(optics group 1\): more"
+    )
+    found = re.search(pattern, said)
+    assert found is not None, said
+    assert float(found[2]) <= summary["search_resolution_A"] + 0.05
+    largest = read_table(tmp_path / "five.star").aberrations().largest_phase_deg(float(found[2]), 12.0)
+    assert float(found[3]) == pytest.approx(float(largest.max()), rel=0.02)
