@@ -250,6 +250,12 @@ def test_documents_name_files_that_exist(path):
     assert not missing
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_documents_name_tests_that_exist(path):
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", path.read_text(encoding="utf-8"))
+    assert [name for file, name in named if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")] == []
+
+
 def documented_commands() -> list[str]:
     blocks = "\n".join(
         block for path in DOCUMENTS for block in re.findall(r"```(?:sh|bash)\n(.*?)```", path.read_text(), re.DOTALL)

@@ -96,7 +96,7 @@ def main() -> None:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         run([sys.executable, "-m", "venv", folder / "environment"], folder)
-        python = folder / "environment" / "bin" / "python"
+        python = folder / "environment" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         if options.wheel is None:
             run([python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT], folder)
         wheel = options.wheel.resolve() if options.wheel else next(folder.glob("orbitrec-*.whl"))

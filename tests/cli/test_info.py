@@ -1,5 +1,6 @@
 """``orbitrec info`` and the frame of the command line: what it prints, and how it refuses bad input."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -174,6 +175,13 @@ def test_bad_input_is_one_sentence_and_exit_2(star: Path, name: str, capsys: pyt
     assert printed.err.count("\n") == 1
     assert message in printed.err
     assert sorted(star.parent.iterdir()) == before
+
+
+def test_a_packed_table_is_called_no_map(star: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = star.with_suffix(".star.gz")
+    packed.write_bytes(gzip.compress(star.read_bytes()))
+    assert _run("info", packed) == 2
+    assert capsys.readouterr().err == f"orbitrec: {packed} is compressed with gzip: unpack it first\n"
 
 
 def test_a_table_whose_stacks_are_elsewhere_says_what_it_can(star: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,11 +121,12 @@ def test_copies_of_an_image_are_in_one_half_set(data):
     """Symmetry expansion lists them together, joined tables apart and by another name of the same file."""
     expanded = ParticleStack.open(_joined(data, "expanded.star", lambda rows: [row for row in rows for _ in range(3)]))
     assert half_sets(expanded).tolist() == [1, 1, 1, 2, 2, 2] * (COUNT // 2)
-    (data / "link.mrcs").unlink(missing_ok=True)
-    (data / "link.mrcs").symlink_to("particles.mrcs")
-    again = _joined(data, "joined.star", lambda rows: [*rows, *(r.replace("particles.m", "link.m") for r in rows[5:])])
-    halves = half_sets(ParticleStack.open(again))
-    assert halves.tolist() == [*[1, 2] * (COUNT // 2), *([1, 2] * COUNT)[5:COUNT]]
+    for link in (Path.symlink_to, Path.hardlink_to):
+        (data / "link.mrcs").unlink(missing_ok=True)
+        link(data / "link.mrcs", data / "particles.mrcs")
+        lines = lambda rows: [*rows, *(row.replace("particles.m", "link.m") for row in rows[5:])]  # noqa: E731
+        halves = half_sets(ParticleStack.open(_joined(data, "joined.star", lines)))
+        assert halves.tolist() == [*[1, 2] * (COUNT // 2), *([1, 2] * COUNT)[5:COUNT]]
     assert told_copies(expanded, half_sets(expanded)) == [
         "280 of 420 rows repeat the image of another row; rows of one image are in one half-set."
     ]

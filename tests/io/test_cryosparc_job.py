@@ -189,6 +189,20 @@ def test_a_result_group_is_read_as_the_files_it_lists(job: Path) -> None:
         ParticleStack.open(job / "particles.csg")
 
 
+def test_a_group_of_fields_is_of_the_file_that_its_result_group_says(job: Path) -> None:
+    """Also where the images' file, as a job's input, has older ones; what is missing may be in a passthrough file."""
+    (job / "particles.csg").write_text(GROUP)
+    older = POSES.copy()
+    older["alignments3D/pose"] = 1.0
+    for name, records in (("it's.cs", POSES), ("b.cs", _together(IMAGES, older)), ("c.cs", POSES[["uid"]])):
+        _save(job / name, records)
+    table = CryosparcTable.read(job / "particles.csg")
+    assert not table.records["alignments3D/pose"].any()
+    assert table.missing_ctf_columns()
+    given = _save(job / "elsewhere.cs", CTF)
+    assert not CryosparcTable.read(job / "particles.csg", passthrough=given).missing_ctf_columns()
+
+
 def test_a_result_group_beside_a_table_says_what_belongs_to_it(job: Path) -> None:
     """Names that tell nothing, and groups of other things beside it."""
     table = _save(job / "x.cs", _together(POSES, IMAGES))

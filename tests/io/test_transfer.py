@@ -22,6 +22,7 @@ PLACES = {
     "c": ("m2.mrc", 100.5, 20.25),
     "d": ("m2.mrc", 7, 8),
 }
+ANGLES = ("AngleRot", "AngleTilt", "AnglePsi")
 POSES = {"a": "10 20 30 1.5 -3 1", "b": "40 50 60 0 6 2", "c": "70 80 -90 -4.5 0.75 1"}
 POSED = OPTICS.format(pixel=3.0) + "".join(
     f"_rln{name}\n"
@@ -110,11 +111,37 @@ def test_uids_and_names_across_dialects(tmp_path):
     )
 
 
+def test_copies_belong_together_in_their_order(tmp_path):
+    """Of a table with every particle in two rows, as after symmetry expansion, the second is the second."""
+    source = _posed(tmp_path)
+    rows = source.read_text().splitlines(keepends=True)
+    source.write_text("".join([*rows, *(row.replace("40 50 60", "41 51 61") for row in rows[-3:])]))
+    found = transfer_poses(read_table(source), read_table(_original(tmp_path, "bcadacb")), tmp_path / "out.star")
+    assert found.rows.tolist() == [0, 1, 2, 4, 5, 6]
+    assert found.source.tolist() == [1, 2, 0, 3, 5, 4]
+    assert read_star(tmp_path / "out.star")["particles"]["rlnAngleRot"].tolist() == [40, 70, 10, 10, 70, 41]
+
+
+def test_stacks_of_one_name_are_told_by_their_folders(tmp_path):
+    def table(name: str, images: list[str]) -> Path:
+        path = tmp_path / name
+        columns = "".join(f"_rln{column}\n" for column in ("ImageName", "OpticsGroup", *ANGLES))
+        rows = "".join(f"{image} 1 {10 * i} 20 30\n" for i, image in enumerate(images))
+        path.write_text(OPTICS.format(pixel=1.5) + columns + rows)
+        return path
+
+    posed = table("posed.star", ["1@/a/Extract/m1/p.mrcs", "1@/a/Extract/m2/p.mrcs"])
+    original = table("original.star", ["1@Extract/m2/p.mrcs", "2@Extract/m2/p.mrcs", "1@Extract/m1/p.mrcs"])
+    found = transfer_poses(read_table(posed), read_table(original), tmp_path / "out.star")
+    assert (found.by, found.rows.tolist(), found.source.tolist()) == ("image name", [0, 2], [1, 0])
+
+
 def test_what_cannot_be_told_is_refused(tmp_path):
     posed = read_table(_posed(tmp_path))
     with pytest.raises(InputError, match=r"original.star has no particle of .*, going by micrograph and coordinates"):
         transfer_poses(posed, read_table(_original(tmp_path, "d")), tmp_path / "out.star")
-    with pytest.raises(InputError, match=r"original.star: rows 1 and 3 have the same micrograph and coordinates"):
+    sentence = r"original.star has 2 rows of one micrograph and coordinates, that of row 1, and .*posed.star has 1, so"
+    with pytest.raises(InputError, match=sentence):
         transfer_poses(posed, read_table(_original(tmp_path, "aba")), tmp_path / "out.star")
     original = read_table(_original(tmp_path, "ab"))
     with pytest.raises(InputError, match=r"original.star has no poses to transfer"):

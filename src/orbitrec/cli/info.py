@@ -136,9 +136,17 @@ def _describe_ctf(ctf: "CTFParameters") -> dict[str, object]:
 
 
 def _describe_mrc(path: Path) -> dict[str, object]:
+    from orbitrec.errors import InputError
+    from orbitrec.io.files import what_it_is
     from orbitrec.io.mrc import read_header
 
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except InputError:
+        other = what_it_is(path) if path.is_file() else ""
+        if not other.startswith(" but "):
+            raise
+        raise InputError(f"{path} is{other.removeprefix(' but')}") from None
     sections, rows, columns = header.shape
     return {
         "kind": "map" if header.is_map else "stack",

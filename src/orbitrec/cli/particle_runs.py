@@ -106,7 +106,8 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
         f"{resolution_text(halves.unmasked_fsc0143_A, 2)} without a mask",
         "contrast": summary.contrast,
         "handedness": handedness_text(summary.handedness) + flip,
-        "time": f"{summary.total_seconds:.0f} s, peak memory {summary.peak_memory_GiB:.2f} GiB",
+        "time": f"{summary.total_seconds:.0f} s"
+        + ("" if summary.peak_memory_GiB is None else f", peak memory {summary.peak_memory_GiB:.2f} GiB"),
     }
     if (found := summary.directions) is not None:
         rows["by direction"] = (

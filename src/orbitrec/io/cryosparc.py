@@ -13,10 +13,18 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.io.aberrations import CRYOSPARC_FIELDS, cryosparc_aberrations
 from orbitrec.io.cryosparc_job import ResultGroup, described, read_output, table_of
 from orbitrec.io.files import replacing
-from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel, split_or_none
+from orbitrec.io.particle_table import (
+    Dialect,
+    ImageSources,
+    given_or_stated_pixel_A,
+    given_over_stated_pixel,
+    split_or_none,
+)
 from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
+from orbitrec.models.aberrations import Aberrations
 from orbitrec.models.ctf import CTFParameters
 
 CTF_FIELDS = {
@@ -161,12 +169,7 @@ class CryosparcTable:
         Raises:
             InputError: if there is neither, or the file gives one that cannot be.
         """
-        if self.given_pixel_size_A is not None:
-            return np.full(len(self), self.given_pixel_size_A)
-        sizes = self.stated_pixel_sizes_A()
-        if sizes is None:
-            raise InputError(f"{self.path} gives no pixel size (blob/psize_A); give it in Å as `pixel_size_A`")
-        return sizes
+        return given_or_stated_pixel_A(self, self.given_pixel_size_A, "blob/psize_A")
 
     def groups(self) -> Int[np.ndarray, "N"]:
         """Optics groups from ``ctf/exp_group_id``, numbered from 0; one group where there is no such field."""
@@ -214,6 +217,17 @@ class CryosparcTable:
             assert values is not None
             columns[name] = np.rad2deg(values[:, 0]) if field.endswith("_rad") else values[:, 0]
         return ctf_of_columns(self.path, columns, CTF_FIELDS)
+
+    def aberrations(self) -> Aberrations | None:
+        """Beam tilt, trefoil, tetrafoil and magnification, of each optics group; None where there are none.
+
+        Raises:
+            InputError: if a value is not a finite number.
+        """
+        named = {name: self.numbers(name, width) for name, width in CRYOSPARC_FIELDS.items()}
+        fields = {name: values for name, values in named.items() if values is not None}
+        voltage_kV = self.numbers(CTF_FIELDS["voltage_kV"])
+        return None if voltage_kV is None else cryosparc_aberrations(fields, voltage_kV[:, 0], self.groups())
 
     def doubtful_values(self) -> list[str]:
         """One sentence for each field of the CTF that looks like one in another unit."""
@@ -309,7 +323,7 @@ class CryosparcTable:
             text = os.fsdecode(name) if isinstance(name, bytes) else str(name)
             if text.startswith(">"):
                 stack = stacks[at] if stacks else (self.path.parent / text.lstrip(">")).resolve()
-                relative = ">" + os.path.relpath(stack, folder)
+                relative = ">" + Path(os.path.relpath(stack, folder)).as_posix()
                 moved[name] = os.fsencode(relative) if isinstance(name, bytes) else relative
         if not moved:
             return out

@@ -71,15 +71,17 @@ def read_output(
     Raises:
         InputError: if a file is missing or damaged, or lacks particles that are needed.
     """
+    types: dict[str, str] = {}
     if path.suffix.lower() == ".csg":
         group = ResultGroup.read(path)
-        records = read_records(group.files[0])
-        for other in group.files[1:]:
-            records = _joined(group.files[0], records, other, read_records(other))
-        return records, group.types
-    records, needed = read_records(path), {*images, *ctf}
+        path, types, records = group.files[0], group.types, group.records()
+    else:
+        records = read_records(path)
+        group = None
+    needed = {*images, *ctf}
     must = needed if passthrough is not None else {*images}  # a run may do without a CTF
-    others = _passthroughs(path) if passthrough is None else [(passthrough, True)]
+    listed = [] if group is not None else _passthroughs(path)
+    others = listed if passthrough is None else [(passthrough, True)]
     short: list[tuple[str, set[str]]] = []
     for other, is_own in others:
         missing = needed - {*_names(records)}
@@ -102,7 +104,7 @@ def read_output(
             raise InputError(
                 f"{said}, which has no {min(missing & held)}; give the passthrough file of the same output"
             )
-    return records, {}
+    return records, types
 
 
 def _names(records: np.ndarray) -> tuple[str, ...]:
@@ -163,16 +165,20 @@ def _rows_of(path: Path, records: np.ndarray, other_path: Path, other: np.ndarra
     return np.where(other["uid"][rows] == records["uid"], rows, -1)
 
 
-def _joined(path: Path, records: np.ndarray, other_path: Path, other: np.ndarray) -> np.ndarray:
-    """The records with the fields that only the other file has, matched by ``uid``."""
+def _joined(
+    path: Path, records: np.ndarray, other_path: Path, other: np.ndarray, owned: Sequence[str] = ()
+) -> np.ndarray:
+    """The records with the fields that only the other file has, and those of its ``owned`` groups, by ``uid``."""
     rows = _rows_of(path, records, other_path, other)
     if (rows < 0).any():
         raise InputError(
             f"{other_path} lacks {(rows < 0).sum()} of the {len(records)} particles of {path}; give files of one output"
         )
-    added = [each for each in described(other.dtype) if each[0] not in _names(records)]
-    out = np.zeros(len(records), dtype=[*described(records.dtype), *added])
-    for name in _names(records):
+    replaced = {name for name in _names(other) if name.partition("/")[0] in owned}
+    kept = [each for each in described(records.dtype) if each[0] not in replaced]
+    added = [each for each in described(other.dtype) if each[0] not in {name for name, *_ in kept}]
+    out = np.zeros(len(records), dtype=[*kept, *added])
+    for name, *_ in kept:
         out[name] = records[name]
     for name, *_ in added:
         out[name] = other[name][rows]
@@ -186,10 +192,12 @@ class ResultGroup:
     Attributes:
         files: the ``.cs`` files, the one with the images first.
         types: cryoSPARC's type of each group of fields, such as ``particle.blob`` of ``blob``.
+        owned: for each file, the groups of fields that are its own, whatever the others hold.
     """
 
     files: tuple[Path, ...]
     types: dict[str, str] = field(default_factory=dict)
+    owned: dict[Path, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "ResultGroup":
@@ -209,7 +217,22 @@ class ResultGroup:
             raise InputError(f"{path} is no cryoSPARC result group: it lists no metafile; give the .cs file itself")
         names = dict.fromkeys([results.get("blob", next(iter(results.values()))), *results.values()])
         types = {keys[1]: value for keys, value in entries.items() if keys[0] == "results" and keys[2:] == ("type",)}
-        return cls(tuple(_beside(path, name) for name in names), types)
+        files = {name: _beside(path, name) for name in names}
+        owned: dict[Path, list[str]] = {file: [] for file in files.values()}
+        for fields, name in results.items():
+            owned[files[name]].append(fields)
+        return cls(tuple(files.values()), types, owned)
+
+    def records(self) -> np.ndarray:
+        """The records of all files in one, matched by ``uid``.
+
+        Raises:
+            InputError: if a file is missing or damaged, or lacks particles.
+        """
+        records = read_records(self.files[0])
+        for other in self.files[1:]:
+            records = _joined(self.files[0], records, other, read_records(other), self.owned[other])
+        return records
 
     @staticmethod
     def write(path: Path, records: Path, table: np.ndarray, types: dict[str, str]) -> None:

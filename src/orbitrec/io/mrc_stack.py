@@ -96,6 +96,9 @@ class MrcStack:
             "images without CTF"
         )
 
+    def aberrations(self) -> None:
+        """None: a stack says nothing of aberrations."""
+
     def doubtful_values(self) -> list[str]:
         """An empty list: a stack has no values."""
         return []

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
+from orbitrec.models.aberrations import Aberrations
 from orbitrec.models.ctf import CTFParameters
 
 
@@ -104,6 +105,13 @@ class ParticleTable(Protocol):
         """CTF parameters of every particle; raises an InputError where columns are missing or values cannot be."""
         ...
 
+    def aberrations(self) -> Aberrations | None:
+        """What the CTF leaves out, of each optics group; None where the file states nothing of the kind.
+
+        Raises an InputError where values are not numbers.
+        """
+        ...
+
     def doubtful_values(self) -> list[str]:
         """One sentence for each column of the CTF that is possible and yet looks like one in another unit."""
         ...
@@ -183,6 +191,28 @@ def require_new(path: Path, table: ParticleTable) -> None:
 def split_or_none(values: Float[np.ndarray, "N"] | None) -> Float[np.ndarray, "N"] | None:
     """A column of half-sets, and None where there is none or all particles have one value in it."""
     return None if values is None or (values == values[0]).all() else values
+
+
+def given_or_stated_pixel_A(table: ParticleTable, given_A: float | None, column: str) -> Float[np.ndarray, "N"]:
+    """The pixel size in Å of every image.
+
+    Args:
+        table: the particles.
+        given_A: pixel size of all images, instead of the table's.
+        column: what the table calls it.
+
+    Returns:
+        The pixel size that was given, or else those of the table.
+
+    Raises:
+        InputError: if there is neither.
+    """
+    if given_A is not None:
+        return np.full(len(table), given_A)
+    sizes = table.stated_pixel_sizes_A()
+    if sizes is None:
+        raise InputError(f"{table.path} gives no pixel size ({column}); give it in Å as `pixel_size_A`")
+    return sizes
 
 
 def given_over_stated_pixel(table: ParticleTable) -> Float[np.ndarray, "N"]:

@@ -18,6 +18,7 @@ from orbitrec.geometry.resampling import resampling_matrix
 from orbitrec.io.mrc import MrcHeader, read_header
 from orbitrec.io.particle_table import ImageSources, ParticleTable
 from orbitrec.io.tables import read_table
+from orbitrec.models.aberrations import Aberrations
 from orbitrec.models.background import Background
 from orbitrec.models.ctf import CTFParameters
 
@@ -86,6 +87,7 @@ class ParticleStack:
         phase_flipped: which images are multiplied by the sign of their CTF on reading, because their phases have been
             flipped: that undoes it, and changes the noise's spectrum no more than the flipping did.
         background: how each image's background is removed on reading; None leaves it.
+        aberrations: what the CTF leaves out; None where the table states nothing of the kind, or without a CTF.
     """
 
     table: ParticleTable
@@ -97,6 +99,7 @@ class ParticleStack:
     premultiplied: Bool[Tensor, "N"]
     phase_flipped: Bool[Tensor, "N"]
     background: Background | None = None
+    aberrations: Aberrations | None = None
 
     @classmethod
     def open(
@@ -135,6 +138,7 @@ class ParticleStack:
         # All that the table itself can have wrong is found before any stack is opened.
         sources, pixel_sizes = table.sources(), table.pixel_sizes_A()
         parameters = table.ctf() if ctf or (ctf is None and not table.missing_ctf_columns()) else None
+        aberrations = None if parameters is None else table.aberrations()
         premultiplied = torch.from_numpy(table.premultiplied())
         # Images that were multiplied by |CTF| after the flipping are CTF² times the particle all the same.
         phase_flipped = torch.from_numpy(table.phase_flipped()) & ~premultiplied & torch.tensor(parameters is not None)
@@ -148,7 +152,10 @@ class ParticleStack:
         grid = ImageGrid.common(boxes, pixel_sizes)
         if grid.box < 4:
             raise InputError(f"{path}: images of {grid.box} px are too small to hold a particle; check the pixel sizes")
-        return cls(table, parameters, stacks, sources, grid, table.signs(), premultiplied, phase_flipped)
+        return cls(
+            table, parameters, stacks, sources, grid, table.signs(), premultiplied, phase_flipped,
+            aberrations=aberrations,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.table)
@@ -179,7 +186,8 @@ class ParticleStack:
 
         A table lists an image in several rows after symmetry expansion, or when tables that overlap were joined.
         """
-        file = pd.factorize(np.array([os.path.realpath(stack.path) for stack in self.stacks]))[0]
+        numbers: dict[tuple[int, int] | str, int] = {}
+        file = np.array([numbers.setdefault(_identity(stack.path), len(numbers)) for stack in self.stacks])
         deepest = max(stack.shape[0] for stack in self.stacks)
         place = file[self.sources.stack].astype(np.int64) * deepest + self.sources.section
         return torch.from_numpy(pd.factorize(place)[0].astype(np.int64))
@@ -254,6 +262,12 @@ class ParticleStack:
         """
         resolved = [Path(os.path.abspath(stack.path)) for stack in self.stacks]
         self.table.write_posed(path, rotations, shifts_px * self.pixel_size_A, resolved, halves)
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """What is the same for all names of a file, whether they are symbolic or hard links."""
+    found = os.stat(path)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)  # some systems number no files
 
 
 def _located(table: Path, sources: ImageSources, datadir: Path | None) -> list[Path]:

@@ -1,6 +1,5 @@
 """RELION's particle STAR files, 3.0 to 5."""
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,14 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel, split_or_none
+from orbitrec.io.aberrations import RELION_COLUMNS, relion_aberrations
+from orbitrec.io.particle_table import (
+    Dialect,
+    ImageSources,
+    given_or_stated_pixel_A,
+    given_over_stated_pixel,
+    split_or_none,
+)
 from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
@@ -23,8 +29,11 @@ from orbitrec.io.relion_tables import (
     ORIGIN_COLUMNS_PX,
     angle_columns,
     origin_columns,
+    parsed_image_names,
+    without_format,
 )
 from orbitrec.io.star import Blocks, read_star, rewrite_loop
+from orbitrec.models.aberrations import Aberrations
 from orbitrec.models.ctf import CTFParameters
 
 # Value at which each changes nothing; Zernike coefficients are lists and always count.
@@ -33,9 +42,6 @@ _UNMODELLED = {
     **dict.fromkeys(["rlnMagMat01", "rlnMagMat10"], 0.0),
     **dict.fromkeys(["rlnMagMat00", "rlnMagMat11", "rlnCtfScalefactor"], 1.0),
 }
-# The stack's name may hold an @ too, but what looks like a number before it is an index.
-_IMAGE = re.compile(r"(?:(\d{1,15})@|(?![-+.\d]+@))(.+)", re.DOTALL)
-_FOREIGN_FORMAT = re.compile(r":(spi|stk|hdf|img|hed|inf|em|tiff?|raw)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,31 +188,12 @@ class RelionTable:
             InputError: if an image's name is not of the form ``index@stack``, counts from 0, or names another format.
         """
         index, name, codes = self._images
-        return ImageSources([_without_format(each) for each in name], codes, index - 1)
+        return ImageSources([without_format(each) for each in name], codes, index - 1)
 
     @cached_property
     def _images(self) -> tuple[Int[np.ndarray, "N"], list[str], Int[np.ndarray, "N"]]:
         """Index of every image in its stack, counted from 1; distinct names of stacks; which of them each row has."""
-        images = [str(image) for image in self.particles["rlnImageName"]]
-        parts = [_IMAGE.fullmatch(image) for image in images]
-        bad = next((row for row, part in enumerate(parts) if part is None), None)
-        if bad is not None:
-            raise InputError(
-                f"{self.path}: rlnImageName of row {bad + 1} is {images[bad]}, not of the form index@stack"
-            )
-        index = np.array([int(part[1] or 1) for part in parts if part], dtype=np.int64)
-        if (index == 0).any():
-            row = int(np.argmax(index == 0))
-            raise InputError(
-                f"{self.path}: row {row + 1} names image {images[row]}, but RELION counts the images of a stack from 1;"
-                " if the table counts from 0, add 1 to every index"
-            )
-        stacks = np.array([part[2] for part in parts if part], dtype=object)
-        codes, names = pd.factorize(stacks)
-        foreign = next((name for name in names if _FOREIGN_FORMAT.search(name)), None)
-        if foreign is not None:
-            raise InputError(f"{self.path}: {foreign} is no MRC stack; convert it to .mrcs")
-        return index, list(names), np.asarray(codes, dtype=np.int64)
+        return parsed_image_names(self.path, [str(image) for image in self.particles["rlnImageName"]])
 
     def stated_pixel_sizes_A(self) -> Float[np.ndarray, "N"] | None:
         """Pixel sizes in Å from ``rlnImagePixelSize``, or else from detector pixel size and magnification.
@@ -228,14 +215,7 @@ class RelionTable:
         Raises:
             InputError: if there is neither, or the file gives one that cannot be.
         """
-        if self.given_pixel_size_A is not None:
-            return np.full(len(self), self.given_pixel_size_A)
-        sizes = self.stated_pixel_sizes_A()
-        if sizes is None:
-            raise InputError(
-                f"{self.path} gives no pixel size; add an rlnImagePixelSize column, or give it in Å as `pixel_size_A`"
-            )
-        return sizes
+        return given_or_stated_pixel_A(self, self.given_pixel_size_A, "rlnImagePixelSize")
 
     def signs(self) -> Float[np.ndarray, "N"]:
         """Ones: RELION's files do not say whether dense matter is dark."""
@@ -266,6 +246,16 @@ class RelionTable:
         phase_shift = self.numbers("rlnPhaseShift")
         values["phase_shift_deg"] = np.zeros(len(self)) if phase_shift is None else phase_shift
         return ctf_of_columns(self.path, {name: v for name, v in values.items() if v is not None}, CTF_COLUMNS)
+
+    def aberrations(self) -> Aberrations | None:
+        """Beam tilt, Zernike terms and magnification, of each optics group; None where there are no such columns.
+
+        Raises:
+            InputError: if a value is not a number.
+        """
+        named = {name: self._column(name) for name in (*RELION_COLUMNS, "rlnVoltage", "rlnSphericalAberration")}
+        columns = {name: values.to_numpy() for name, values in named.items() if values is not None}
+        return relion_aberrations(self.path, columns, self.groups())
 
     def doubtful_values(self) -> list[str]:
         """One sentence for each column of the CTF that looks like one in another unit."""
@@ -343,7 +333,7 @@ class RelionTable:
         columns: dict[str, list[str]] = {}
         if stacks is not None:
             index, names, stack = self._images
-            resolved = [f"{path}{name[len(_without_format(name)) :]}" for path, name in zip(stacks, names, strict=True)]
+            resolved = [f"{path}{name[len(without_format(name)) :]}" for path, name in zip(stacks, names, strict=True)]
             places = zip(index[at], stack[at], strict=True)
             columns["rlnImageName"] = [f"{image:06d}@{resolved[which]}" for image, which in places]
         shifts_px = shifts_A.detach().cpu().double() / torch.from_numpy(self.pixel_sizes_A()[at])[:, None]
@@ -380,11 +370,6 @@ class RelionTable:
                 (name, *place) for name, place in zip(files, places.round(2).tolist(), strict=True)
             ]
         }
-
-
-def _without_format(name: str) -> str:
-    """A stack's name without the format that RELION and Scipion may append to it, as in ``stack.mrc:mrcs``."""
-    return re.sub(r"(?<=.):(?i:mrcs?)$", "", name)
 
 
 def _table(block: pd.DataFrame | dict) -> pd.DataFrame:

@@ -1,11 +1,16 @@
 """Names and values of RELION's columns, and the tables of new particle sets."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import matrix_to_euler
 from orbitrec.io.star import Blocks
 from orbitrec.models.ctf import CTFParameters
@@ -21,6 +26,9 @@ CTF_COLUMNS = {
 ANGLE_COLUMNS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGIN_COLUMNS_A = ["rlnOriginXAngst", "rlnOriginYAngst"]
 ORIGIN_COLUMNS_PX = ["rlnOriginX", "rlnOriginY"]
+# The stack's name may hold an @ too, but what looks like a number before it is an index.
+_IMAGE = re.compile(r"(?:(\d{1,15})@|(?![-+.\d]+@))(.+)", re.DOTALL)
+_FOREIGN_FORMAT = re.compile(r":(spi|stk|hdf|img|hed|inf|em|tiff?|raw)$")
 
 
 def angle_columns(rotations: Float[Tensor, "N 3 3"]) -> dict[str, Float[np.ndarray, "N"]]:
@@ -33,6 +41,40 @@ def origin_columns(shifts: Float[Tensor, "N 2"], in_angstrom: bool) -> dict[str,
     """RELION's columns of origins, in Å (3.1) or pixels (3.0), of displacements of the content in the same unit."""
     origins = -shifts.detach().cpu().double().numpy().round(6) + 0.0  # + 0.0 turns -0.0 into 0.0
     return dict(zip(ORIGIN_COLUMNS_A if in_angstrom else ORIGIN_COLUMNS_PX, origins.T, strict=True))
+
+
+def parsed_image_names(
+    path: Path, images: Sequence[str]
+) -> tuple[Int[np.ndarray, "N"], list[str], Int[np.ndarray, "N"]]:
+    """Take ``index@stack`` apart; a name without an index is the first image of its stack.
+
+    Returns:
+        Index of every image in its stack, counted from 1; distinct names of stacks; which of them each image is in.
+
+    Raises:
+        InputError: if a name is not of that form, counts from 0, or names another format.
+    """
+    parts = [_IMAGE.fullmatch(image) for image in images]
+    bad = next((row for row, part in enumerate(parts) if part is None), None)
+    if bad is not None:
+        raise InputError(f"{path}: rlnImageName of row {bad + 1} is {images[bad]}, not of the form index@stack")
+    index = np.array([int(part[1] or 1) for part in parts if part], dtype=np.int64)
+    if (index == 0).any():
+        row = int(np.argmax(index == 0))
+        raise InputError(
+            f"{path}: row {row + 1} names image {images[row]}, but RELION counts the images of a stack from 1; if the "
+            "table counts from 0, add 1 to every index"
+        )
+    codes, names = pd.factorize(np.array([part[2] for part in parts if part], dtype=object))
+    foreign = next((name for name in names if _FOREIGN_FORMAT.search(name)), None)
+    if foreign is not None:
+        raise InputError(f"{path}: {foreign} is no MRC stack; convert it to .mrcs")
+    return index, list(names), np.asarray(codes, dtype=np.int64)
+
+
+def without_format(name: str) -> str:
+    """A stack's name without the format that RELION and Scipion may append to it, as in ``stack.mrc:mrcs``."""
+    return re.sub(r"(?<=.):(?i:mrcs?)$", "", name)
 
 
 def particle_tables(

@@ -1,7 +1,9 @@
 """Named tensors and text metadata in one safetensors file, whose metadata states its kind."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -46,13 +48,33 @@ def read_tensors(path: Path | str, kind: str, remedy: str) -> tuple[dict[str, Te
     Raises:
         InputError: if the file is missing, broken, or of another kind.
     """
+    with _opened(path, remedy) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("kind") != kind:
+            raise InputError(f"{path} holds no {kind}; {remedy}")
+        # A copy: tensors lie in the file as its header's length leaves them, and products of vectors that are not
+        # aligned round differently, so that a resumed run would not be the uninterrupted one.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118, it is no dict
+
+
+def require_whole(path: Path | str, remedy: str) -> None:
+    """Refuse a safetensors file that is not whole, by its header and size; its tensors are not read.
+
+    Args:
+        path: the file.
+        remedy: what the error message tells the user to do about it.
+
+    Raises:
+        InputError: if the file is missing or broken.
+    """
+    with _opened(path, remedy):
+        pass
+
+
+@contextmanager
+def _opened(path: Path | str, remedy: str) -> Iterator[Any]:
     try:
         with safe_open(existing_file(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != kind:
-                raise InputError(f"{path} holds no {kind}; {remedy}")
-            # A copy: tensors lie in the file as its header's length leaves them, and products of vectors that are not
-            # aligned round differently, so that a resumed run would not be the uninterrupted one.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118, it is no dict
+            yield file
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); {remedy}") from error

@@ -1,5 +1,6 @@
 """Poses of one table on another of the same particles: the originals that were binned, or were extracted again."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ class Match:
 def match(source: ParticleTable, target: ParticleTable) -> Match:
     """Find the particles of one table in another, by the surest that both know: uid, coordinates, or image name.
 
-    Folders do not count in names, since jobs have folders of their own.
+    Folders count in names only as far as they tell stacks apart, since jobs have folders of their own. Rows of one
+    particle, as after symmetry expansion, belong together in their order; there must be as many in both tables.
 
     Args:
         source: the table whose particles are looked for.
@@ -42,17 +44,17 @@ def match(source: ParticleTable, target: ParticleTable) -> Match:
         The particles that both have.
 
     Raises:
-        InputError: if the tables have nothing that particles are told by in common, a particle is there twice, or none
-            is in both.
+        InputError: if the tables have nothing that particles are told by in common, a particle has another number of
+            rows in each, or none is in both.
     """
-    known, looked = _identities(source), _identities(target)
+    known, looked = _identities(source, target)
     by = next((name for name in known if name in looked), None)
     if by is None:
         raise InputError(f"{target.path} and {source.path} have nothing in common that particles are told by")
-    for table, values in ((source, known[by]), (target, looked[by])):
-        _require_distinct(table.path, by, values)
-    at = {value: row for row, value in enumerate(known[by])}
-    pairs = [(row, at[value]) for row, value in enumerate(looked[by]) if value in at]
+    ours, theirs = _copies_numbered(known[by]), _copies_numbered(looked[by])
+    _require_the_same_copies((source.path, known[by]), (target.path, looked[by]), by)
+    at = {value: row for row, value in enumerate(ours)}
+    pairs = [(row, at[value]) for row, value in enumerate(theirs) if value in at]
     if not pairs:
         raise InputError(
             f"{target.path} has no particle of {source.path}, going by {by}; give the table it was made of"
@@ -87,21 +89,49 @@ def transfer_poses(source: ParticleTable, target: ParticleTable, path: Path | st
     return found
 
 
-def _identities(table: ParticleTable) -> Mapping[str, Sequence[Hashable]]:
+def _identities(
+    source: ParticleTable, target: ParticleTable
+) -> tuple[Mapping[str, Sequence[Hashable]], Mapping[str, Sequence[Hashable]]]:
+    """What the particles of each table are told by; images by the name of their stack and their place in it."""
+    found = source.identities(), target.identities()
     try:
-        sources = table.sources()
+        images = source.sources(), target.sources()
     except InputError:  # a cryoSPARC table may leave that to its passthrough file
-        return table.identities()
-    files = [Path(name).name for name in sources.names]
-    names = [(files[stack], section) for stack, section in zip(sources.stack, sources.section.tolist(), strict=True)]
-    return {**table.identities(), IMAGE_NAME: names}
+        return found
+    # Folders count as far as they must to tell the stacks of a table apart.
+    parts = [[Path(name).parts for name in each.names] for each in images]
+    deepest = max(len(names) for table in parts for names in table)
+    depth = next(
+        (d for d in range(1, deepest) if all(len({names[-d:] for names in table}) == len(table) for table in parts)),
+        deepest,
+    )
+    first, second = (
+        [(names[stack][-depth:], section) for stack, section in zip(each.stack, each.section.tolist(), strict=True)]
+        for each, names in zip(images, parts, strict=True)
+    )
+    return {**found[0], IMAGE_NAME: first}, {**found[1], IMAGE_NAME: second}
 
 
-def _require_distinct(path: Path, by: str, values: Sequence[Hashable]) -> None:
-    first: dict[Hashable, int] = {}
-    for row, value in enumerate(values):
-        if first.setdefault(value, row) != row:
+def _copies_numbered(values: Sequence[Hashable]) -> list[tuple[Hashable, int]]:
+    """Each value with the number of the same ones before it: copies of a particle are told by their order."""
+    seen: Counter[Hashable] = Counter()
+    numbered = []
+    for value in values:
+        numbered.append((value, seen[value]))
+        seen[value] += 1
+    return numbered
+
+
+def _require_the_same_copies(
+    source: tuple[Path, Sequence[Hashable]], target: tuple[Path, Sequence[Hashable]], by: str
+) -> None:
+    """Refuse tables with another number of rows of one particle, whose poses cannot be told apart."""
+    (path, values), (other_path, others) = source, target
+    here, there = Counter(values), Counter(others)
+    for value, count in here.items():
+        if value in there and there[value] != count:
             raise InputError(
-                f"{path}: rows {first[value] + 1} and {row + 1} have the same {by}, so that their poses cannot be told "
-                "apart; remove one"
+                f"{other_path} has {there[value]} row{'s' * (there[value] > 1)} of one {by}, that of row "
+                f"{others.index(value) + 1}, and {path} has {count}, so that their poses cannot be told apart; give "
+                "tables with the same copies"
             )

@@ -16,7 +16,8 @@ def tile_facts(run: RunFiles) -> Facts:
     tiles["half-maps, FSC 0.143"] = resolution_text(summary.half_maps.fsc0143_A)
     tiles["poses searched to"] = resolution_text(summary.search_resolution_A)
     tiles["time"] = duration_text(summary.total_seconds)
-    tiles["memory"] = f"{summary.peak_memory_GiB:.2f} GiB"
+    if summary.peak_memory_GiB is not None:
+        tiles["memory"] = f"{summary.peak_memory_GiB:.2f} GiB"
     return tiles
 
 

@@ -1,7 +1,6 @@
 """A run on disk: map, posed particles, correlations, history, facts, pictures and page."""
 
 import math
-import resource
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -40,6 +39,10 @@ from orbitrec.report.summary import (
     Summary,
     TruthComparison,
 )
+from orbitrec.runtime.memory import peak_GiB
+
+TOLERABLE_DEG = 45.0
+"""Phase error, an eighth of a wave, up to which detail is hardly weakened."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         dialect=stack.table.dialect,
         posed=_posed_name(stack),
         ctf=stack.ctf is not None,
-        checks=(*result.checks, *notes, *_ignored(stack), *_doubtful(stack)),
+        checks=(*result.checks, *notes, *_ignored(stack, result), *_doubtful(stack)),
         seed=config.seed,
         threads=torch.get_num_threads(),
         device=config.device,
@@ -216,7 +219,7 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         starts=_starts(result.selection),
         truth=truth,
         seconds=result.seconds | {"total": sum(result.seconds.values())},
-        peak_memory_GiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        peak_memory_GiB=peak_GiB(),
     )
 
 
@@ -253,11 +256,21 @@ def _posed_name(stack: ParticleStack) -> str:
     return f"particles{stack.table.suffix}"
 
 
-def _ignored(stack: ParticleStack) -> list[str]:
+def _ignored(stack: ParticleStack, result: PosedMap) -> list[str]:
+    """What is not modelled, and how far it changes phases at the finest resolution that was worked at."""
     columns = stack.table.ignored_columns()
     if not columns:
         return []
-    return [f"Not modelled, and so ignored: {', '.join(columns)}. They matter at resolutions finer than these maps."]
+    sentence = f"Not modelled, and so ignored: {', '.join(columns)}."
+    if stack.aberrations is None:
+        return [sentence]
+    pixel, found = stack.pixel_size_A, result.combined.masked.corrected
+    finest_A = min(result.search_resolution_A, found.cutoff_A(0.143, pixel))
+    degrees = stack.aberrations.largest_phase_deg(finest_A, result.radius_px * pixel)
+    groups = sorted({group + 1 for group in stack.aberrations.group[degrees > TOLERABLE_DEG].tolist()})
+    where = f" (optics group{'s' * (len(groups) > 1)} {', '.join(map(str, groups))})" if groups else ""
+    advice = f": more than {TOLERABLE_DEG:g}° blurs; correct them in a program that models them" if groups else ""
+    return [f"{sentence} At {finest_A:.1f} Å they change phases by up to {float(degrees.max()):.0f}°{where}{advice}."]
 
 
 def _doubtful(stack: ParticleStack) -> list[str]:

@@ -178,7 +178,7 @@ class Summary:
         starts: in order; one for a map that was refined.
         truth: comparison with the truth; None where none was given.
         seconds: of every stage, and ``total``.
-        peak_memory_GiB: of the process.
+        peak_memory_GiB: of the process; None where the system does not say.
     """
 
     orbitrec: str
@@ -206,7 +206,7 @@ class Summary:
     starts: tuple[StartSummary, ...]
     truth: TruthComparison | None
     seconds: Mapping[str, float]
-    peak_memory_GiB: float
+    peak_memory_GiB: float | None
 
     @property
     def total_seconds(self) -> float:

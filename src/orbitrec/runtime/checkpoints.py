@@ -14,9 +14,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.io.tensors import read_tensors, write_tensors
+from orbitrec.io.tensors import read_tensors, require_whole, write_tensors
 
 KIND = "checkpoint"
+_REMEDY = "remove the folder of this run and begin anew"
 Record = Mapping[str, object]
 """Tensors and values that JSON can hold, by name."""
 S = TypeVar("S")
@@ -83,7 +84,16 @@ class Checkpoints:
         path = self.file(name)
         if path is None or not path.exists():
             return None
-        return read_checkpoint(path, remedy="remove the folder of this run and begin anew")
+        return read_checkpoint(path, remedy=_REMEDY)
+
+    def require_whole(self) -> None:
+        """Refuse damaged records at once, not after hours.
+
+        Raises:
+            InputError: if a file of the folder is broken.
+        """
+        for path in sorted(self._folder.glob("*.safetensors")) if self._folder is not None else []:
+            require_whole(path, _REMEDY)
 
     def save(self, name: str, record: Record) -> dict[str, Any]:
         """Keep a record in place of the last one of that ``name``, and return it as it will be loaded.

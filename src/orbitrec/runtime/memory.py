@@ -1,6 +1,7 @@
 """Memory that a process may still take."""
 
 import math
+import sys
 from pathlib import Path
 
 GIB = 2.0**30
@@ -12,6 +13,16 @@ def available_GiB() -> float:
     Infinite where the system does not say.
     """
     return min(_machine_bytes(), _job_bytes(), _address_bytes()) / GIB
+
+
+def peak_GiB() -> float | None:
+    """The most memory that this process has taken, in GiB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (GIB if sys.platform == "darwin" else 2**20)  # macOS counts bytes, others KiB
 
 
 def _machine_bytes(meminfo: Path = Path("/proc/meminfo")) -> float:

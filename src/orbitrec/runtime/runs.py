@@ -35,7 +35,8 @@ def resumable_run(
 
     Raises:
         InputError: as :func:`new_run`; if the interrupted run had other settings or is of a version with other records,
-            the run in ``path`` is finished, or ``path`` has a folder of that name which is no run's.
+            or one of its files is damaged, the run in ``path`` is finished, or ``path`` has a folder of that name which
+            is no run's.
     """
     path = Path(path)
     if resume and (path / CHECKPOINT / SETTINGS).is_file():
@@ -43,7 +44,9 @@ def resumable_run(
         _check_settings(path, settings)
         for stray in filter(_is_stray, path.rglob(".*")):
             stray.unlink(missing_ok=True)
-        yield run, Checkpoints(run.checkpoint)
+        checkpoints = Checkpoints(run.checkpoint)
+        checkpoints.require_whole()
+        yield run, checkpoints
         shutil.rmtree(run.checkpoint)
         return
     if resume and path.is_dir() and (path / "summary.json").is_file():
@@ -67,7 +70,11 @@ def _is_stray(path: Path) -> bool:
 
 
 def _check_settings(path: Path, settings: Mapping[str, object]) -> None:
-    before, now = json.loads((path / CHECKPOINT / SETTINGS).read_text(encoding="utf-8")), json.loads(to_json(settings))
+    file, now = path / CHECKPOINT / SETTINGS, json.loads(to_json(settings))
+    try:
+        before = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged; remove the folder of this run and begin anew") from error
     if before.pop("format", None) != FORMAT:
         raise InputError(
             f"the run in {path} was begun by another version of orbitrec, whose records this one cannot use; begin it "
