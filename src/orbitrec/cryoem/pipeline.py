@@ -170,15 +170,17 @@ def marching_plan(
         Bandwidth (radius · k_max) and step, in order.
     """
     solver = config.solver
+    last = replace(search, counted=True)
     if solver is None:
-        return [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
-    plan: list[tuple[float, Callable[[ResolutionLevel, SearchState], SearchState]]] = []
+        plan = [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
+        return [*plan[:-1], (schedule.bandwidths[-1], last.online_pass(schedule.batch))]
+    plan = []
     for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
             plan.append((bandwidth, search.pose_search))
             plan.append((bandwidth, search.solved(solver, schedule.round_passes, config.seed, name)))
-    return [*plan, (schedule.bandwidths[-1], search.pose_search)]
+    return [*plan, (schedule.bandwidths[-1], last.pose_search)]
 
 
 def trial_plan(
@@ -197,7 +199,9 @@ def trial_plan(
         Bandwidth (radius · k_max) and step, in order.
     """
     bandwidths = sorted({schedule.start_bandwidth, *schedule.bandwidths})
-    return [(b, search.trial_pass(schedule.trial_batch)) for b in bandwidths for _ in range(schedule.trial_passes)]
+    finest = replace(search, counted=True)  # any pass at its level may turn out to be the last
+    steps = [(b, (finest if b == bandwidths[-1] else search).trial_pass(schedule.trial_batch)) for b in bandwidths]
+    return [step for step in steps for _ in range(schedule.trial_passes)]
 
 
 def _total_work(count: int, config: AbInitioConfig, schedule: Schedule) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import euler_to_matrix
-from orbitrec.io.particle_table import Dialect, ImageSources, given_over_stated_pixel, split_or_none
+from orbitrec.io.particle_table import Dialect, ImageSources, ParticleStatistics, given_over_stated_pixel, split_or_none
 from orbitrec.io.physics import checked_pixel_sizes_A, ctf_of_columns, doubtful_values
 from orbitrec.io.relion_tables import (
     ANGLE_COLUMNS,
@@ -23,6 +23,7 @@ from orbitrec.io.relion_tables import (
     ORIGIN_COLUMNS_PX,
     angle_columns,
     origin_columns,
+    statistics_columns,
 )
 from orbitrec.io.star import Blocks, read_star, rewrite_loop
 from orbitrec.models.ctf import CTFParameters
@@ -325,6 +326,7 @@ class RelionTable:
         stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
         rows: Int[Tensor, "N"] | None = None,
+        statistics: ParticleStatistics | None = None,
     ) -> None:
         """Write the table with these poses.
 
@@ -338,6 +340,7 @@ class RelionTable:
             stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
             rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+            statistics: what else is known of every particle; None adds no columns.
         """
         at = np.arange(len(self)) if rows is None else rows.numpy()
         columns: dict[str, list[str]] = {}
@@ -356,7 +359,9 @@ class RelionTable:
             # Where the other pair is there too it is kept consistent: readers differ in which they prefer.
             if needed or set(names) <= set(self.particles.columns):
                 values |= origin_columns(shifts, in_angstrom=names is ORIGIN_COLUMNS_A)
-        columns |= {name: [f"{value:.6f}" for value in column] for name, column in values.items()}
+        values |= {} if statistics is None else statistics_columns(statistics)
+        for name, column in values.items():
+            columns[name] = [f"{value:.6f}" if column.dtype.kind == "f" else str(value) for value in column]
         if halves is not None:
             columns["rlnRandomSubset"] = [str(half) for half in halves.tolist()]
         self._rewrite(path, columns, at)

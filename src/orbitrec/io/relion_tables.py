@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.rotations import matrix_to_euler
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.star import Blocks
 from orbitrec.models.ctf import CTFParameters
 
@@ -33,6 +34,20 @@ def origin_columns(shifts: Float[Tensor, "N 2"], in_angstrom: bool) -> dict[str,
     """RELION's columns of origins, in Å (3.1) or pixels (3.0), of displacements of the content in the same unit."""
     origins = -shifts.detach().cpu().double().numpy().round(6) + 0.0  # + 0.0 turns -0.0 into 0.0
     return dict(zip(ORIGIN_COLUMNS_A if in_angstrom else ORIGIN_COLUMNS_PX, origins.T, strict=True))
+
+
+def statistics_columns(statistics: ParticleStatistics) -> dict[str, Float[np.ndarray, "N"] | Int[np.ndarray, "N"]]:
+    """RELION's columns of what is known of particles beside their poses.
+
+    RELION keeps scales of groups in its model files; here every particle is a group of its own.
+    """
+    return {
+        "rlnLogLikeliContribution": statistics.log_likelihood.double().numpy().round(6),
+        "rlnMaxValueProbDistribution": statistics.max_probability.double().numpy().round(6),
+        "rlnNrOfSignificantSamples": statistics.significant_samples.numpy(),
+        "rlnParticleFigureOfMerit": statistics.inlier_probability.double().numpy().round(6),
+        "rlnGroupScaleCorrection": statistics.scale.double().numpy().round(6),
+    }
 
 
 def particle_tables(
