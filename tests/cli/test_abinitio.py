@@ -135,6 +135,27 @@ def test_posed_star_file_gives_the_poses(finished):
     assert posed.table.optics.equals(blind.table.optics)
 
 
+def test_the_table_and_its_statistics_say_the_same_of_every_particle(finished):
+    """The pictures' words, and RELION's for the same numbers: a run of clean particles has explained them."""
+    posed = ParticleStack.open(finished.folder / "particles.star").table.particles
+    known = pd.read_csv(finished.folder / "particle_statistics.csv")
+    names = {
+        "log_likelihood": "rlnLogLikeliContribution", "inlier_probability": "rlnParticleFigureOfMerit",
+        "max_probability": "rlnMaxValueProbDistribution", "significant_samples": "rlnNrOfSignificantSamples",
+        "scale": "rlnGroupScaleCorrection",
+    }  # fmt: skip
+    for name, column in names.items():
+        assert known[name].tolist() == pytest.approx(posed[column].astype(float).tolist(), abs=2e-6)
+    assert known["row"].tolist() == list(range(1, len(posed) + 1))
+    assert known["scale"].tolist() == pytest.approx(
+        (known.cross_correlation / known.slice_power / 2).tolist(), rel=1e-3
+    )
+    assert known["max_probability"].between(0, 1, inclusive="right").all()
+    assert (known["significant_samples"] >= 1).all()
+    assert (known["significant_samples"] * known["max_probability"] > 0.99).all()  # as many as the largest hold it
+    assert 0.8 < known["scale"].median() < 1.25
+
+
 def test_tables_hold_the_history_and_both_curves(finished):
     history = pd.read_csv(finished.folder / "history.csv")
     assert list(history) == ["stage", "alternative", "step", "resolution_A", "log_likelihood", "seconds"]

@@ -12,6 +12,7 @@ from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.cryoem.search.pose_search import ParticleState
 from orbitrec.cryoem.search.starts import fitted_coefficients
 from orbitrec.geometry.polar import PolarGrid
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.volumes.gaussians import GaussianMixture
 
@@ -42,7 +43,9 @@ def test_particles_look_the_same_in_the_other_frame(mirrored):
     if mirrored:
         centres = centres * torch.tensor([-1.0, 1.0, 1.0]).double()
     there = GaussianMixture(centres, here.widths, here.weights)
-    found = placed(Poses(rotations, shifts, torch.zeros(12), torch.ones(12)), posed(there), posed(here), apart=True)
+    zeros = torch.zeros(12)
+    nothing = ParticleStatistics(zeros, zeros, zeros, zeros.long(), zeros, zeros)
+    found = placed(Poses(rotations, shifts, nothing), posed(there), posed(here), apart=True)
     assert found.agreement > 0.99
     seen = ParticleSimulation(there, N, 1.0, rotations, shifts).clean(torch.arange(12), torch.float64)
     again = ParticleSimulation(here, N, 1.0, found.poses.rotations, found.poses.shifts_px)
@@ -56,10 +59,12 @@ def test_particles_come_back_in_their_order():
 
     def part(half: int) -> Poses:
         own = number[halves == half]
-        return Poses(own[:, None, None].expand(-1, 3, 3), own[:, None].expand(-1, 2), own, -own)
+        known = ParticleStatistics(own, -own, own, own.long(), own, own)
+        return Poses(own[:, None, None].expand(-1, 3, 3), own[:, None].expand(-1, 2), known)
 
     together = joined(halves, (part(1), part(2)))
-    assert torch.equal(together.log_likelihood, number)
+    assert torch.equal(together.rotations[:, 1, 2], number)
+    assert torch.equal(together.statistics.log_likelihood, number)
     assert torch.equal(together.shifts_px[:, 0], number)
-    assert torch.equal(together.inlier, -number)
+    assert torch.equal(together.statistics.inlier_probability, -number)
     assert math.isclose(float(together.rotations[3, 0, 0]), 3.0)

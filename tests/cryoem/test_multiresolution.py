@@ -12,13 +12,13 @@ from orbitrec.cryoem.pipeline import marching_plan
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.search import multiresolution
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
-from orbitrec.cryoem.search.likelihood import centred_likelihood
+from orbitrec.cryoem.search.likelihood import centred_likelihood, searched_likelihood
 from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
 from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching, prolongated
-from orbitrec.cryoem.search.pose_search import ParticleState, shift_search, with_trials
+from orbitrec.cryoem.search.pose_search import ParticleState, candidate_directions, shift_search, with_trials
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, in_plane, random_rotations
-from orbitrec.inference.likelihood import Statistics, expectation
+from orbitrec.inference.likelihood import Statistics, expectation, scores
 from orbitrec.models.noise import NoiseSpectrum
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.optim.driver import continued
@@ -142,6 +142,31 @@ def test_shifts_are_found(first):
     assert float(error.square().mean().sqrt()) < 0.5 * truth
     correlation = torch.corrcoef(torch.stack([(first.shifts_px + error).reshape(-1), first.shifts_px.reshape(-1)]))
     assert float(correlation[0, 1]) > 0.9
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_what_a_pass_knows_of_a_particle_is_its_posterior_over_all_samples(first, narrowed):
+    """Against the scores of every direction, angle and displacement that the particle is compared with."""
+    level, model = first.found.level, first.found.model
+    centres, rows = first.centring.centres, torch.arange(20)
+    before = replace(first.found.particles, residual_px=1.0) if narrowed else ParticleState(centres, 1.0)
+    data, before = first.data.subset(rows), before.subset(rows)
+    data = replace(data, log_outlier=torch.linspace(-30, 30, 20))
+    search = Search(data, 16, RunState(torch.Generator()), Stage.MARCHING, counted=True)
+    found = search.pose_search(level, SearchState(model, before)).particles.posterior
+    bank = searched_likelihood(data, level, before, 16).bank(level.unknowns(model))
+    shifts, log_shift = shift_search(level, before)
+    assert (len(shifts) > 1) == narrowed
+    score = scores(data.observations(rows, level.grid, before.centres, shifts, log_shift), bank).double()
+    for row, own in enumerate(candidate_directions(level, before, 16)):
+        p = score[row, :, own].flatten().softmax(0).sort(descending=True).values
+        likelihood = score[row, :, own].flatten().logsumexp(0)
+        assert float(found.log_likelihood[row]) == pytest.approx(float(likelihood), abs=1e-3)
+        assert float(found.max_probability[row]) == pytest.approx(float(p[0]), rel=1e-3)
+        counts = [int((p.cumsum(0) <= share).sum()) + 1 for share in (0.999 - 1e-5, 0.999 + 1e-5)]
+        assert counts[0] <= int(found.significant_samples[row]) <= counts[1]
+        odds = float(likelihood) - float(data.log_outlier[row])
+        assert float(found.inlier_probability[row]) == pytest.approx(1 / (1 + math.exp(-odds)), abs=1e-3)
 
 
 def test_marching_finds_shifts_by_itself(first):

@@ -1,6 +1,7 @@
 """Continuous poses: interpolated slices, the likelihood's value and derivatives, and how near refinement comes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from orbitrec.cryoem.pose_refinement import SliceInterpolator, _PoseProblem, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes
+from orbitrec.cryoem.search.pose_search import Posterior
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, random_rotations, rotation_vector_to_matrix
 from orbitrec.models.ctf import CTFParameters
@@ -158,6 +160,28 @@ def test_no_likelihood_is_lowered(volume):
     assert torch.equal(found[0].shifts_px, start[1])
     exact = _exact_likelihood(data, volume, found[-1].rotations, found[-1].shifts_px)
     assert float((found[-1].log_likelihood - exact).norm() / exact.norm()) < 5e-3
+
+
+def test_contrast_is_the_scale_that_fits_an_image_best(volume):
+    """Images of known contrast, at their true poses: the scale has the variance ``1/⟨h²T, T⟩`` of least squares.
+
+    The map is the same for all of them, so that contrasts are told apart whatever their projections' powers are.
+    """
+    count = 200
+    data, rotations, shifts = _particles(volume, 32, count, noise=0.04)
+    contrast = 0.5 + torch.arange(count).remainder(11) / 10
+    clean, _, _ = _particles(volume, 32, count)
+    signal = (clean.modes * (1 / 0.04**2)).to(data.modes.dtype)
+    data = replace(data, modes=data.modes + (contrast - 1)[:, None, None] * signal)
+    found = refine_poses(data, data.grid, volume, rotations, shifts, steps=0)
+    scale = found.cross_correlation / (2 * found.slice_power)
+    deviation = (scale - contrast) * (2 * found.slice_power).sqrt()
+    assert abs(float(deviation.mean())) < 4 / math.sqrt(count)
+    assert abs(float(deviation.square().mean()) - 1) < 4 * math.sqrt(2 / count)
+    exact = _exact_likelihood(data, volume, rotations, shifts)
+    assert float((found.log_likelihood - exact).norm() / exact.norm()) < 5e-3
+    statistics = found.joined(Posterior.unknown(count)).statistics
+    assert torch.allclose(statistics.scale, scale.float())
 
 
 def test_errors_under_noise_are_those_of_the_cramer_rao_bound(volume):

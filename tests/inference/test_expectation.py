@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from orbitrec.inference.likelihood import Observations, Statistics, expectation, scores, summed_statistics
+from orbitrec.inference.likelihood import (
+    Observations,
+    Statistics,
+    expectation,
+    scores,
+    significant_samples,
+    summed_statistics,
+)
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.models.base import Circle
 
@@ -44,7 +51,7 @@ def assert_same_statistics(a: Statistics, b: Statistics, **tolerance: float) -> 
 
 def test_equals_a_loop_over_shifts_directions_and_angles():
     observed, templates, log_density = problem()
-    found, assigned = expectation(observed, TemplateBank(templates, log_density, CIRCLE))
+    found, assigned = expectation(observed, TemplateBank(templates, log_density, CIRCLE), counted=True)
     first, second = torch.zeros(D, M, K, dtype=torch.complex128), torch.zeros(D, K, dtype=torch.float64)
     occupancy, log_likelihood = torch.zeros(D, A, dtype=torch.float64), torch.zeros(B, dtype=torch.float64)
     for j in range(B):
@@ -70,6 +77,9 @@ def test_equals_a_loop_over_shifts_directions_and_angles():
         assert torch.allclose(assigned.direction[j], p.sum((0, 2)), atol=1e-13)
         assert torch.allclose(assigned.shift[j], p.sum((1, 2)), atol=1e-13)
         assert assigned.best[j].tolist() == [int(i) for i in torch.unravel_index(p.argmax(), p.shape)]
+        assert float(assigned.max_probability[j]) == pytest.approx(float(p.max()), rel=1e-12)
+        largest = sorted(p.flatten().tolist(), reverse=True)
+        assert int(assigned.significant[j]) == next(n for n in range(1, p.numel() + 1) if sum(largest[:n]) > 0.999)
     assert torch.allclose(assigned.log_likelihood, log_likelihood, rtol=1e-12)
     total = Statistics(first, second, occupancy, float(log_likelihood.sum()), float(B))
     assert_same_statistics(found, total, rtol=1e-11, atol=1e-12)
@@ -164,6 +174,30 @@ def test_the_statistics_are_the_likelihoods_gradient():
     found, _ = expectation(observed, TemplateBank(templates.detach(), log_density.detach(), CIRCLE))
     assert torch.allclose(templates.grad, found.first - found.second[:, None] * templates.detach(), atol=1e-12)
     assert torch.allclose(log_density.grad, found.occupancy, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 1), (torch.float32, 500), (torch.float64, 501)])
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_significant_samples_are_the_fewest_that_hold_the_share(dtype, count, share):
+    """Of flat, peaked and random posteriors together; of equal ones, just more than the share of them."""
+    spread = torch.tensor([0.0, 1.0, 3.0, 20.0]).double()
+    logits = spread[:, None] * torch.randn(4, count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = logits.softmax(1)
+    found = significant_samples(p.to(dtype), share)
+    assert int(found[0]) == min(count, math.floor(count * share + 1e-9) + 1)
+    for row, number in zip(p[1:], found[1:].tolist(), strict=True):
+        largest = row.sort(descending=True).values
+        assert float(largest[:number].sum()) > share - 1e-6  # float32 rounds the sum
+        assert float(largest[: number - 1].sum()) <= share + 1e-6
+
+
+def test_samples_are_counted_when_asked_for():
+    observed, templates, log_density = problem()
+    bank = TemplateBank(templates, log_density, CIRCLE)
+    assert bool((expectation(observed, bank)[1].significant == 0).all())
+    whole, parts = (expectation(observed, bank, counted=True, chunk_bytes=size)[1] for size in (None, 1))
+    assert torch.equal(whole.significant, parts.significant)
+    assert bool((whole.significant >= 1).all())
 
 
 def with_odds(observed: Observations, odds: Tensor) -> Observations:

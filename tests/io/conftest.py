@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from orbitrec.io.mrc import StackWriter
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
 from orbitrec.models.ctf import CTFParameters
 
 WriteParticles = Callable[..., Path]
+MadeStatistics = Callable[[int], ParticleStatistics]
 
 
 @pytest.fixture
@@ -37,3 +39,17 @@ def write_particles(tmp_path: Path) -> WriteParticles:
         return tmp_path / f"{name}.star"
 
     return write
+
+
+@pytest.fixture
+def made_statistics() -> MadeStatistics:
+    """``made(count)``: what a run might know of so many particles, no two alike."""
+
+    def made(count: int) -> ParticleStatistics:
+        generator = torch.Generator().manual_seed(4)
+        probability = torch.rand(2, count, generator=generator)
+        values = torch.randn(2, count, generator=generator)
+        samples = torch.randperm(count, generator=generator) + 1
+        return ParticleStatistics(20 * values[0], *probability, samples, 15 + 5 * values[1], 5 + 5 * probability[0])
+
+    return made

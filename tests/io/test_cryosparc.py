@@ -151,6 +151,32 @@ def test_rewritten_jobs_differ_in_their_poses_only(shared_data: Path, tmp_path: 
     assert changed == ["alignments3D/shift", "alignments3D/pose"]
 
 
+def _assert_consistent(records: np.ndarray) -> None:
+    """What fields of an alignment have to do with each other."""
+    group, names = "alignments3D/", records.dtype.names or ()
+    of = {name.removeprefix(group): records[name].astype(np.float64) for name in names if name.startswith(group)}
+    error = of["image_pow"] + of["slice_pow"] - of["cross_cor"]
+    np.testing.assert_allclose(of["error"], error, rtol=1e-5)
+    np.testing.assert_allclose(of["resid_pow"], error, rtol=1e-5)
+    np.testing.assert_allclose(of["alpha"], of["cross_cor"] / (2 * of["slice_pow"]), rtol=1e-5)
+    scaled = of["image_pow"] + of["alpha"] ** 2 * of["slice_pow"] - of["alpha"] * of["cross_cor"]
+    np.testing.assert_allclose(of["error_min"], scaled, rtol=1e-5)
+
+
+def test_statistics_are_written_as_cryosparc_means_them(shared_data: Path, project: Path, made_statistics) -> None:
+    _assert_consistent(np.load(shared_data / "particles" / JOB))  # a refinement of cryoSPARC's own
+    stack = ParticleStack.open(_save(project / "J2" / "particles.cs", _records(5, 8, **CTF)))
+    statistics = made_statistics(5)
+    stack.write_posed(
+        project / "J2" / "posed.cs", torch.eye(3).expand(5, 3, 3), torch.zeros(5, 2), statistics=statistics
+    )
+    found = np.load(project / "J2" / "posed.cs")
+    _assert_consistent(found)
+    assert found["alignments3D/cross_cor"].tolist() == statistics.cross_correlation.tolist()
+    assert found["alignments3D/slice_pow"].tolist() == statistics.slice_power.tolist()
+    assert found["alignments3D/class_posterior"].tolist() == statistics.inlier_probability.tolist()
+
+
 def test_what_is_not_modelled_is_named(project: Path) -> None:
     fields = {"ctf/tilt_A": np.full((5, 2), 0.1), "ctf/anisomag": np.zeros((5, 4)), "ctf/scale": np.ones(5)}
     path = _save(project / "J2" / "p.cs", _records(5, 8, **CTF, **fields))

@@ -41,19 +41,21 @@ def test_the_headers_pixel_size_or_the_given_one(tmp_path: Path) -> None:
         ParticleStack.open(_stack(tmp_path / "map.mrc", np.ones((6, 6, 6), np.float32)), ctf=False)
 
 
-def test_posed_bare_stacks_are_star_files(tmp_path: Path) -> None:
+def test_posed_bare_stacks_are_star_files(tmp_path: Path, made_statistics) -> None:
     stack = ParticleStack.open(
         _stack(tmp_path / "p.mrcs", np.random.default_rng(0).normal(size=(4, 6, 6)).astype(np.float32), 1.5), ctf=False
     )
     rotations = random_rotations(4, torch.Generator().manual_seed(0))
     shifts_px = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    stack.write_posed(tmp_path / "posed.star", rotations, shifts_px, torch.tensor([1, 2, 1, 2]))
+    statistics = made_statistics(4)
+    stack.write_posed(tmp_path / "posed.star", rotations, shifts_px, torch.tensor([1, 2, 1, 2]), statistics)
     again = ParticleStack.open(tmp_path / "posed.star", ctf=False)
     poses = again.poses()
     assert poses is not None
     assert float(geodesic_distance(poses[0], rotations).max()) < 1e-6
     torch.testing.assert_close(poses[1], shifts_px, rtol=0, atol=1e-6)
     assert again.table.particles["rlnRandomSubset"].tolist() == [1, 2, 1, 2]
+    assert again.table.particles["rlnNrOfSignificantSamples"].tolist() == statistics.significant_samples.tolist()
     assert torch.equal(again.images(slice(None)), stack.images(slice(None)))
 
 

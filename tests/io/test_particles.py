@@ -159,6 +159,38 @@ def test_relion_reconstructs_from_a_posed_star(shared_data: Path, tmp_path: Path
     assert torch.corrcoef(torch.stack([theirs, ours]))[0, 1] > 0.9999
 
 
+@pytest.mark.parametrize("name", ["relion31", "empiar_10076_7"])
+def test_statistics_have_relions_columns(shared_data: Path, tmp_path: Path, made_statistics, name: str) -> None:
+    """RELION reads them as the numbers that they are: it selects by each of them."""
+    stack = ParticleStack.open(shared_data / "particles" / f"{name}.star")
+    count = len(stack)
+    statistics, posed = made_statistics(count), tmp_path / "posed.star"
+    poses = random_rotations(count, torch.Generator().manual_seed(1)), torch.zeros(count, 2)
+    stack.write_posed(posed, *poses, statistics=statistics)
+    columns = {
+        "rlnLogLikeliContribution": statistics.log_likelihood,
+        "rlnMaxValueProbDistribution": statistics.max_probability,
+        "rlnNrOfSignificantSamples": statistics.significant_samples,
+        "rlnParticleFigureOfMerit": statistics.inlier_probability,
+        "rlnGroupScaleCorrection": statistics.cross_correlation / (2 * statistics.slice_power),
+    }
+    found = ParticleStack.open(posed).table.particles
+    for column, values in columns.items():
+        np.testing.assert_allclose(found[column].astype(float), values.numpy(), atol=1e-6)
+    program = shutil.which("relion_star_handler")
+    if program is None:
+        pytest.skip("RELION is not installed")
+    for column, values in columns.items():
+        middle = float(values.double().median())
+        # The file has six digits, so that the limit must not be a value.
+        limits = ["--minval", str(middle + 1e-5), "--maxval", "1e9"]
+        command = [program, "--i", "posed.star", "--o", "kept.star", "--select", column, *limits]
+        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert "unknown label" not in done.stderr + done.stdout
+        kept = ParticleStack.open(tmp_path / "kept.star").table.particles["rlnImageName"]
+        assert kept.tolist() == found["rlnImageName"][(values.double() > middle + 1e-5).tolist()].tolist()
+
+
 def _as_relion30(source: Path, target: Path) -> Path:
     blocks = starfile.read(source)
     table = blocks["particles"].drop(columns=["rlnOpticsGroup", "rlnOriginXAngst", "rlnOriginYAngst"])

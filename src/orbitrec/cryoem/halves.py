@@ -10,6 +10,7 @@ from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.rotations import mirrored_views
+from orbitrec.io.particle_table import ParticleStatistics
 
 
 @dataclass(frozen=True)
@@ -53,4 +54,10 @@ def placed(poses: Poses, own: PosedVolume, other: PosedVolume, *, apart: bool) -
 def joined(halves: Int[Tensor, "N"], poses: tuple[Poses, Poses]) -> Poses:
     """The poses of all particles in their order, from those of half-set 1 and of half-set 2."""
     order = torch.cat([(halves == half).nonzero().flatten() for half in (1, 2)]).argsort()
-    return Poses(*(torch.cat(column)[order] for column in zip(*(vars(part).values() for part in poses), strict=True)))
+    first, second = poses
+    known = zip(vars(first.statistics).values(), vars(second.statistics).values(), strict=True)
+    return Poses(
+        torch.cat([first.rotations, second.rotations])[order],
+        torch.cat([first.shifts_px, second.shifts_px])[order],
+        ParticleStatistics(*(torch.cat(pair)[order] for pair in known)),
+    )

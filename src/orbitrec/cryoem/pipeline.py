@@ -171,15 +171,17 @@ def marching_plan(search: Search, config: AbInitioConfig, schedule: Schedule) ->
         Bandwidth (radius · k_max) and step, in order.
     """
     solver = config.solver
+    last = replace(search, counted=True)
     if solver is None:
-        return [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
+        plan = [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
+        return [*plan[:-1], (schedule.bandwidths[-1], last.online_pass(schedule.batch))]
     plan = []
     for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
             plan.append((bandwidth, search.pose_search))
             plan.append((bandwidth, search.solved(solver, schedule.round_passes, config.seed, name)))
-    return [*plan, (schedule.bandwidths[-1], search.pose_search)]
+    return [*plan, (schedule.bandwidths[-1], last.pose_search)]
 
 
 def trial_plan(search: Search, schedule: Schedule, begun: Beginning) -> Plan:
@@ -196,9 +198,13 @@ def trial_plan(search: Search, schedule: Schedule, begun: Beginning) -> Plan:
     Returns:
         Bandwidth (radius · k_max) and step, in order.
     """
-    step = search.trial_pass(schedule.trial_batch)
+    finest = replace(search, counted=True)  # any pass at its level may turn out to be the last
+    steps = [
+        (b, (finest if b == schedule.bandwidths[-1] else search).trial_pass(schedule.trial_batch))
+        for b in schedule.bandwidths
+    ]
     made = {begun.level.bandwidth: begun.state.passes}
-    return [(b, step) for b in schedule.bandwidths for _ in range(schedule.trial_passes - made.get(b, 0))]
+    return [step for step in steps for _ in range(schedule.trial_passes - made.get(step[0], 0))]
 
 
 def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bool, drawn: bool = False) -> float:

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 from orbitrec.cryoem.preprocess import ParticleModes, Progress
+from orbitrec.cryoem.search.pose_search import Posterior
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import rotation_vector_to_matrix
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.optim.levenberg_marquardt import Damping, LocalModel, Point, minimise
 from orbitrec.runtime.distributed import fill_in, share
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
@@ -80,14 +82,39 @@ class Poses:
     Attributes:
         rotations: (N, 3, 3) RELION's rotation of each.
         shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
-        log_likelihood: (N,) of each particle at its pose, over that of an image without a particle.
-        inlier: (N,) probability that it is a view of the particle at all; ones where nothing is known of that.
+        statistics: what else is known of it.
     """
 
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
-    log_likelihood: Float[Tensor, "N"]
-    inlier: Float[Tensor, "N"]
+    statistics: ParticleStatistics
+
+
+@dataclass(frozen=True)
+class FittedPoses:
+    """The poses of particles that fit a map best, and how their images compare with its projections there.
+
+    Attributes:
+        rotations: (N, 3, 3) RELION's rotation of each.
+        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
+        cross_correlation: (N,) ``Re⟨Y, T⟩`` of image and projection at the pose.
+        slice_power: (N,) ``½ ⟨h² T, T⟩`` of the projection.
+    """
+
+    rotations: Float[Tensor, "N 3 3"]
+    shifts_px: Float[Tensor, "N 2"]
+    cross_correlation: Float[Tensor, "N"]
+    slice_power: Float[Tensor, "N"]
+
+    @property
+    def log_likelihood(self) -> Float[Tensor, "N"]:
+        """(N,) of each image at its pose, over that of noise alone."""
+        return self.cross_correlation - self.slice_power
+
+    def joined(self, posterior: Posterior) -> Poses:
+        """The poses with what the search before found of the particles."""
+        fit = {"cross_correlation": self.cross_correlation, "slice_power": self.slice_power}
+        return Poses(self.rotations, self.shifts_px, ParticleStatistics(**vars(posterior), **fit))
 
 
 def refine_poses(
@@ -100,7 +127,7 @@ def refine_poses(
     steps: int = 4,
     chunk: int = 256,
     progress: Progress = lambda count: None,
-) -> Poses:
+) -> FittedPoses:
     """Poses of greater likelihood near given ones, by Levenberg–Marquardt for each particle separately.
 
     The likelihood and its derivatives are those of the module's docstring. A step that does not raise a particle's
@@ -117,18 +144,20 @@ def refine_poses(
         progress: called with the number of particles after each chunk.
 
     Returns:
-        Rotations, shifts and log-likelihoods of all particles, on the CPU.
+        Those of all particles, on the CPU.
     """
     interpolate = SliceInterpolator(volume, data.device)
     count = len(data)
-    found = Poses(torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(count), torch.ones(count))
+    found = FittedPoses(
+        torch.zeros_like(rotations), torch.zeros_like(shifts_px), torch.zeros(count), torch.zeros(count)
+    )
     for rows in share(torch.arange(len(data)).split(chunk)):
         problem = _PoseProblem.of(data, grid, interpolate, rows)
         better = problem.refined(rotations[rows].to(data.device), shifts_px[rows].to(data.device), steps)
         for whole, part in zip(vars(found).values(), vars(better).values(), strict=True):
             whole[rows] = part.cpu()
         progress(len(rows))
-    fill_in(found.rotations, found.shifts_px, found.log_likelihood)
+    fill_in(*vars(found).values())
     return found
 
 
@@ -152,32 +181,46 @@ class _PoseProblem:
         points = grid.points[:half].reshape(-1, 2).to(power)
         return cls(interpolate, points, circle.flatten(1), weight.reshape(-1), power.flatten(1))
 
-    def refined(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> Poses:
+    def refined(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> FittedPoses:
         """The poses of greater likelihood that Levenberg–Marquardt finds."""
 
         def model(pose: Point) -> LocalModel:
             value, gradient, hessian = self.linearised(*pose)
             return LocalModel(-value, -gradient, hessian)
 
-        (rotations, shifts), value = minimise(model, _moved, (rotations, shifts), steps=steps, damping=_DAMPING)
-        return Poses(rotations, shifts, -value, torch.ones_like(value))
+        (rotations, shifts), _ = minimise(model, _moved, (rotations, shifts), steps=steps, damping=_DAMPING)
+        return FittedPoses(rotations, shifts, *self._terms(self._centred(shifts), self._slices(rotations)[0]))
 
     def linearised(
         self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"]
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b 5"], Float[Tensor, "b 5 5"]]:
         """Log-likelihood, its gradient in (δ, shift) and the Gauss–Newton Hessian."""
-        R = rotations.to(torch.float32)
         x, y = self.points.unbind(-1)
-        template, field = self.interpolate(torch.einsum("bij,pj->bpi", R[:, :, :2], self.points))
-        gx, gy, gz = torch.einsum("bji,bpj->bpi", R.to(field.dtype), field).unbind(-1)
+        template, field = self._slices(rotations)
+        gx, gy, gz = torch.einsum("bji,bpj->bpi", rotations.to(field.dtype), field).unbind(-1)
         rotated = torch.stack([y * gz, -x * gz, x * gy - y * gx, -1j * x * template, -1j * y * template], dim=1)
-        phase = shifts.to(torch.float32) @ self.points.mT
-        moved = self.observed * torch.polar(torch.ones_like(phase), phase)  # content moved back by the shift
+        moved = self._centred(shifts)
         residual = (moved - self.power * template) * self.weight
-        value = ((moved - 0.5 * self.power * template) * self.weight * template.conj()).real.sum(1)
+        cross, power = self._terms(moved, template)
         gradient = torch.einsum("bap,bp->ba", rotated.conj(), residual).real
         weighted = torch.view_as_real(rotated * (self.power * self.weight).sqrt()[:, None]).flatten(2)
-        return value, gradient, weighted @ weighted.mT
+        return cross - power, gradient, weighted @ weighted.mT
+
+    def _terms(
+        self, moved: Complex[Tensor, "b p"], template: Complex[Tensor, "b p"]
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """``Re⟨Y, T⟩`` and ``½ ⟨h² T, T⟩``."""
+        power = (self.power * self.weight * torch.view_as_real(template).square().sum(-1)).sum(1)
+        return (moved * self.weight * template.conj()).real.sum(1), power / 2
+
+    def _slices(self, rotations: Float[Tensor, "b 3 3"]) -> tuple[Complex[Tensor, "b p"], Complex[Tensor, "b p 3"]]:
+        """``v̂`` and ``∇v̂`` on the slices of these rotations."""
+        return self.interpolate(torch.einsum("bij,pj->bpi", rotations.to(torch.float32)[:, :, :2], self.points))
+
+    def _centred(self, shifts: Float[Tensor, "b 2"]) -> Complex[Tensor, "b p"]:
+        """The images with their content moved back by the shifts."""
+        phase = shifts.to(torch.float32) @ self.points.mT
+        return self.observed * torch.polar(torch.ones_like(phase), phase)
 
 
 def _moved(pose: Point, step: Float[Tensor, "b 5"]) -> Point:

@@ -107,7 +107,8 @@ def _half_refined(
             search.solved(config.solver, config.passes, config.seed, f"{search.part} solver at {bandwidth:g}"),
         )
     ]
-    return frequency_marching(search.part, search, level, state, [*plan, (bandwidths[-1], search.pose_search)])
+    last = replace(search, counted=True)
+    return frequency_marching(search.part, search, level, state, [*plan, (bandwidths[-1], last.pose_search)])
 
 
 def _work(levels: int, config: RefineConfig) -> float:

@@ -1,7 +1,7 @@
 """The last steps of every run on particles: half-sets, refined poses, the map, and the result."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from orbitrec.cryoem.checks import Evidence, quality_checks
 from orbitrec.cryoem.config import FEWEST_PARTICLES, SearchConfig
 from orbitrec.cryoem.image_statistics import ImageStatistics
-from orbitrec.cryoem.pose_refinement import Poses, refine_poses
+from orbitrec.cryoem.pose_refinement import FittedPoses, Poses, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
 from orbitrec.cryoem.search.multi_start import Selection
@@ -20,6 +20,7 @@ from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.errors import InputError
 from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling, conical_fsc, fourier_sampling
 from orbitrec.geometry.rotations import mirrored_views
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.progress import HistoryRow, RunState, Stage
 
@@ -39,8 +40,8 @@ class PosedMap:
         half_sets: (N,) 1 or 2.
         agreement: correlation of the maps of half-sets that were worked on apart, so that their FSC measures the
             resolution; None if one model posed both.
-        log_likelihood: (N,) of every particle at its pose, over that of an image without a particle.
-        inlier: (N,) probability that a particle is a view of the map; those below one half have no part in it.
+        statistics: what else is known of every particle; those that are a view of the map with a probability below one
+            half have no part in it.
         radius_px: of the particle's ball, in pixels.
         search_resolution_A: finest resolution used to find poses, in Å.
         shift_spread_px: standard deviation of the shifts per axis, in pixels.
@@ -60,8 +61,7 @@ class PosedMap:
     shifts_px: Float[Tensor, "N 2"]
     half_sets: Int[Tensor, "N"]
     agreement: float | None
-    log_likelihood: Float[Tensor, "N"]
-    inlier: Float[Tensor, "N"]
+    statistics: ParticleStatistics
     radius_px: float
     search_resolution_A: float
     shift_spread_px: float
@@ -165,8 +165,8 @@ class Session:
                 refine_poses(own, found.level.grid, volume, found.rotations, found.shifts_px, progress=progress)
             )
 
-        poses, inlier = Poses(**self.run.step(name, refined)), found.particles.inlier
-        return poses if inlier is None else replace(poses, inlier=inlier)
+        assert found.particles.posterior is not None
+        return FittedPoses(**self.run.step(name, refined)).joined(found.particles.posterior)
 
     def rebuilt_map(self, poses: Poses, halves: Int[Tensor, "N"]) -> CombinedMap:
         """The map of posed particles that are probably views of it, from all frequencies of the images.
@@ -178,7 +178,7 @@ class Session:
         Returns:
             Map and half-maps, in the contrast of the images.
         """
-        config, stack, used = self.config, self.stack, poses.inlier > LIKELY
+        config, stack, used = self.config, self.stack, poses.statistics.inlier_probability > LIKELY
         group = config.group.matrices() if config.group.order > 1 else None
 
         def rebuilt(half: int) -> dict[str, object]:
@@ -227,8 +227,9 @@ class Session:
         first, second = found.half_maps
         conical = conical_fsc(first * found.mask, second * found.mask)
         evidence = Evidence(
-            found, rotations, radius, pixel, self.data, selection, symmetry, sampling, conical, poses.inlier, agreement
-        )
+            found, rotations, radius, pixel, self.data, selection, symmetry, sampling, conical,
+            poses.statistics.inlier_probability, agreement,
+        )  # fmt: skip
         return PosedMap(
             combined=found,
             inverted=inverted,
@@ -236,8 +237,7 @@ class Session:
             shifts_px=shifts_px,
             half_sets=halves,
             agreement=agreement,
-            log_likelihood=poses.log_likelihood,
-            inlier=poses.inlier,
+            statistics=poses.statistics,
             radius_px=radius,
             search_resolution_A=2 * math.pi * pixel / float(self.data.grid.k_max),
             shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),

@@ -22,6 +22,8 @@ from orbitrec.runtime.distributed import summed
 
 T = TypeVar("T")
 
+SIGNIFICANT = 0.999
+"""Share of an observation's posterior that its significant samples hold, RELION's adaptive fraction."""
 CACHED, BUSY = 1 << 22, 1 << 28
 """Bytes of scores held at once: as many as a processor's caches hold, and as many as keep any other device busy."""
 
@@ -88,6 +90,27 @@ def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Fl
     return score, (peak + total.log()).reshape(len(score))
 
 
+def significant_samples(p: Float[Tensor, "b ..."], share: float = SIGNIFICANT) -> Int[Tensor, "b"]:
+    """How many samples make up a share of each observation's posterior, the largest first.
+
+    Args:
+        p: posterior probabilities, which sum to 1 for each observation.
+        share: of the posterior, below 1.
+
+    Returns:
+        (b,) the fewest samples that together hold more than the share.
+    """
+    p = p.flatten(1)
+    # All samples below this together hold less than what may be left out, so that only the others need be sorted.
+    counted = p > (1 - share) / p.shape[1]
+    counts, rows = counted.sum(1), counted.nonzero()[:, 0]
+    place = torch.arange(len(rows), device=p.device) - (counts.cumsum(0) - counts)[rows]
+    largest = p.new_zeros(len(p), int(counts.max()))
+    largest[rows, place] = p[counted]
+    held = largest.sort(1, descending=True).values.cumsum(1)
+    return torch.minimum((held <= share).sum(1) + 1, counts)
+
+
 @dataclass
 class Statistics:
     """What EM needs of the data: sums over observations of posterior-weighted, rotated-back modes.
@@ -132,6 +155,8 @@ class Assignment:
         best: (b, 3) indices (s, c, a) of the most probable displacement, direction and angle.
         log_likelihood: (b,) log marginal likelihoods of the templates, over that of no signal at all.
         inlier: (b,) posterior probability that the observation is no outlier.
+        max_probability: (b,) posterior of the most probable displacement, direction and angle.
+        significant: (b,) how many of these make up :data:`SIGNIFICANT` of the posterior; zeros if not counted.
     """
 
     direction: Float[Tensor, "b c"]
@@ -139,6 +164,8 @@ class Assignment:
     best: Int[Tensor, "b 3"]
     log_likelihood: Float[Tensor, "b"]
     inlier: Float[Tensor, "b"]
+    max_probability: Float[Tensor, "b"]
+    significant: Int[Tensor, "b"]
 
     def to(self, device: str) -> "Assignment":
         """A copy on another device."""
@@ -151,6 +178,7 @@ def expectation(
     *,
     candidates: Int[Tensor, "b c"] | None = None,
     chunk_bytes: int | None = None,
+    counted: bool = False,
 ) -> tuple[Statistics, Assignment]:
     """The E-step on a batch: posteriors (4.20) and their sums.
 
@@ -165,6 +193,7 @@ def expectation(
             taken to have no posterior mass. None compares with all.
         chunk_bytes: size of the scores that are held at a time; by default :data:`CACHED` on a CPU and :data:`BUSY` on
             other devices.
+        counted: whether significant samples are counted, for which posteriors are sorted.
 
     Returns:
         The sums over the batch, and what was found of each observation; both on the templates' device.
@@ -183,11 +212,13 @@ def expectation(
         p, log_likelihood = posterior(score)
         p = p.reshape(len(part), angles, shifts, directions)
         a, s, c = torch.unravel_index(best, p.shape[1:])
-        pairs = p.sum(1)
+        pairs, highest = p.sum(1), p.flatten(1).gather(1, best[:, None])[:, 0]
+        number = significant_samples(p) if counted else torch.zeros_like(best)
         inlier = torch.ones_like(log_likelihood)
         if part.log_outlier is not None:
             inlier = torch.sigmoid(log_likelihood - part.log_outlier)
-        assignments.append((pairs.sum(1), pairs.sum(2), torch.stack([s, c, a], dim=1), log_likelihood, inlier))
+        where = torch.stack([s, c, a], dim=1)
+        assignments.append((pairs.sum(1), pairs.sum(2), where, log_likelihood, inlier, highest, number))
         if part.log_outlier is not None:
             p = p.mul_(inlier[:, None, None, None])
         totals.add(part, p, own)

@@ -71,6 +71,7 @@ class ObservationSet:
         batch: how many ``observe`` makes at a time.
         candidates: (N, c) the directions that each is compared with, others having no posterior mass; None for all.
         record: called with the indices and the posteriors of every batch of an E-step.
+        counted: whether it is told how many samples of its posterior are significant.
     """
 
     observe: Callable[[Int[Tensor, "b"]], Observations]
@@ -79,13 +80,14 @@ class ObservationSet:
     batch: int = 1024
     candidates: Int[Tensor, "N c"] | None = None
     record: Recorder | None = None
+    counted: bool = False
 
     def statistics(self, rows: Int[Tensor, "b"], bank: TemplateBank) -> Statistics:
         """The E-step's sums over the observations ``rows``; the processes share the work."""
 
         def of_batch(own: Int[Tensor, "b"]) -> Statistics:
             listed = None if self.candidates is None else self.candidates[own]
-            found, assigned = expectation(self.observe(own), bank, candidates=listed)
+            found, assigned = expectation(self.observe(own), bank, candidates=listed, counted=self.counted)
             if self.record is not None:
                 self.record(own, assigned)
             return found

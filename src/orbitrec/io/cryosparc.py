@@ -19,6 +19,7 @@ from orbitrec.io.files import replacing
 from orbitrec.io.particle_table import (
     Dialect,
     ImageSources,
+    ParticleStatistics,
     given_or_stated_pixel_A,
     given_over_stated_pixel,
     split_or_none,
@@ -279,6 +280,7 @@ class CryosparcTable:
         stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
         rows: Int[Tensor, "N"] | None = None,
+        statistics: ParticleStatistics | None = None,
     ) -> None:
         """Write the table with these poses, and beside it the .csg file that *Import Result Group* takes.
 
@@ -292,6 +294,7 @@ class CryosparcTable:
             stacks: the stack file found for each of ``sources().names``; None takes them to be beside the table.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
             rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+            statistics: what else is known of every particle; None leaves the fields of an alignment as they are.
         """
         at = np.arange(len(self)) if rows is None else rows.numpy()
         out = self._with_alignments()[at]
@@ -301,6 +304,9 @@ class CryosparcTable:
         out[SHIFT_PIXEL] = pixel / given_over_stated_pixel(self)[at]  # that of the images, as the file states it
         if halves is not None:
             out[SPLIT] = halves.cpu().numpy() - 1
+        for field, values in ({} if statistics is None else _statistics_fields(statistics)).items():
+            if field in (out.dtype.names or ()):  # some versions of cryoSPARC have fewer
+                out[field] = values.numpy()
         self._write(Path(path), out, stacks)
 
     def write_rows(self, path: Path | str, rows: Int[Tensor, "K"]) -> None:
@@ -354,3 +360,25 @@ class CryosparcTable:
         if (SPLIT, "<u4") in added:
             out[SPLIT] = np.arange(len(self)) % 2
         return out
+
+
+def _statistics_fields(statistics: ParticleStatistics) -> dict[str, Float[Tensor, "N"]]:
+    """cryoSPARC's fields of what is known of particles beside their poses.
+
+    In its files ``error = resid_pow = image_pow + slice_pow − cross_cor``, minus the log-likelihood at the pose,
+    ``error_min`` is that at the best scale, and ``alpha = cross_cor / (2 slice_pow)`` is this scale. The power of the
+    image, which no pose changes, is left out here: it is zero, and errors are over that of noise alone.
+    """
+    error = statistics.slice_power - statistics.cross_correlation
+    fields = {
+        "error": error,
+        "error_min": -statistics.scale * statistics.cross_correlation / 2,
+        "resid_pow": error,
+        "image_pow": torch.zeros_like(error),
+        "slice_pow": statistics.slice_power,
+        "cross_cor": statistics.cross_correlation,
+        "alpha": statistics.scale,
+        "alpha_min": statistics.scale,
+        "class_posterior": statistics.inlier_probability,
+    }
+    return {f"alignments3D/{name}": values for name, values in fields.items()}

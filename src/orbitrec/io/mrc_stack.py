@@ -11,8 +11,8 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.mrc import read_header
-from orbitrec.io.particle_table import Dialect, ImageSources
-from orbitrec.io.relion_tables import particle_tables
+from orbitrec.io.particle_table import Dialect, ImageSources, ParticleStatistics
+from orbitrec.io.relion_tables import particle_tables, statistics_columns
 from orbitrec.io.star import write_star
 from orbitrec.models.ctf import CTFParameters
 
@@ -133,6 +133,7 @@ class MrcStack:
         stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
         rows: Int[Tensor, "N"] | None = None,
+        statistics: ParticleStatistics | None = None,
     ) -> None:
         """Write the particles as RELION 3.1 tables.
 
@@ -143,6 +144,7 @@ class MrcStack:
             stacks: the stack file found for each of ``sources().names``; None keeps the name.
             halves: half-set of every particle, 1 or 2; no column where None.
             rows: the images that are written, ascending; the poses are those of these. None writes all.
+            statistics: what else is known of every particle; None adds no columns.
         """
         shifts_px, name = shifts_A / self.pixel_size_A, self.path.name if stacks is None else str(stacks[0])
         tables = particle_tables(
@@ -152,6 +154,8 @@ class MrcStack:
             tables["particles"]["rlnImageName"] = [f"{row + 1:06d}@{name}" for row in rows.tolist()]
         if halves is not None:
             tables["particles"]["rlnRandomSubset"] = halves.tolist()
+        if statistics is not None:
+            tables["particles"] = pd.DataFrame(tables["particles"]).assign(**statistics_columns(statistics))
         write_star(path, tables)
 
     def write_rows(self, path: Path | str, rows: Int[Tensor, "K"]) -> None:

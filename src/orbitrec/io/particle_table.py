@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -39,6 +40,39 @@ class ImageSources:
     names: Sequence[str]
     stack: Int[np.ndarray, "N"]
     section: Int[np.ndarray, "N"]
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleStatistics:
+    """What a run knows of each of N particles beside its pose.
+
+    Images are compared with projections of the map, with their CTF, in units where the noise has variance one.
+
+    Attributes:
+        log_likelihood: (N,) of each image, marginal over the poses that were searched, over that of noise alone.
+        inlier_probability: (N,) that it is a view of the map.
+        max_probability: (N,) largest posterior probability of a pose that was searched: a sample of the orientations
+            and displacements.
+        significant_samples: (N,) how many such samples make up 99.9 % of the posterior.
+        cross_correlation: (N,) inner product of the image and the projection at its refined pose.
+        slice_power: (N,) half the square of the projection's norm.
+    """
+
+    log_likelihood: Float[Tensor, "N"]
+    inlier_probability: Float[Tensor, "N"]
+    max_probability: Float[Tensor, "N"]
+    significant_samples: Int[Tensor, "N"]
+    cross_correlation: Float[Tensor, "N"]
+    slice_power: Float[Tensor, "N"]
+
+    @property
+    def scale(self) -> Float[Tensor, "N"]:
+        """(N,) contrast of each image over that of the map: the factor of its projection that fits best."""
+        return self.cross_correlation / (2 * self.slice_power).clamp(min=torch.finfo(self.slice_power.dtype).tiny)
+
+    def subset(self, rows: Int[Tensor, "n"]) -> "ParticleStatistics":
+        """Those of the particles ``rows`` alone, in that order."""
+        return ParticleStatistics(*(each[rows] for each in vars(self).values()))
 
 
 @runtime_checkable
@@ -147,6 +181,7 @@ class ParticleTable(Protocol):
         stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None,
         rows: Int[Tensor, "N"] | None = None,
+        statistics: ParticleStatistics | None = None,
     ) -> None:
         """Write the table again with these poses, in its own dialect and atomically; everything else is kept.
 
@@ -157,6 +192,7 @@ class ParticleTable(Protocol):
             stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
             rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+            statistics: what else is known of every particle; None adds no columns.
         """
         ...
 

@@ -16,7 +16,7 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.resampling import resampling_matrix
 from orbitrec.io.mrc import MrcHeader, read_header
-from orbitrec.io.particle_table import ImageSources, ParticleTable
+from orbitrec.io.particle_table import ImageSources, ParticleStatistics, ParticleTable
 from orbitrec.io.tables import read_table
 from orbitrec.models.aberrations import Aberrations
 from orbitrec.models.background import Background
@@ -251,6 +251,7 @@ class ParticleStack:
         rotations: Float[Tensor, "N 3 3"],
         shifts_px: Float[Tensor, "N 2"],
         halves: Int[Tensor, "N"] | None = None,
+        statistics: ParticleStatistics | None = None,
     ) -> None:
         """Write the table again with these poses, atomically; rows, order, other columns and the dialect are kept.
 
@@ -259,9 +260,10 @@ class ParticleStack:
             rotations: rotation matrix of every particle, in RELION's convention.
             shifts_px: displacement (x, y) of every particle's content in pixels of the common grid.
             halves: half-set of every particle, 1 or 2; None keeps those of the table.
+            statistics: what else is known of every particle; None adds no columns.
         """
         resolved = [Path(os.path.abspath(stack.path)) for stack in self.stacks]
-        self.table.write_posed(path, rotations, shifts_px * self.pixel_size_A, resolved, halves)
+        self.table.write_posed(path, rotations, shifts_px * self.pixel_size_A, resolved, halves, statistics=statistics)
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

@@ -17,6 +17,7 @@ from orbitrec.io.aberrations import RELION_COLUMNS, relion_aberrations
 from orbitrec.io.particle_table import (
     Dialect,
     ImageSources,
+    ParticleStatistics,
     given_or_stated_pixel_A,
     given_over_stated_pixel,
     split_or_none,
@@ -30,6 +31,7 @@ from orbitrec.io.relion_tables import (
     angle_columns,
     origin_columns,
     parsed_image_names,
+    statistics_columns,
     without_format,
 )
 from orbitrec.io.star import Blocks, read_star, rewrite_loop
@@ -315,6 +317,7 @@ class RelionTable:
         stacks: Sequence[Path] | None,
         halves: Int[Tensor, "N"] | None = None,
         rows: Int[Tensor, "N"] | None = None,
+        statistics: ParticleStatistics | None = None,
     ) -> None:
         """Write the table with these poses.
 
@@ -328,6 +331,7 @@ class RelionTable:
             stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
             rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+            statistics: what else is known of every particle; None adds no columns.
         """
         at = np.arange(len(self)) if rows is None else rows.numpy()
         columns: dict[str, list[str]] = {}
@@ -346,7 +350,9 @@ class RelionTable:
             # Where the other pair is there too it is kept consistent: readers differ in which they prefer.
             if needed or set(names) <= set(self.particles.columns):
                 values |= origin_columns(shifts, in_angstrom=names is ORIGIN_COLUMNS_A)
-        columns |= {name: [f"{value:.6f}" for value in column] for name, column in values.items()}
+        values |= {} if statistics is None else statistics_columns(statistics)
+        for name, column in values.items():
+            columns[name] = [f"{value:.6f}" if column.dtype.kind == "f" else str(value) for value in column]
         if halves is not None:
             columns["rlnRandomSubset"] = [str(half) for half in halves.tolist()]
         self._rewrite(path, columns, at)

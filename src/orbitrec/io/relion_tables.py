@@ -12,6 +12,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import matrix_to_euler
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.star import Blocks
 from orbitrec.models.ctf import CTFParameters
 
@@ -75,6 +76,20 @@ def parsed_image_names(
 def without_format(name: str) -> str:
     """A stack's name without the format that RELION and Scipion may append to it, as in ``stack.mrc:mrcs``."""
     return re.sub(r"(?<=.):(?i:mrcs?)$", "", name)
+
+
+def statistics_columns(statistics: ParticleStatistics) -> dict[str, Float[np.ndarray, "N"] | Int[np.ndarray, "N"]]:
+    """RELION's columns of what is known of particles beside their poses.
+
+    RELION keeps scales of groups in its model files; here every particle is a group of its own.
+    """
+    return {
+        "rlnLogLikeliContribution": statistics.log_likelihood.double().numpy().round(6),
+        "rlnMaxValueProbDistribution": statistics.max_probability.double().numpy().round(6),
+        "rlnNrOfSignificantSamples": statistics.significant_samples.numpy(),
+        "rlnParticleFigureOfMerit": statistics.inlier_probability.double().numpy().round(6),
+        "rlnGroupScaleCorrection": statistics.scale.double().numpy().round(6),
+    }
 
 
 def particle_tables(

@@ -19,6 +19,7 @@ from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.orientation import view_averages
 from orbitrec.io.files import printable, write_csv, write_json
 from orbitrec.io.mrc import read_header, read_map, write_map
+from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.runs import RunFolder
 from orbitrec.io.star import write_star
@@ -147,9 +148,9 @@ def write_run(
     posed = run.file(_posed_name(stack))
     for suffix in stack.table.companions:
         run.file(posed.with_suffix(suffix).name)
-    stack.write_posed(posed, result.rotations, result.shifts_px, result.half_sets)
+    stack.write_posed(posed, result.rotations, result.shifts_px, result.half_sets, result.statistics)
     write_csv(run.file(HISTORY), [asdict(row) for row in result.history])
-    write_csv(run.file(STATISTICS), _particle_rows(result))
+    write_csv(run.file(STATISTICS), _particle_rows(result.statistics))
     write_csv(run.file(CURVES), fsc_rows(rebuilt.masked, against, pixel))
     write_conical_fsc(run, result.conical_fsc)
     write_star(run.file("fsc.star"), fsc_blocks(rebuilt.masked, pixel))
@@ -234,13 +235,13 @@ def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:
     )
 
 
-def _particle_rows(result: PosedMap) -> list[dict[str, int | float]]:
+def _particle_rows(statistics: ParticleStatistics) -> list[dict[str, int | float]]:
     """What is known of every particle beside its pose, in the order of the table."""
+    columns = {**vars(statistics), "scale": statistics.scale}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return [
-        {"row": row, "log_likelihood": round(value, 3), "inlier_probability": round(inlier, 6)}
-        for row, (value, inlier) in enumerate(
-            zip(result.log_likelihood.tolist(), result.inlier.tolist(), strict=True), start=1
-        )
+        {"row": number, **{name: round(value, 6) for name, value in zip(columns, row, strict=True)}}
+        for number, row in enumerate(rows, start=1)
     ]
 
 

@@ -49,6 +49,7 @@ def searched_likelihood(
     particles: ParticleState,
     candidates: int,
     record: Recorder | None = None,
+    counted: bool = False,
 ) -> OrbitLikelihood:
     """The likelihood of volume and views, each particle searched near its last posterior.
 
@@ -61,6 +62,7 @@ def searched_likelihood(
         particles: what is known of each of them.
         candidates: directions that a particle is compared with once its search has been narrowed.
         record: called with the indices and the posterior of the particles of every E-step.
+        counted: whether significant samples are counted for it.
 
     Returns:
         The likelihood, with the prior and the M-step of an ab initio search.
@@ -75,7 +77,7 @@ def searched_likelihood(
     power = data.ctf2_over_noise(torch.arange(len(data))).mean(0)[: level.grid.node_count]
     narrowed = nearest if nearest.shape[1] < len(level.directions) else None
     batch = images_at_once(level, shifts.shape[-2])
-    observed = ObservationSet(observe, len(data), power, batch, narrowed, record)
+    observed = ObservationSet(observe, len(data), power, batch, narrowed, record, counted)
     return OrbitLikelihood(
         level.projector, level.circle, _unknown_views(level), observed, ShellPowerPrior(level), FEW_ITERATIONS
     )

@@ -95,6 +95,7 @@ class Search:
         run: random numbers, records, history.
         stage: that the history and the progress bar name.
         part: of the stage, say a half-set; may be empty.
+        counted: whether significant samples are counted, which takes about as long as a pass of its own.
     """
 
     data: ParticleModes
@@ -102,6 +103,7 @@ class Search:
     run: RunState
     stage: Stage
     part: str = ""
+    counted: bool = False
 
     def online_pass(self, batch: int, memory: float = 1.0) -> Callable[[ResolutionLevel, SearchState], SearchState]:
         """A step that makes one pass of online EM, which updates model and poses.
@@ -116,7 +118,9 @@ class Search:
 
         def step(level: ResolutionLevel, state: SearchState) -> SearchState:
             found = PosesFound(level, state.particles, self.candidates)
-            problem = searched_likelihood(self.data, level, state.particles, self.candidates, found.record)
+            problem = searched_likelihood(
+                self.data, level, state.particles, self.candidates, found.record, self.counted
+            )
             size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
             solver, epochs = OnlineEM(size, memory=memory), -(-len(self.data) // size)
             begun = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
@@ -158,12 +162,13 @@ class Search:
             found.record(rows, assigned)
             self.run.advance(Stage.POSE_SEARCH, len(rows), self.part)
 
-        problem = searched_likelihood(self.data, level, state.particles, self.candidates, record)
+        problem = searched_likelihood(self.data, level, state.particles, self.candidates, record, self.counted)
         problem.statistics(level.unknowns(state.model))
         particles = found.state()
         assert particles.directions is not None
-        assert particles.inlier is not None
-        views = particles.inlier @ particles.directions / particles.inlier.sum()
+        assert particles.posterior is not None
+        inlier = particles.posterior.inlier_probability
+        views = inlier @ particles.directions / inlier.sum()
         views = mixed_with_uniform(views, DENSITY_FLOOR)
         model = VolumeAndViews(state.model.coefficients, views.log())
         return SearchState(model, particles, found.rotations, found.shifts_px)

@@ -25,6 +25,39 @@ FEWEST_TRIALS, MOST_TRIALS = 2, 32
 
 
 @dataclass(frozen=True, eq=False)
+class Posterior:
+    """The posterior of each particle over all samples of a pass: directions, in-plane angles and displacements.
+
+    Attributes:
+        log_likelihood: (N,) of each image, marginal over the samples, over that of noise alone.
+        inlier_probability: (N,) that it is a view of the particle.
+        max_probability: (N,) of the most probable sample, given that it is one.
+        significant_samples: (N,) how many samples make up 99.9 % of it; zeros where they were not counted.
+    """
+
+    log_likelihood: Float[Tensor, "N"]
+    inlier_probability: Float[Tensor, "N"]
+    max_probability: Float[Tensor, "N"]
+    significant_samples: Int[Tensor, "N"]
+
+    @classmethod
+    def unknown(cls, count: int) -> "Posterior":
+        """Room for those of so many particles, filled with zeros."""
+        likelihood, inlier, highest = torch.zeros(3, count)
+        return cls(likelihood, inlier, highest, torch.zeros(count, dtype=torch.long))
+
+    def record(self, rows: Int[Tensor, "b"], assigned: Assignment) -> None:
+        """Enter what an E-step found of the particles ``rows``."""
+        found = (assigned.log_likelihood, assigned.inlier, assigned.max_probability, assigned.significant)
+        for whole, part in zip(vars(self).values(), found, strict=True):
+            whole[rows] = part.to(whole.dtype)
+
+    def subset(self, rows: Int[Tensor, "n"]) -> "Posterior":
+        """Those of the particles ``rows`` alone."""
+        return Posterior(*(each[rows] for each in vars(self).values()))
+
+
+@dataclass(frozen=True, eq=False)
 class ParticleState:
     """What is known of each particle between passes.
 
@@ -32,7 +65,7 @@ class ParticleState:
         centres: (N, 2) displacement (x, y) of its content, in pixels.
         residual_px: standard deviation of the true shifts around these centres, per axis, in pixels.
         directions: (N, d) posterior of its viewing direction; None before the first pass.
-        inlier: (N,) posterior probability that it is a view of the particle; None before the first pass.
+        posterior: what the last pass found of it beside that; None before the first.
         trials: (N, s, 2) displacements around its centre at which it is compared, if :func:`with_trials` drew some;
             None where a lattice has them (:func:`shift_search`).
         tried: (N, s) posterior of these; None before they have been compared.
@@ -41,16 +74,17 @@ class ParticleState:
     centres: Float[Tensor, "N 2"]
     residual_px: float
     directions: Float[Tensor, "N d"] | None = None
-    inlier: Float[Tensor, "N"] | None = None
+    posterior: Posterior | None = None
     trials: Float[Tensor, "N s 2"] | None = None
     tried: Float[Tensor, "N s"] | None = None
 
     def subset(self, rows: Int[Tensor, "n"]) -> "ParticleState":
         """The particles ``rows`` alone."""
-        known = (self.directions, self.inlier, self.trials, self.tried)
-        return ParticleState(
-            self.centres[rows], self.residual_px, *(None if each is None else each[rows] for each in known)
+        directions, trials, tried = (
+            None if each is None else each[rows] for each in (self.directions, self.trials, self.tried)
         )
+        posterior = None if self.posterior is None else self.posterior.subset(rows)
+        return ParticleState(self.centres[rows], self.residual_px, directions, posterior, trials, tried)
 
     def prolongated(self, level: ResolutionLevel, finer: ResolutionLevel) -> "ParticleState":
         """The same particles, with their posteriors on the directions of a finer level."""
@@ -170,7 +204,7 @@ class PosesFound:
         self._directions = torch.zeros(count, len(level.directions))
         self._centres = torch.zeros(count, 2, dtype=torch.float64)
         self._variance = torch.zeros(count, dtype=torch.float64)
-        self._inlier = torch.zeros(count)
+        self._posterior = Posterior.unknown(count)
         self._tried = torch.zeros(count, self._shifts.shape[-2])
 
     def record(self, rows: Int[Tensor, "b"], assigned: Assignment) -> None:
@@ -187,23 +221,25 @@ class PosesFound:
         weight = assigned.shift.double()[..., None]
         mean = (weight * displaced).sum(1)
         self._centres[rows] = mean
-        self._inlier[rows] = assigned.inlier.float()
+        self._posterior.record(rows, assigned)
         self._tried[rows] = assigned.shift.float()
         self._variance[rows] = (weight * (displaced - mean[:, None]).square()).sum((1, 2)) / 2
 
     def state(self) -> ParticleState:
         """What is known of the particles after the pass, the same in every process."""
-        fill_in(
-            self.rotations, self.shifts_px, self._directions, self._centres, self._variance, self._inlier, self._tried
-        )
+        fill_in(self.rotations, self.shifts_px, self._directions, self._centres, self._variance, self._tried)
+        fill_in(*vars(self._posterior).values())
+        inlier = self._posterior.inlier_probability.double()
         residual = self._before.residual_px
         smoothed = self._directions @ self._level.directional_kernel(self._level).mT
         if self._before.trials is not None:  # the centres stay: the spread around them is what EM updates
             square = (self._tried.double() * self._before.trials.square().sum(-1)).sum(1) / 2
-            spread = float(self._inlier.double() @ square / self._inlier.double().sum()) ** 0.5
-            return ParticleState(self._before.centres, spread, smoothed, self._inlier, self._before.trials, self._tried)
+            spread = float(inlier @ square / inlier.sum()) ** 0.5
+            return ParticleState(
+                self._before.centres, spread, smoothed, self._posterior, self._before.trials, self._tried
+            )
         # The lattice of shifts cannot resolve less than its own spacing, nor should the next search be narrower.
         if len(self._shifts) > 1:
-            spread = float(self._inlier.double() @ self._variance / self._inlier.double().sum())
+            spread = float(inlier @ self._variance / inlier.sum())
             residual = max(spread**0.5, 0.4 / float(self._level.grid.nodes[-1]))
-        return ParticleState(self._centres, residual, smoothed, self._inlier)
+        return ParticleState(self._centres, residual, smoothed, self._posterior)
