@@ -15,14 +15,14 @@ from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.memory import require_memory
 from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_refinement import Poses
-from orbitrec.cryoem.preprocess import preprocess
+from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
-from orbitrec.cryoem.search.level import ResolutionLevel
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.multi_start import Selection, multi_start
 from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
 from orbitrec.cryoem.search.starts import matched_starts
-from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
+from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry, symmetry_evidence
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.checkpoints import Checkpoints
@@ -142,7 +142,7 @@ def searched(
         ),
     )  # fmt: skip
     run.timer("starts")
-    level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
+    level, model, symmetry = _symmetric(selection, config, schedule, data, particles, run)
     search = Search(data, schedule.candidates, run, Stage.MARCHING)
     plan = trial_plan(search, schedule) if particles.trials is not None else marching_plan(search, config, schedule)
     found = frequency_marching("frequency marching", search, level, SearchState(model, particles), plan)
@@ -150,6 +150,26 @@ def searched(
     poses = session.refined_poses(found, "poses", data)
     run.timer("poses")
     return Searched(selection, symmetry, found, poses)
+
+
+def _symmetric(
+    selection: Selection,
+    config: AbInitioConfig,
+    schedule: Schedule,
+    data: ParticleModes,
+    particles: ParticleState,
+    run: RunState,
+) -> tuple[ResolutionLevel, VolumeAndViews, SymmetryCheck | None]:
+    """Level and model with the symmetry of the configuration, and what speaks for it; None without a symmetry."""
+    level, model = selection.level, selection.model
+    if level.basis.group.order == 1:
+        return impose_symmetry(level, model, config.group, data, particles.centres)
+
+    def judged() -> dict[str, object]:
+        found = symmetry_evidence(level, model, data, particles.centres, schedule, run.generator)
+        return {"score": found.score, "kept": found.kept}
+
+    return level, model, SymmetryCheck(level.basis.group, **run.step("symmetry", judged))
 
 
 def marching_plan(
