@@ -20,6 +20,7 @@ from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.symmetry import find_axes, symmetry_score
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.polar import PolarGrid
+from orbitrec.inference.group_density import EstimatedDirections
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.optim.driver import continued
 from orbitrec.optim.online import OnlineEM
@@ -110,6 +111,9 @@ def symmetry_evidence(
     rest[rows] = False
     pool = (rest & data.inliers()).nonzero().flatten()
     problem = centred_likelihood(data, free, centres, pool)
+    if level.view_floor == 1:  # the comparison is of volumes: both have the views that the symmetric one was given
+        views = EstimatedDirections(len(free.directions), free.circle.angles, level.view_floor, free.projector.dtype)
+        problem = replace(problem, density=views)
     noise = free.random_model(generator, problem.data.ctf2_over_noise).coefficients
     unknowns = free.unknowns(replace(symmetric, coefficients=symmetric.coefficients + noise))
     for batch, steps, kept in (

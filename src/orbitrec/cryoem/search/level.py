@@ -116,6 +116,15 @@ class ResolutionLevel:
         return self.projector.grid
 
     @property
+    def view_floor(self) -> float:
+        """Weight of the uniform density in the estimated one: :data:`DENSITY_FLOOR`, and one under T, O and I.
+
+        Their asymmetric units have so few directions that a free density ends on one of them: a volume that only has to
+        look right along one axis explains a shell, whose views are alike, better than the truth does.
+        """
+        return 1.0 if self.basis.group.polyhedral else DENSITY_FLOOR
+
+    @property
     def directions(self) -> Float[Tensor, "d 3"]:
         """The viewing directions that are searched, unit vectors (d, 3)."""
         return self.projector.directions

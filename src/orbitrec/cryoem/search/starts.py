@@ -29,6 +29,7 @@ from orbitrec.volumes.voxel import VoxelVolume
 
 FREQUENCY_SHARE = 2 / 3
 BALL_SHARE = 0.44
+DENSITY_DEGREE = 4
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def moment_starts(
     starts = []
     # Means over views want an exact rule, which directions in an asymmetric unit are not.
     directions = level.directions if group.order == 1 else spherical_design(design_degree(level.bandwidth))
-    for match in match_moments(target, basis, directions, generator=generator, starts=count):
+    degree = 0 if level.view_floor == 1 else DENSITY_DEGREE
+    for match in match_moments(target, basis, directions, generator=generator, starts=count, density_degree=degree):
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
         volume = SphericalBesselVolume(own, match.coefficients * math.sqrt(shrink))
         log_views = match.log_density
