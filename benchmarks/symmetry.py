@@ -34,7 +34,8 @@ ORBITREC = [sys.executable, "-m", "orbitrec"]
 def assembled(unit: Tensor, group: PointGroup, distance_px: float) -> Tensor:
     """Copies of a map, rotated anyhow and moved off every axis of the group."""
     rotated = random_rotations(1, torch.Generator().manual_seed(0))[0]
-    aside = distance_px * torch.tensor([0.8, 0.45 * group.dihedral, 0.4 * group.dihedral], dtype=torch.float64)
+    several = len(group.axes) > 1
+    aside = distance_px * torch.tensor([0.8, 0.45 * several, 0.4 * several], dtype=torch.float64)
     placed = Alignment(rotated, aside, False, 1.0).apply(unit)
     none = torch.zeros(3, dtype=torch.float64)
     copies = (Alignment(element, none, False, 1.0).apply(placed) for element in group.matrices())

@@ -37,7 +37,7 @@ KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "device", "diameter_A",
     "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "handedness", "starts", "half_sets",
     "half_sets_from", "half_maps_unmasked_fsc0143_A", "seconds", "peak_memory_GiB", "dialect", "posed", "checks",
-    "contrast_of_images", "symmetry", "symmetry_score", "format", "scf_star", "unsampled", "cfar",
+    "contrast_of_images", "symmetry", "symmetry_score", "symmetry_kept", "format", "scf_star", "unsampled", "cfar",
     "finest_direction_A", "coarsest_direction_A",
 }  # fmt: skip
 TRUTH_KEYS = {"truth", "fsc05_A", "fsc0143_A", "correlation", "mirrored"}

@@ -15,8 +15,9 @@ from orbitrec.cryoem.search.multi_start import Candidate, Selection
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.fsc import FSC, HalfMapFSC
 from orbitrec.evaluation.orientation import ConicalFSC, fourier_sampling
+from orbitrec.geometry.asymmetric_unit import in_asymmetric_unit
 from orbitrec.geometry.grids import radial_frequencies
-from orbitrec.geometry.point_groups import PointGroup
+from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import random_rotations, rotation_vector_to_matrix
 from orbitrec.models.noise import NoiseSpectrum
@@ -59,7 +60,7 @@ def good() -> Evidence:
     selection = Selection(level, model, 0, ["random"] * 4, [10.0, 9.0, 9.5, 1.0], candidates)
     rotations = random_rotations(COUNT, torch.Generator().manual_seed(2))
     return Evidence(
-        _map(torch.exp(-0.05 * _distance().square())), rotations, RADIUS, 3.0, data, selection, None,
+        _map(torch.exp(-0.05 * _distance().square())), rotations, NO_SYMMETRY, RADIUS, 3.0, data, selection, None,
         fourier_sampling(rotations), _cones([7, 8, 8]), torch.ones(COUNT), None,
     )  # fmt: skip
 
@@ -89,6 +90,16 @@ def test_uniform_views_have_their_shares():
     cone, slices = view_shares(rotations)
     assert torch.allclose(cone, torch.full_like(cone, 1 - math.cos(math.radians(20))), atol=0.006)
     assert torch.allclose(slices, torch.ones_like(slices), atol=0.04)
+
+
+@pytest.mark.parametrize("name", ["D2", "O", "I"])
+def test_views_in_an_asymmetric_unit_are_uniform_over_the_sphere(name):
+    """They all lie near one axis, and the map is seen from everywhere."""
+    group = PointGroup.named(name)
+    rotations = in_asymmetric_unit(random_rotations(20_000, torch.Generator().manual_seed(3)), group)
+    cone, slices = view_shares(rotations, group)
+    assert torch.allclose(cone, torch.full_like(cone, 1 - math.cos(math.radians(20))), atol=0.01)
+    assert torch.allclose(slices, torch.ones_like(slices), atol=0.06)
 
 
 def _along_one_axis(count: int, spread: float) -> Tensor:

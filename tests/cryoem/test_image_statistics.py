@@ -69,6 +69,12 @@ def test_contrast_is_told_from_the_images(tmp_path: Path, with_ctf: bool) -> Non
     assert abs(image_statistics(_on_disk(tmp_path, noise, ctf)).contrast) < 5
 
 
+def test_a_hollow_shell_that_fills_its_box_is_bright(tmp_path: Path) -> None:
+    """As apoferritin's: the rim of its images is brighter than their middle."""
+    shell = (_ball(15.5) - _ball(10.0)).clamp(min=0)
+    assert image_statistics(_on_disk(tmp_path, _images(shell, _ctf()), _ctf())).contrast > 5
+
+
 @pytest.mark.parametrize("radius", [5.0, 8.0])
 def test_small_particles_get_a_smaller_ball(tmp_path: Path, radius: float) -> None:
     found = image_statistics(_on_disk(tmp_path, _images(_ball(radius), None), None))

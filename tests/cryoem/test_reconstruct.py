@@ -94,7 +94,7 @@ def test_normal_equations_are_the_direct_sums(simulated, n):
     generator = torch.Generator().manual_seed(6)
     stack, rotations, shifts = simulated(torch.randn(n, n, n, generator=generator), 5)
     noise = NoiseSpectrum(1 + torch.rand(n // 2 + 1, generator=generator, dtype=torch.float64), n)
-    normal = _NormalEquations.empty(n)
+    normal = _NormalEquations.empty(n, odd=False)
     for rows in (torch.arange(2), torch.arange(2, 5)):
         normal.add(stack, noise, rows, rotations[rows], shifts[rows])
 
@@ -129,7 +129,7 @@ def test_right_hand_side_is_the_adjoint_of_projection(simulated):
     """``⟨A*y, v⟩ = Re⟨y, A v⟩`` with A v from the volume's own slices and y the particle images, any v."""
     n = 16
     stack, rotations, shifts = simulated(_phantom(n), 6, snr=0.5)
-    normal = _NormalEquations.empty(n)
+    normal = _NormalEquations.empty(n, odd=False)
     normal.add(stack, NoiseSpectrum.white(n, 2.0), torch.arange(6), rotations, shifts)
     v = torch.randn(n, n, n, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     projections = ParticleSimulation(VoxelVolume(v), n, PIXEL_A, rotations, shifts, stack.ctf).clean(
@@ -233,7 +233,21 @@ def test_the_other_hand_is_seen_from_mirrored_views_as_the_map_was(n):
 
 def test_equivalent_views_make_a_symmetric_map(simulated):
     """Of particles without any symmetry: each counts at every pose that the group says is the same."""
-    n, group = 17, PointGroup.named("C2").matrices()  # in an even box a plane has no opposite
+    n, group = 17, PointGroup.named("C2")  # in an even box a plane has no opposite
     stack, rotations, shifts = simulated(_phantom(n), 12)
     found = half_map(stack, NoiseSpectrum.white(n, 1.0), torch.arange(12), rotations, shifts, group=group)
     assert torch.allclose(found, found.flip(1, 2), atol=0.01 * float(found.abs().max()))
+
+
+@pytest.mark.parametrize("n", [12, 13])
+@pytest.mark.parametrize("name", ["C3", "D3", "O", "I"])
+def test_sums_over_a_group_are_those_over_every_equivalent_view(simulated, name, n):
+    """Rotations that map the lattice to itself are taken on the lattice, the others one by one."""
+    group, noise, rows = PointGroup.named(name), NoiseSpectrum.white(n, 1.0), torch.arange(6)
+    stack, rotations, shifts = simulated(_phantom(n), 6)
+    found = half_map(stack, noise, rows, rotations, shifts, group=group)
+    every = _NormalEquations.empty(n, odd=False)
+    for element in group.matrices():
+        every.add(stack, noise, rows, element @ rotations, shifts)
+    expected = every.solve()
+    assert torch.allclose(found, expected, atol=2e-3 * float(expected.abs().max()))

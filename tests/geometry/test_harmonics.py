@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from orbitrec.geometry.harmonics import (
@@ -11,14 +10,11 @@ from orbitrec.geometry.harmonics import (
     harmonic_index,
     harmonic_phases,
     harmonics_of_degree,
-    indices_by_parity,
-    invariant_orders,
     largest_degree,
     nonconstant_harmonics,
     order_of,
     real_spherical_harmonics,
 )
-from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.quadrature import spherical_design
 
 
@@ -49,24 +45,7 @@ def test_nonconstant_harmonics_have_mean_zero_and_mean_square_one():
     assert nonconstant_harmonics(points, 0).shape == (len(points), 0)
 
 
-def test_parity_is_the_sign_in_the_opposite_direction():
-    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    here, opposite = (real_spherical_harmonics(p, 7) for p in (points, -points))
-    even, odd = indices_by_parity(7)
-    assert torch.allclose(here[:, even], opposite[:, even])
-    assert torch.allclose(here[:, odd], -opposite[:, odd])
+def test_phases_are_exact_powers():
     phases = harmonic_phases(7)
-    assert torch.equal(phases[even].imag, torch.zeros(len(even), dtype=torch.float64))
-    assert torch.equal(phases[odd].real, torch.zeros(len(odd), dtype=torch.float64))
     assert phases[harmonic_index(1, 0)] == -1j
     assert phases[harmonic_index(2, -2)] == -1
-
-
-@pytest.mark.parametrize("name", ["C3", "D2", "D3"])
-def test_invariant_harmonics_are_those_that_a_group_leaves_as_they_are(name):
-    group = PointGroup.named(name)
-    points = torch.randn(30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    here = real_spherical_harmonics(points, 6)
-    change = sum((real_spherical_harmonics(points @ matrix.mT, 6) - here).abs().amax(0) for matrix in group.matrices())
-    same = [harmonic_index(l, m) for l in range(7) for m in invariant_orders(l, group)]
-    assert torch.nonzero(change < 1e-12).flatten().tolist() == same

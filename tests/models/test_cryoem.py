@@ -6,6 +6,7 @@ import torch
 from oracles import cartesian_templates
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, euler_to_matrix, in_plane, random_rotations
@@ -144,6 +145,27 @@ def test_opposite_views_are_mirror_images():
     templates = polar_templates(ATOMS, GRID, DIRECTIONS)
     sign = (-1.0) ** torch.arange(GRID.max_mode + 1, dtype=torch.float64)[:, None]
     assert torch.allclose(templates[half:], sign * templates[:half].conj(), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["C3", "D2", "T", "O", "I"])
+def test_equivalent_directions_have_one_template_and_its_adjoint_fits(name):
+    """``v̂(g R k) = v̂(R k)``: the templates of d and of g d differ by the angle between their frames."""
+    group = PointGroup.named(name)
+    basis, grid = SphericalBesselBasis(9.0, 1.4, group=group), PolarGrid.for_radius(24, 1.2, 10.0)
+    half = random_rotations(1, torch.Generator().manual_seed(5))[0] @ group.matrices()[:7]
+    half = torch.cat([half[:, :, 2], (group.matrices()[1] @ half[:, :, 2].mT).mT])
+    projector = PolarProjector(basis, grid, torch.cat([half, -half]), torch.float64)
+    w = torch.randn(len(basis), generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    count, templates = len(half) // 2, projector.templates(w)
+    between = direction_frames(half[count:]).mT @ group.matrices()[1] @ direction_frames(half[:count])
+    psi = torch.atan2(between[:, 1, 0], between[:, 0, 0])
+    phase = torch.polar(torch.ones_like(psi)[:, None], psi[:, None] * torch.arange(grid.max_mode + 1))
+    rotated = templates[count : 2 * count] * phase[..., None]
+    assert torch.allclose(templates[:count], rotated, atol=1e-10 * float(templates.abs().max()))
+    x = torch.randn(templates.shape, generator=torch.Generator().manual_seed(7), dtype=torch.complex128)
+    assert float((templates.conj() * x).sum().real) == pytest.approx(float(w @ projector.adjoint(x)), rel=1e-10)
+    weight = torch.rand(len(templates), grid.node_count, generator=torch.Generator().manual_seed(8)).double()
+    assert torch.allclose(projector.gram(weight) @ w, projector.normal(w, weight), rtol=1e-8)
 
 
 def test_uniform_diagonal_is_the_mean_over_directions():

@@ -65,7 +65,7 @@ def summary(stack):
         half_maps=HalfMaps(HalfSetKind.ONE_REFERENCE, HalfSetOrigin.EVERY_OTHER, math.inf, 12.0),
         directions=Directions(0.93, 0.02, 0.61, 9.0, 11.0),
         shift_spread_px=1.0, contrast=Contrast.BRIGHT, contrast_of_images=Contrast.UNCLEAR,
-        handedness=Handedness.AS_FOUND, symmetry="C1", symmetry_score=None,
+        handedness=Handedness.AS_FOUND, symmetry="C1", symmetry_score=None, symmetry_kept=None,
         starts=(
             StartSummary(StartSource.MOMENTS, 1.0, None, False), StartSummary(StartSource.RANDOM, 2.0, 1.0, True)
         ),

@@ -41,7 +41,7 @@ def summary():
         search_resolution_A=12.0, half_maps=HalfMaps(HalfSetKind.INDEPENDENT, HalfSetOrigin.INPUT, 8.0, math.inf),
         directions=Directions(0.8, 0.01, 0.4, 7.0, math.inf),
         shift_spread_px=1.5, contrast=Contrast.DARK, contrast_of_images=Contrast.UNCLEAR,
-        handedness=Handedness.MIRRORED, symmetry="D2", symmetry_score=0.9,
+        handedness=Handedness.MIRRORED, symmetry="D2", symmetry_score=0.9, symmetry_kept=0.98,
         starts=(StartSummary(StartSource.MOMNET, 3.0, 0.5, True), StartSummary(StartSource.RANDOM, 2.0, None, False)),
         truth=TruthComparison("truth.mrc", 9.0, math.inf, 0.8, True), seconds={"read": 1.0, "total": 2.0},
         peak_memory_GiB=0.5,
@@ -51,7 +51,9 @@ def summary():
 def test_what_is_written_is_what_is_read(summary):
     text = summary.to_json()
     assert Summary.from_json(text) == summary
-    without = replace(summary, truth=None, directions=None, symmetry_score=None, starts=(), checks=())
+    without = replace(
+        summary, truth=None, directions=None, symmetry_score=None, symmetry_kept=None, starts=(), checks=()
+    )
     assert Summary.from_json(without.to_json()) == without
     assert not {"truth", "scf_star"} & json.loads(without.to_json()).keys()
 

@@ -18,6 +18,7 @@ from orbitrec import __version__
 from orbitrec.cli import (
     abinitio,
     evaluate,
+    expand,
     info,
     moments,
     mra,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.command()(abinitio.abinitio)
 app.command()(evaluate.evaluate)
+app.command()(expand.expand)
 app.command()(info.info)
 app.command()(rebalance.rebalance)
 app.command()(refine.refine)

@@ -24,7 +24,7 @@ ShiftPx = Annotated[
     float | None, typer.Option(min=0.1, help="First guess of the shifts' standard deviation, pixels. [0.05 box]")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same result.")]
-Symmetry = Annotated[str, typer.Option(help="Of the particle, where it is known: C2, C4, D7 …")]
+Symmetry = Annotated[str, typer.Option(help="Of the particle, where it is known: C2, D7, T, O, I …")]
 Flip = Annotated[bool, typer.Option("--flip", help="Give the map of the other handedness, with its poses.")]
 Truth = Annotated[Path | None, typer.Option(help="True map, to compare the result with (MRC).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run in OUTPUT was.")]

@@ -23,7 +23,7 @@ from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, m
 from orbitrec.cryoem.search.multiresolution import Search, SearchState, stepped
 from orbitrec.cryoem.search.pose_search import ParticleState
 from orbitrec.cryoem.search.starts import matched_starts
-from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry
+from orbitrec.cryoem.symmetry import SymmetryCheck, impose_symmetry, symmetry_evidence
 from orbitrec.evaluation.alignment import align
 from orbitrec.runtime.progress import RunState, Stage
 
@@ -98,11 +98,31 @@ def beginning(
         went_on=drawn,
     )  # fmt: skip
     run.timer("starts")
-    if drawn is not None and config.group.order == 1:
-        assert drawn.best is not None
-        return Beginning(selection, None, selection.level, drawn.best)
-    level, model, symmetry = impose_symmetry(selection.level, selection.model, config.group, data, particles.centres)
-    return Beginning(selection, symmetry, level, SearchState(model, particles))
+    level, model, symmetry = _symmetric(session, config, schedule, selection, data, particles)
+    if drawn is None or level is not selection.level:  # what is known of views would be of another frame
+        return Beginning(selection, symmetry, level, SearchState(model, particles))
+    assert drawn.best is not None
+    return Beginning(selection, symmetry, level, drawn.best)
+
+
+def _symmetric(
+    session: Session,
+    config: AbInitioConfig,
+    schedule: Schedule,
+    selection: Selection,
+    data: ParticleModes,
+    particles: ParticleState,
+) -> tuple[ResolutionLevel, VolumeAndViews, SymmetryCheck | None]:
+    """Level and model with the symmetry of the configuration, and what speaks for it; None without a symmetry."""
+    level, model, run = selection.level, selection.model, session.run
+    if level.basis.group.order == 1:
+        return impose_symmetry(level, model, config.group, data, particles.centres)
+
+    def judged() -> dict[str, object]:
+        found = symmetry_evidence(level, model, data, particles.centres, schedule, run.generator)
+        return {"score": found.score, "kept": found.kept}
+
+    return level, model, SymmetryCheck(level.basis.group, **run.step("symmetry", judged))
 
 
 @dataclass

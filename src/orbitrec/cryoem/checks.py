@@ -17,6 +17,7 @@ from orbitrec.cryoem.search.multi_start import Selection
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling
 from orbitrec.geometry.grids import radii
+from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.geometry.quadrature import spherical_design
 
 FEW_PARTICLES = 1000
@@ -51,6 +52,7 @@ class Evidence:
     Attributes:
         combined: map and half-maps.
         rotations: (N, 3, 3) RELION's rotation of every particle.
+        group: the symmetry that was imposed.
         radius: of the particle's ball, in pixels.
         pixel_size_A: of the images, in Å.
         data: the particles.
@@ -64,6 +66,7 @@ class Evidence:
 
     combined: CombinedMap
     rotations: Float[Tensor, "N 3 3"]
+    group: PointGroup
     radius: float
     pixel_size_A: float
     data: ParticleModes
@@ -125,27 +128,33 @@ def _starts(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def view_shares(rotations: Float[Tensor, "N 3 3"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+def view_shares(
+    rotations: Float[Tensor, "N 3 3"], group: PointGroup = NO_SYMMETRY
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
     """How evenly views cover the sphere: for many directions, the share of views near each, and the slices through it.
 
     A view and its opposite are the same. The slice of a view goes through the directions at right angles to it.
 
     Args:
         rotations: (N, 3, 3) RELION's rotation of every particle.
+        group: of the map; views that it makes equivalent count as one at each of their directions.
 
     Returns:
         Share of the views in a cone around each direction, and the number of slices that go near it over that of
         uniform views.
     """
     directions = spherical_design(15)
-    cosine = (directions @ rotations[:, :, 2].to(directions).mT).abs()
     half = math.radians(CONE_DEG)
-    cone = (cosine > math.cos(half)).double().mean(1)
-    return cone, (cosine < math.sin(half)).double().mean(1) / math.sin(half)
+    cone, slices = torch.zeros(2, len(directions), dtype=torch.float64)
+    for element in group.matrices():
+        cosine = (directions @ element @ rotations[:, :, 2].to(directions).mT).abs()
+        cone += (cosine > math.cos(half)).double().mean(1) / group.order
+        slices += (cosine < math.sin(half)).double().mean(1) / group.order / math.sin(half)
+    return cone, slices
 
 
 def _views(evidence: Evidence) -> Iterator[str]:
-    cone, slices = view_shares(evidence.rotations)
+    cone, slices = view_shares(evidence.rotations, evidence.group)
     if float(cone.max()) > COLLAPSED_SHARE:
         yield (
             f"{100 * float(cone.max()):.0f} % of the views are within {CONE_DEG:.0f}° of one axis: either the "

@@ -218,6 +218,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, _SEARCH)
+        if self.flip and self.group.name in {"I3", "I4"}:
+            raise InputError(f"a mirrored map would have {self.group}'s axes elsewhere; give I1 or I2, or do not flip")
 
     def with_diameter(self: C, found_A: float) -> C:
         """The settings with the diameter ``found_A`` (Å), unless they have one."""
@@ -261,7 +263,7 @@ class SearchConfig:
 _SEARCH = {
     **dict.fromkeys(("diameter_A", "resolution_A", "shift_px"), POSITIVE.or_none()),
     "seed": SEED,
-    "group": instance(PointGroup, "a point group, such as orbitrec.geometry.point_groups.PointGroup(4)"),
+    "group": instance(PointGroup, "a point group, such as orbitrec.geometry.point_groups.PointGroup.named('C4')"),
     "dense_is_dark": FLAG.or_none(),
     "flip": FLAG,
     "device": DEVICE,
@@ -315,6 +317,15 @@ class AbInitioConfig(SearchConfig):
     def starts(self) -> int:
         """Number of starts of all kinds."""
         return self.start.at_most(self.matched) + self.random
+
+    @property
+    def start_group(self) -> PointGroup:
+        """The symmetry that starts have already: T, O and I.
+
+        A shell, as such particles often are, looks the same from everywhere at low resolution, and a search without its
+        symmetry collapses on few views. Axes of Cn and Dn are better found in a start that is free.
+        """
+        return self.group if self.group.polyhedral else NO_SYMMETRY
 
 
 _AB_INITIO = {

@@ -29,6 +29,9 @@ UNEVEN_MEAN, UNEVEN_DEVIATION = 0.2, 0.1
 """Backgrounds further from one another than this, in standard deviations, are normalised image by image."""
 UNEVEN_SIGNAL = 0.1
 """Groups are brought to one scale if their signals differ in scale by more than this share."""
+SEEN = 0.4
+"""Radius in boxes of the disc whose skewness tells the contrast. It must show background beside the particle: within
+0.3 a shell such as apoferritin has nothing around its bright rim, and looks dark."""
 CLEAR = 5.0
 """Standard errors above which a statistic is taken to differ from zero."""
 
@@ -157,7 +160,7 @@ def _group_statistics(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]
     k = radial_frequencies(n)
     low = torch.exp(-0.5 * (k * n / (2 * math.pi * CYCLES)).square())
     radius = shell_indices(n).flatten()
-    inside, pixels = radius <= 0.3 * n, torch.bincount(radius).double()
+    inside, pixels = radius <= SEEN * n, torch.bincount(radius).double()
     profiles, contrasts, weights = [], [], []
     for run in sampled_runs(stack, rows):
         transform = centred_fft(stack.images(run)) * low.float()

@@ -18,6 +18,7 @@ from orbitrec.evaluation.fsc import FSC, HalfMapFSC, fourier_shell_correlation, 
 from orbitrec.evaluation.masks import soft_mask, soft_sphere
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import frequency_vectors, shell_indices
+from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise
 from orbitrec.optim.conjugate_gradients import solve_symmetric
@@ -80,7 +81,7 @@ def half_map(
     rotations: Float[Tensor, "N 3 3"],
     shifts_px: Float[Tensor, "N 2"],
     *,
-    group: Float[Tensor, "g 3 3"] | None = None,
+    group: PointGroup = NO_SYMMETRY,
     chunk: int | None = None,
     progress: Progress = lambda count: None,
     device: str = "cpu",
@@ -95,7 +96,7 @@ def half_map(
         rows: (h,) indices of the particles that are used.
         rotations: RELION's rotation of every particle of the stack, (N, 3, 3).
         shifts_px: displacement (x, y) of every particle's content in pixels, (N, 2).
-        group: rotations (g, 3, 3) of the map's point group; every particle is used at each of its equivalent poses.
+        group: of the map; every particle is used at each of its equivalent poses.
         chunk: images held at a time; by default as many as have two million pixels together.
         progress: called with the number of images done.
         device: where the equations are solved; their coefficients are summed on the CPU, by finufft.
@@ -104,18 +105,19 @@ def half_map(
         The map (m, m, m), z, y, x, in the stack's box; a larger box is sampled at :data:`LARGEST_BOX` voxels.
     """
     n = min(stack.n, LARGEST_BOX)
+    lattice, cosets = group.stepwise()
 
     def sums(chunks: tuple[Tensor, ...]) -> list[Tensor]:
-        normal = _NormalEquations.empty(n)
+        normal = _NormalEquations.empty(n, odd=len(lattice) > 1)
         for part in chunks:
-            for each in [None] if group is None else group:
-                rotated = rotations[part] if each is None else each @ rotations[part]
-                normal.add(stack, noise, part, rotated, shifts_px[part])
+            for each in cosets:
+                normal.add(stack, noise, part, each @ rotations[part], shifts_px[part])
             progress(len(part))
         return [normal.right, normal.kernel]
 
     chunks = rows.split(chunk or max(1, PIXELS_AT_ONCE // stack.n**2))
-    return _NormalEquations(*summed(shards(chunks), sums)).solve(device)
+    right, kernel = (_summed_over(lattice, grid) for grid in summed(shards(chunks), sums))
+    return _NormalEquations(right[:n, :n, :n], kernel[: 2 * n, : 2 * n, : 2 * n]).solve(device)
 
 
 def combined(
@@ -175,14 +177,15 @@ def _within_mask(
 
 @dataclass
 class _NormalEquations:
-    """``right``: A*y on n³ voxels; ``kernel``: of A*A on (2n)³."""
+    """``right``: A*y on n³ voxels; ``kernel``: of A*A on (2n)³; where sizes are odd, even ones have a plane more."""
 
     right: Complex[Tensor, "n n n"]
     kernel: Complex[Tensor, "m m m"]
 
     @classmethod
-    def empty(cls, n: int) -> "_NormalEquations":
-        return cls(*(torch.zeros(m, m, m, dtype=torch.complex64) for m in (n, 2 * n)))
+    def empty(cls, n: int, odd: bool) -> "_NormalEquations":
+        sizes = (m + 1 - m % 2 if odd else m for m in (n, 2 * n))
+        return cls(*(torch.zeros(m, m, m, dtype=torch.complex64) for m in sizes))
 
     def add(
         self,
@@ -193,7 +196,7 @@ class _NormalEquations:
         shifts: Float[Tensor, "b 2"],
     ) -> None:
         """Add particles; only half the plane is summed, since the other half is its conjugate."""
-        n, m = stack.n, len(self.right)
+        n, m = stack.n, min(stack.n, LARGEST_BOX)
         plane = frequency_vectors(n)
         kx, ky = plane.unbind(-1)
         used = (torch.hypot(kx, ky) * n / m < torch.pi * (1 - 1 / m)) & ((kx > 0) | ((kx == 0) & (ky >= 0)))
@@ -208,8 +211,8 @@ class _NormalEquations:
             filtered = filtered * torch.where(stack.premultiplied[rows, None], 1.0, ctf)
             power = power * ctf.square()
         where = torch.einsum("bij,pj->bpi", rotations[:, :, :2], points * n / m).reshape(-1, 3)
-        self.right += _type1(where, filtered.reshape(-1), m)
-        self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), 2 * m)
+        self.right += _type1(where, filtered.reshape(-1), len(self.right))
+        self.kernel += _type1(where, power.reshape(-1).to(filtered.dtype), len(self.kernel))
 
     def solve(self, device: str = "cpu", iterations: int = 20) -> Float[Tensor, "n n n"]:
         """Minimiser of the ridge-regularised quadratic; real, because conjugate halves were folded."""
@@ -223,6 +226,18 @@ class _NormalEquations:
             return torch.fft.irfftn(spectrum, s=(2 * n,) * 3)[:n, :n, :n].to(v.device) + ridge * v
 
         return solve_symmetric(apply, self.right.real.contiguous(), iterations=iterations)
+
+
+def _summed_over(lattice: Float[Tensor, "h 3 3"], grid: Complex[Tensor, "n n n"]) -> Complex[Tensor, "n n n"]:
+    """``Σ_h f(h x)`` of a function on a lattice centred on the origin, for rotations that map the lattice to itself."""
+    if len(lattice) == 1:
+        return grid
+    total, xyz = torch.zeros_like(grid), grid.permute(2, 1, 0)
+    for element in lattice:
+        source = element.abs().argmax(1)  # (h x)_i is x_source[i] or its negative
+        reversed_axes = [i for i in range(3) if float(element[i, source[i]]) < 0]
+        total += xyz.flip(reversed_axes).permute(*source.argsort().tolist()).permute(2, 1, 0)
+    return total
 
 
 def _type1(where: Float[Tensor, "p 3"], values: Complex[Tensor, "p"], n: int) -> Complex[Tensor, "n n n"]:

@@ -19,6 +19,7 @@ from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.cryoem.symmetry import SymmetryCheck
 from orbitrec.errors import InputError
 from orbitrec.evaluation.orientation import ConicalFSC, FourierSampling, conical_fsc, fourier_sampling
+from orbitrec.geometry.asymmetric_unit import in_asymmetric_unit
 from orbitrec.geometry.rotations import mirrored_views
 from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.particles import ParticleStack
@@ -35,7 +36,7 @@ class PosedMap:
     Attributes:
         combined: map and half-maps, dense positive.
         inverted: whether dense parts of the particle are dark in the images.
-        rotations: (N, 3, 3) RELION's rotation of every particle.
+        rotations: (N, 3, 3) RELION's rotation of every particle, its direction in the group's asymmetric unit.
         shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
         half_sets: (N,) 1 or 2.
         agreement: correlation of the maps of half-sets that were worked on apart, so that their FSC measures the
@@ -179,13 +180,12 @@ class Session:
             Map and half-maps, in the contrast of the images.
         """
         config, stack, used = self.config, self.stack, poses.statistics.inlier_probability > LIKELY
-        group = config.group.matrices() if config.group.order > 1 else None
 
         def rebuilt(half: int) -> dict[str, object]:
             rows, progress = ((halves == half) & used).nonzero().flatten(), self.run.counter(Stage.RECONSTRUCTION)
             found = half_map(
                 stack, self.data.noise, rows, poses.rotations, poses.shifts_px,
-                group=group, progress=progress, device=config.device,
+                group=config.group, progress=progress, device=config.device,
             )  # fmt: skip
             return {"map": found}
 
@@ -222,14 +222,25 @@ class Session:
         rotations, shifts_px = poses.rotations, poses.shifts_px
         if self.config.flip:
             found, rotations = found.mirrored(), mirrored_views(rotations)
+        rotations = in_asymmetric_unit(rotations, self.config.group)
         radius, pixel = self.config.radius_px(self.stack), self.stack.pixel_size_A
         sampling = fourier_sampling(rotations, self.config.group.matrices())
         first, second = found.half_maps
         conical = conical_fsc(first * found.mask, second * found.mask)
         evidence = Evidence(
-            found, rotations, radius, pixel, self.data, selection, symmetry, sampling, conical,
-            poses.statistics.inlier_probability, agreement,
-        )  # fmt: skip
+            found,
+            rotations,
+            self.config.group,
+            radius,
+            pixel,
+            self.data,
+            selection,
+            symmetry,
+            sampling,
+            conical,
+            poses.statistics.inlier_probability,
+            agreement,
+        )
         return PosedMap(
             combined=found,
             inverted=inverted,

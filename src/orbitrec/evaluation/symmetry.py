@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.evaluation.alignment import Alignment
 from orbitrec.evaluation.rigid_fit import Candidates, RigidFit
 from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.quadrature import spherical_design
@@ -14,13 +15,15 @@ from orbitrec.geometry.rotations import rotation_vector_to_matrix
 
 _AXES_DEGREE = 30
 """Degree of the design of axes that are tried: some 500 directions, 9° apart."""
+_AROUND = 120
+"""Places of a second axis about the first that are tried."""
 _SAME_ANGLE = math.radians(10)
 _CYCLES = (6, 12)
 
 
 @dataclass(frozen=True)
 class Axes:
-    """How a map is brought to a group's standard setting: ``v(Rᵀ(x − s))`` has its main axis on z, a two-fold one on x.
+    """How a map is brought to a group's standard setting: ``v(Rᵀ(x − s))`` has its axes where the group has them.
 
     Attributes:
         rotation: R.
@@ -34,38 +37,62 @@ class Axes:
     shift_px: Float[Tensor, "3"]
     score: float
 
+    def standard(self, volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
+        """The map in the group's setting."""
+        return Alignment(self.rotation, self.shift_px, False, 1.0).apply(volume)
+
 
 def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
     """The axes about which a map is most nearly symmetric.
 
     Every axis of a design is scored by the map's copy rotated by 2π/f about it, at the best shift (f is the fold of the
-    main axis), and the best are refined. A two-fold axis is then looked for at right angles to the main one.
+    group's first axis), and the best are refined. The second axis is then looked for at its angle to the first.
 
     Args:
         volume: the map, (n, n, n), z, y, x.
-        group: the point group.
+        group: the point group, not C1.
 
     Returns:
         The motion to the group's standard setting, and how symmetric the map is.
     """
     n = len(volume)
-    fits = [RigidFit.of(volume, volume, min(cycles, n // 2 - 1)) for cycles in _CYCLES]
+    fits = _fits(volume)
     directions = spherical_design(_AXES_DEGREE)
-    main, rotation, shift = _best(fits, directions[: len(directions) // 2], 2 * math.pi / group.fold)
-    rotations, shifts = [rotation], [shift]
-    across = torch.linalg.svd(main[None]).Vh[1:]
-    if group.dihedral:
-        angles = math.pi * torch.arange(60, dtype=torch.float64) / 60
-        across, rotation, shift = _best(fits, torch.stack([angles.cos(), angles.sin()], dim=1) @ across, math.pi)
+    first, *others = group.axes
+    main, rotation, shift = _best(fits, directions[: len(directions) // 2], 2 * math.pi / first.fold)
+    rotations, shifts, across = [rotation], [shift], torch.linalg.svd(main[None]).Vh[1:]
+    second, unit = across[0], first.unit()
+    target = torch.linalg.svd(unit[None]).Vh[1]
+    for other in others:
+        target, cosine = other.unit(), float(unit @ other.unit())
+        around = 2 * math.pi / _AROUND * torch.arange(_AROUND, dtype=torch.float64)
+        ring = torch.stack([around.cos(), around.sin()], dim=1) @ across
+        ring = cosine * main + math.sqrt(1 - cosine**2) * ring
+        second, rotation, shift = _best(fits, ring, 2 * math.pi / other.fold)
+        second = second if cosine < 1e-6 or float(second @ main) > 0 else -second
         rotations, shifts = [*rotations, rotation], [*shifts, shift]
-        across = across[None]
-    x = across[0] - (across[0] @ main) * main
-    x = x / x.norm()
-    standard = torch.stack([x, torch.linalg.cross(main, x), main])
+    standard = _frame(unit, target).mT @ _frame(main, second)
     # A rotation Q about an axis through p moves the map by (1 − Q) p.
     stacked = torch.cat([torch.eye(3, dtype=torch.float64) - each for each in rotations])
     centre = torch.linalg.pinv(stacked, rtol=1e-3) @ torch.cat(shifts)
     return Axes(standard, -n * standard @ centre, _score(fits[-1], group, standard, centre))
+
+
+def symmetry_score(volume: Float[Tensor, "n n n"], group: PointGroup) -> float:
+    """How symmetric a map is about the axes of a group in its standard setting: :attr:`Axes.score`."""
+    centre = torch.zeros(3, dtype=torch.float64)
+    return _score(_fits(volume)[-1], group, torch.eye(3, dtype=torch.float64), centre)
+
+
+def _fits(volume: Float[Tensor, "n n n"]) -> list[RigidFit]:
+    return [RigidFit.of(volume, volume, min(cycles, len(volume) // 2 - 1)) for cycles in _CYCLES]
+
+
+def _frame(main: Float[Tensor, "3"], second: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """Rows: the part of the second vector at right angles to the main one, their product, the main one."""
+    x = second - (second @ main) * main
+    x = x / x.norm()
+    return torch.stack([x, torch.linalg.cross(main, x), main])
 
 
 def _best(

@@ -46,6 +46,14 @@ def spherical_design(degree: int) -> Float[Tensor, "points 3"]:
     return torch.cat([half, -half])
 
 
+def spiral_points(count: int) -> Float[Tensor, "count 3"]:
+    """Unit vectors spread evenly over the sphere along a spiral of Fibonacci, as many as are wanted."""
+    step = torch.arange(count, dtype=torch.float64)
+    z, azimuth = 1 - (2 * step + 1) / count, math.pi * (3 - math.sqrt(5)) * step
+    flat = (1 - z.square()).sqrt()
+    return torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), z], dim=1)
+
+
 def circle_rule(count: int) -> Float[Tensor, "count"]:
     """Angles ``2πj/count`` in radians, weights 1/count: exact for ``e^{imψ}``, −count < m < count.
 

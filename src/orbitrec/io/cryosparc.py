@@ -293,7 +293,7 @@ class CryosparcTable:
             shifts_A: displacement (x, y) of every particle's content in Å.
             stacks: the stack file found for each of ``sources().names``; None takes them to be beside the table.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
-            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+            rows: the rows that are written, ascending, as often as named; the poses are theirs. None writes all.
             statistics: what else is known of every particle; None leaves the fields of an alignment as they are.
         """
         at = np.arange(len(self)) if rows is None else rows.numpy()

@@ -330,7 +330,7 @@ class RelionTable:
             shifts_A: displacement (x, y) of every particle's content in Å.
             stacks: the stack file found for each of ``sources().names``; None keeps the names.
             halves: half-set of every particle, 1 or 2; None keeps those of the file.
-            rows: the rows that are written, ascending; the poses are those of these rows. None writes all.
+            rows: the rows that are written, ascending, as often as named; the poses are theirs. None writes all.
             statistics: what else is known of every particle; None adds no columns.
         """
         at = np.arange(len(self)) if rows is None else rows.numpy()
@@ -363,7 +363,7 @@ class RelionTable:
 
     def _rewrite(self, path: Path | str, columns: dict[str, list[str]], rows: Int[np.ndarray, "K"]) -> None:
         """Write these rows with these columns changed or added."""
-        rewrite_loop(self.path, path, self.block_name, columns, np.isin(np.arange(len(self)), rows).tolist())
+        rewrite_loop(self.path, path, self.block_name, columns, np.bincount(rows, minlength=len(self)).tolist())
 
     def identities(self) -> Mapping[str, Sequence[Hashable]]:
         """Micrograph and coordinates, where the table has them: boxes of any size at one place hold one particle."""

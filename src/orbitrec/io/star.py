@@ -209,9 +209,9 @@ def rewrite_loop(
     target: Path | str,
     block: str,
     columns: Mapping[str, Sequence[str]],
-    kept: Sequence[bool] | None = None,
+    kept: Sequence[int] | None = None,
 ) -> None:
-    """Copy a STAR file with other columns or fewer rows of one loop, atomically; every other character is kept.
+    """Copy a STAR file with other columns or rows of one loop, atomically; every other character is kept.
 
     Columns that the loop does not have are added after its last one.
 
@@ -220,12 +220,12 @@ def rewrite_loop(
         target: the file to write.
         block: name of the loop's block, without ``data_``.
         columns: column name, without its underscore → the value of every row that is written.
-        kept: for every row of the loop, whether it is written; None writes all, for which there are values.
+        kept: how often every row of the loop is written, 0 for not; None writes each once.
 
     Raises:
         InputError: if the block is not a loop of as many rows, as after a change of the file.
     """
-    kept = [True] * len(next(iter(columns.values()))) if kept is None else kept
+    kept = [1] * len(next(iter(columns.values()))) if kept is None else kept
     with (
         source.open(encoding="utf-8", errors="surrogateescape", newline="") as file,
         replacing(target) as temporary,
@@ -239,7 +239,7 @@ def rewrite_loop(
 
 
 def _rewritten_loop(
-    lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]], kept: Sequence[bool]
+    lines: Iterator[str], source: Path, columns: Mapping[str, Sequence[str]], kept: Sequence[int]
 ) -> Iterator[str]:
     """The lines of one block up to the next one's name, with ``columns`` set and only the rows that are kept."""
     labels: list[str] = []
@@ -264,8 +264,9 @@ def _rewritten_loop(
             continue
         if row >= len(kept):
             raise InputError(f"{source} has more rows than when it was read; leave it alone while a run needs it")
-        if kept[row]:
-            yield _rewritten_row(line, [(at, values[written]) for at, values in changed])
+        whole = line if kept[row] < 2 or line.endswith("\n") else f"{line}\n"  # a last line may have no end
+        for _ in range(kept[row]):
+            yield _rewritten_row(whole, [(at, values[written]) for at, values in changed])
             written += 1
         row += 1
     if row != len(kept):

@@ -18,7 +18,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
-from orbitrec.geometry.harmonics import harmonic_count, harmonic_phases, indices_by_parity, real_spherical_harmonics
+from orbitrec.geometry.harmonics import real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
 from orbitrec.models.base import Circle
@@ -107,16 +107,16 @@ class PolarProjector:
     @cached_property
     def _angular(self) -> list[tuple[Float[Tensor, "two hm lm"], Int[Tensor, "lm"], slice]]:
         """For each parity: real and imaginary matrices that include (−i)^l and c_m, indices of harmonics, modes."""
-        degree, M = self.basis.degree, self.grid.max_mode
-        columns = indices_by_parity(degree)
+        degree, M, functions = self.basis.degree, self.grid.max_mode, self.basis.angular
+        columns = functions.by_parity
         blocks: list[list[Tensor]] = [[], []]
         # A few directions at a time: the harmonics on their circles are much larger than their modes.
         for part in self.directions[: len(self.directions) // 2].double().split(32):
             harmonics = real_spherical_harmonics(equators(part, 2 * max(degree, M) + 2), degree)
             modes = torch.fft.rfft(harmonics, dim=1, norm="forward")[:, : M + 1] * self.grid.mode_weights[:, None]
-            modes = modes * harmonic_phases(degree)
+            modes = functions.combined(modes) * functions.phases
             for parity in (0, 1):
-                block = modes[:, parity::2][:, :, columns[parity]].reshape(-1, len(columns[parity]))
+                block = modes[:, parity::2][:, :, columns[parity]].flatten(0, 1)
                 blocks[parity].append(torch.stack([block.real, block.imag]).to(self.dtype))
         return [
             (torch.cat(blocks[q], dim=1).to(self.device), columns[q].to(self.device), slice(q, None, 2)) for q in (0, 1)
@@ -156,7 +156,7 @@ class PolarProjector:
         """``C* x`` for the real inner product ``Re Σ conj(T) x``."""
         half, K = len(self.directions) // 2, self.grid.node_count
         folded = x[:half] + self._mirror_sign * x[half:].conj()
-        shells = x.real.new_zeros(harmonic_count(self.basis.degree), K)
+        shells = x.real.new_zeros(len(self.basis.angular), K)
         for matrix, columns, modes in self._angular:
             part = folded[:, modes].reshape(-1, K)
             shells[columns] = matrix[0].mT @ part.real + matrix[1].mT @ part.imag
@@ -168,7 +168,7 @@ class PolarProjector:
 
     def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
         """The matrix ``C* W C`` of :meth:`normal`, for bases of about a hundred functions."""
-        lm, count = self.basis.lm, harmonic_count(self.basis.degree)
+        lm, count = self.basis.lm, len(self.basis.angular)
         shells = (weight.to(self.device).mT @ self._angular_power).reshape(-1, count, count).cpu()
         return torch.einsum("ik,jk,kij->ij", self.radial, self.radial, shells[:, lm[:, None], lm])
 
@@ -177,10 +177,9 @@ class PolarProjector:
         """``C_m[d, lm] (−i)^l c_m`` as one array, for small bases: ``T = Σ_lm angular · A_lm(k) s_k``."""
         half = len(self.directions) // 2
         kind = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        harmonics = harmonic_count(self.basis.degree)
-        out = torch.zeros(2 * half, self.grid.max_mode + 1, harmonics, dtype=kind, device=self.device)
+        out = torch.zeros(2 * half, self.grid.max_mode + 1, len(self.basis.angular), dtype=kind, device=self.device)
         for matrix, columns, modes in self._angular:
-            values = torch.complex(*matrix).reshape(half, -1, len(columns))
+            values = torch.complex(*matrix).unflatten(0, (half, -1))
             out[:half, modes] = out[:half, modes].index_copy(2, columns, values)
         out[half:] = self._mirror_sign * out[:half].conj()
         return out

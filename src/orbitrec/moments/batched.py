@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from orbitrec.geometry.harmonics import indices_by_parity
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, antipodal_weights, block_moments, shifted_uniform_moments
 
@@ -34,7 +33,7 @@ class BatchedMoments:
         basis, half = self.projector.basis, len(self.projector.directions) // 2
         angular = self.projector.angular[:half, : basis.degree + 1]
         blocks = []
-        for parity, columns in enumerate(indices_by_parity(basis.degree)):
+        for parity, columns in enumerate(basis.angular.by_parity):
             part = angular[:, parity::2][:, :, columns]
             rows = torch.cat([part.real, part.imag]).flatten(0, 1)
             pick = (basis.lm == columns[:, None]).to(rows.dtype)

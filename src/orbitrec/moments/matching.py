@@ -181,7 +181,7 @@ class _Problem:
     ) -> "_Problem":
         projector = PolarProjector(basis, target.grid, directions.double(), torch.float64)
         # In the prior the log density has the standard deviation 0.7: the density varies by factors of two.
-        harmonics = nonconstant_harmonics(directions, density_degree)
+        harmonics = nonconstant_harmonics(directions, density_degree, basis.group)
         harmonics = harmonics * (0.7 / math.sqrt(max(1, harmonics.shape[1])))
         nothing = target.moments - target.moments
         return cls(target, projector, prior_scale(target, projector), harmonics, shift_px, target.misfit(nothing))

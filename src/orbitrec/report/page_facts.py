@@ -106,10 +106,11 @@ def _repeatability(summary: Summary) -> str:
 
 
 def _symmetry(summary: Summary) -> str:
-    if summary.symmetry_score is None:
+    if summary.symmetry_score is None or summary.symmetry_kept is None:
         return "C1: none"
     return (
-        f"{summary.symmetry}, imposed; before, the map correlated by {summary.symmetry_score:.2f} with itself rotated"
+        f"{summary.symmetry}, imposed; without it the map correlates by {summary.symmetry_score:.2f} with itself "
+        f"rotated, and with it has {100 * summary.symmetry_kept:.0f} % of the log-likelihood"
     )
 
 

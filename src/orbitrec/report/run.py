@@ -217,6 +217,7 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         handedness=Handedness.MIRRORED if config.flip else Handedness.AS_FOUND,
         symmetry=str(config.group),
         symmetry_score=None if result.symmetry is None else result.symmetry.score,
+        symmetry_kept=None if result.symmetry is None else result.symmetry.kept,
         starts=_starts(result.selection),
         truth=truth,
         seconds=result.seconds | {"total": sum(result.seconds.values())},

@@ -174,7 +174,8 @@ class Summary:
         contrast_of_images: what the images showed before.
         handedness: which mirror image the map is.
         symmetry: point group that was imposed; C1 for none.
-        symmetry_score: how far the map showed the symmetry before it was imposed; None without symmetry.
+        symmetry_score: how far the map shows the symmetry where it is not imposed; None without symmetry.
+        symmetry_kept: log-likelihood of the symmetric map over that of one without the symmetry; None without symmetry.
         starts: in order; one for a map that was refined.
         truth: comparison with the truth; None where none was given.
         seconds: of every stage, and ``total``.
@@ -203,6 +204,7 @@ class Summary:
     handedness: Handedness
     symmetry: str
     symmetry_score: float | None
+    symmetry_kept: float | None
     starts: tuple[StartSummary, ...]
     truth: TruthComparison | None
     seconds: Mapping[str, float]
@@ -352,6 +354,7 @@ def _from_format_1(old: Mapping[str, Any]) -> dict[str, Any]:
         "device": "cpu",
         "symmetry": "C1",
         "symmetry_score": None,
+        "symmetry_kept": None,
         **old,
         "format": FORMAT,
         "checks": old["warnings"],

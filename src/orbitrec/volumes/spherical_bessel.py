@@ -23,13 +23,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.grids import pixel_vectors
-from orbitrec.geometry.harmonics import (
-    harmonic_count,
-    harmonic_index,
-    harmonic_phases,
-    invariant_orders,
-    real_spherical_harmonics,
-)
+from orbitrec.geometry.harmonics import InvariantHarmonics
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 
 
@@ -112,11 +106,13 @@ class SphericalBesselBasis:
         return len(self.zeros) - 1
 
     @cached_property
+    def angular(self) -> InvariantHarmonics:
+        """The angular functions: harmonics, or combinations of them that the group leaves as they are."""
+        return InvariantHarmonics(self.degree, self.group)
+
+    @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
-        rows = [
-            (harmonic_index(l, m), u)
-            for l, us in enumerate(self.zeros) for m in invariant_orders(l, self.group) for u in us
-        ]  # fmt: skip
+        rows = [(i, u) for i, l in enumerate(self.angular.degrees.tolist()) for u in self.zeros[l]]
         lm, u = zip(*rows, strict=True)
         return np.array(lm), np.array(u)
 
@@ -124,13 +120,13 @@ class SphericalBesselBasis:
         return len(self._index[0])
 
     def _for_each_order(self, radial: list[np.ndarray]) -> Float[Tensor, "p x"]:
-        """Functions of every (l, s), one array for each l, repeated for every order m that the basis has."""
-        blocks = (np.tile(block, (len(invariant_orders(l, self.group)), 1)) for l, block in enumerate(radial))
+        """Functions of every (l, s), one array for each l, repeated for every angular function of that degree."""
+        blocks = (np.tile(block, (count, 1)) for count, block in zip(self.angular.counts, radial, strict=True))
         return torch.from_numpy(np.concatenate(list(blocks)))
 
     @cached_property
     def lm(self) -> Int[Tensor, "p"]:
-        """Index of the harmonic of each coefficient (:mod:`orbitrec.geometry.harmonics`)."""
+        """Index of each coefficient's function among :attr:`angular`: without a group that of its harmonic."""
         return torch.from_numpy(self._index[0])
 
     @cached_property
@@ -154,7 +150,7 @@ class SphericalBesselBasis:
 
     def angular_sum(self, radial: Float[Tensor, "p k"], w: Float[Tensor, "p"]) -> Float[Tensor, "lm k"]:
         """``A_lm(k) = Σ_s F_ls(k) w_lms``: the volume's harmonics on each shell, without the factor (−i)^l."""
-        out = radial.new_zeros(harmonic_count(self.degree), radial.shape[1])
+        out = radial.new_zeros(len(self.angular), radial.shape[1])
         return out.index_add_(0, self.lm.to(radial.device), radial * w[:, None].to(radial.dtype))
 
     def radial_values(self, r: Float[Tensor, "r"]) -> Float[Tensor, "p r"]:
@@ -167,7 +163,7 @@ class SphericalBesselBasis:
 
     def values(self, points: Float[Tensor, "x 3"]) -> Float[Tensor, "x p"]:
         """``ψ_lms`` at points (x, y, z) in pixels inside the ball (float64)."""
-        harmonics = real_spherical_harmonics(points, self.degree)[:, self.lm]
+        harmonics = self.angular.values(points)[:, self.lm]
         return self.radial_values(points.double().norm(dim=1)).mT * harmonics
 
     def embed(self, w: Float[Tensor, "p"], larger: "SphericalBesselBasis") -> Float[Tensor, "q"]:
@@ -197,9 +193,9 @@ class SphericalBesselVolume:
         """``v̂(k) = Σ (−i)^l F_ls(|k|) Y_lm w_lms`` at frequency vectors in radians per pixel."""
         flat = points.reshape(-1, 3).double()
         shell, inverse = torch.unique(flat.norm(dim=-1).mul(1e9).round().div(1e9), return_inverse=True)
-        harmonics = real_spherical_harmonics(flat, self.basis.degree)
+        harmonics = self.basis.angular.values(flat)
         amplitude = self.basis.angular_sum(self.basis.radial(shell), self.coefficients.double())
-        rotated = amplitude * harmonic_phases(self.basis.degree)[:, None]
+        rotated = amplitude * self.basis.angular.phases[:, None]
         values = torch.einsum("pa,ap->p", harmonics.to(rotated.dtype), rotated[:, inverse])
         dtype = torch.complex128 if points.dtype == torch.float64 else torch.complex64
         return values.reshape(points.shape[:-1]).to(dtype)
@@ -217,4 +213,4 @@ class SphericalBesselVolume:
 def _density(basis: SphericalBesselBasis, w: Float[Tensor, "p"], points: Float[Tensor, "x 3"]) -> Float[Tensor, "x"]:
     r2, inverse = torch.unique(points.square().sum(-1).mul(1e6).round(), return_inverse=True)
     amplitude = basis.angular_sum(basis.radial_values((r2 / 1e6).sqrt()), w)
-    return torch.einsum("pa,ap->p", real_spherical_harmonics(points, basis.degree), amplitude[:, inverse])
+    return torch.einsum("pa,ap->p", basis.angular.values(points), amplitude[:, inverse])

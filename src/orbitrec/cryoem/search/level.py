@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec.densities.kernel import smoothing_weights
+from orbitrec.geometry.asymmetric_unit import spread_directions
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.geometry.quadrature import design_sizes, spherical_design
+from orbitrec.geometry.quadrature import design_sizes
 from orbitrec.inference.orbit_likelihood import GaussianPrior
 from orbitrec.models.base import Circle
 from orbitrec.models.cryoem import PolarProjector, polar_circle
@@ -27,6 +28,11 @@ PRIOR_FACTOR = 4.0
 plays the part of RELION's regularisation parameter T."""
 DENSITY_FLOOR = 0.2
 """Weight of the uniform density mixed into the estimated view density, so that no direction is given up."""
+
+
+def design_degree(bandwidth: float) -> int:
+    """Degree of the spherical design that resolves a bandwidth, radius · k_max."""
+    return min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +85,8 @@ class ResolutionLevel:
     ) -> "ResolutionLevel":
         """The level of a bandwidth, for a particle of some radius and symmetry.
 
-        Directions are a spherical design of a degree a little above the bandwidth B, and there are about 2.4 B angles.
+        Directions are a spherical design of a degree a little above the bandwidth B, or as dense in the asymmetric unit
+        of a group, and there are about 2.4 B angles.
 
         Args:
             grid: the images' polar grid; the level has its part below the bandwidth.
@@ -93,9 +100,9 @@ class ResolutionLevel:
         """
         part = grid.truncated(bandwidth / radius, radius)
         basis = SphericalBesselBasis(radius, float(part.nodes[-1]), group=group)
-        degree = min(max(design_sizes()), math.ceil(1.05 * bandwidth + 2))
         angles = 2 * math.ceil(1.2 * bandwidth)
-        projector = PolarProjector(basis, part, spherical_design(degree), device=device)
+        directions = spread_directions(design_degree(bandwidth), group)
+        projector = PolarProjector(basis, part, directions, device=device)
         return cls(bandwidth, projector, polar_circle(part, angles))
 
     @property
@@ -107,6 +114,15 @@ class ResolutionLevel:
     def grid(self) -> PolarGrid:
         """The images' polar grid."""
         return self.projector.grid
+
+    @property
+    def view_floor(self) -> float:
+        """Weight of the uniform density in the estimated one: :data:`DENSITY_FLOOR`, and one under T, O and I.
+
+        Their asymmetric units have so few directions that a free density ends on one of them: a volume that only has to
+        look right along one axis explains a shell, whose views are alike, better than the truth does.
+        """
+        return 1.0 if self.basis.group.polyhedral else DENSITY_FLOOR
 
     @property
     def directions(self) -> Float[Tensor, "d 3"]:
@@ -181,5 +197,8 @@ class ResolutionLevel:
 
     def directional_kernel(self, coarse: "ResolutionLevel") -> Float[Tensor, "d e"]:
         """Smoothing weights from a coarser level's directions to this one's: von Mises–Fisher of its spacing."""
-        concentration = len(coarse.directions) / 4  # spacing² ≈ 4π/e, so the kernel's width is about a spacing
-        return smoothing_weights(coarse.directions, self.directions, concentration).to(self.projector.dtype)
+        copies = coarse.basis.group.matrices()
+        nodes = (coarse.directions @ copies.mT).movedim(0, 1).flatten(0, 1)  # each direction's copies side by side
+        concentration = len(nodes) / 4  # spacing² ≈ 4π/e, so the kernel's width is about a spacing
+        weights = smoothing_weights(nodes, self.directions, concentration)
+        return weights.unflatten(1, (-1, len(copies))).sum(2).to(self.projector.dtype)

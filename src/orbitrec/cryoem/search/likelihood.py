@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import NO_SHIFT, ParticleModes
-from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, ShellPowerPrior, VolumeAndViews
+from orbitrec.cryoem.search.level import ResolutionLevel, ShellPowerPrior, VolumeAndViews
 from orbitrec.cryoem.search.pose_search import ParticleState, candidate_directions, images_at_once, shift_search
 from orbitrec.inference.group_density import EstimatedDirections, KnownDensity
 from orbitrec.inference.likelihood import Observations
@@ -104,4 +104,4 @@ def given_views(problem: OrbitLikelihood, level: ResolutionLevel, model: VolumeA
 
 
 def _unknown_views(level: ResolutionLevel) -> EstimatedDirections:
-    return EstimatedDirections(len(level.directions), level.circle.angles, DENSITY_FLOOR, level.projector.dtype)
+    return EstimatedDirections(len(level.directions), level.circle.angles, level.view_floor, level.projector.dtype)

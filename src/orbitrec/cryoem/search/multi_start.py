@@ -202,8 +202,10 @@ def multi_start(
     order = torch.randperm(len(data), generator=generator)
     order = order[data.inliers()[order]]
     held, pool = order.tensor_split([schedule.held_out_of(len(order))])
-    low = ResolutionLevel.at(data.grid, radius, schedule.start_bandwidth, device=data.device)
-    high = ResolutionLevel.at(data.grid, radius, schedule.select_bandwidth, device=data.device)
+    low, high = (
+        ResolutionLevel.at(data.grid, radius, bandwidth, config.start_group, data.device)
+        for bandwidth in (schedule.start_bandwidth, schedule.select_bandwidth)
+    )
     common = _MultiStart(data, centres, pool, held, config, schedule, run)
 
     def begun() -> dict[str, object]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import given_views, searched_likelihood
 from orbitrec.cryoem.search.pose_search import ParticleState, PosesFound, with_trials
 from orbitrec.densities.gridded import mixed_with_uniform
@@ -169,7 +169,7 @@ class Search:
         assert particles.posterior is not None
         inlier = particles.posterior.inlier_probability
         views = inlier @ particles.directions / inlier.sum()
-        views = mixed_with_uniform(views, DENSITY_FLOOR)
+        views = mixed_with_uniform(views, level.view_floor)
         model = VolumeAndViews(state.model.coefficients, views.log())
         return SearchState(model, particles, found.rotations, found.shifts_px)
 

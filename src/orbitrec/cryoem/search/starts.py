@@ -13,7 +13,10 @@ from torch import Tensor
 
 from orbitrec.cryoem.accumulate import accumulate_moments
 from orbitrec.cryoem.config import StartKind
-from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews, design_degree
+from orbitrec.densities.kernel import smoothing_weights
+from orbitrec.evaluation.symmetry import find_axes
+from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.cryoem import polar_templates
 from orbitrec.moments.matching import MomentTarget, match_moments
@@ -22,9 +25,11 @@ from orbitrec.networks.pretrained import load_momnet
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
+from orbitrec.volumes.voxel import VoxelVolume
 
 FREQUENCY_SHARE = 2 / 3
 BALL_SHARE = 0.44
+DENSITY_DEGREE = 4
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,22 @@ def moment_starts(
     moments = accumulate_moments(stack, resolution_A, n * pixel / 2, rows=rows, device=level.projector.device)
     shrink = moments.grid.box / n  # they count lengths in larger pixels
     radius = BALL_SHARE * moments.grid.box
-    basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius)
+    group = level.basis.group
+    basis = SphericalBesselBasis(radius, float(moments.grid.nodes[-1]) + math.pi / radius, group=group)
     target = MomentTarget.estimated(moments)
     own = basis.rescaled(shrink)
     starts = []
-    for match in match_moments(target, basis, level.directions, generator=generator, starts=count):
+    # Means over views want an exact rule, which directions in an asymmetric unit are not.
+    directions = level.directions if group.order == 1 else spherical_design(design_degree(level.bandwidth))
+    degree = 0 if level.view_floor == 1 else DENSITY_DEGREE
+    for match in match_moments(target, basis, directions, generator=generator, starts=count, density_degree=degree):
         # An orthonormal function's transform goes with radius^{3/2}, polar coordinates with frequency.
         volume = SphericalBesselVolume(own, match.coefficients * math.sqrt(shrink))
-        log_views = match.log_density.to(level.projector.dtype)
+        log_views = match.log_density
+        if group.order > 1:
+            near = smoothing_weights(directions, level.directions, len(directions) / 4)
+            log_views = (near @ log_views.exp()).log().log_softmax(0)
+        log_views = log_views.to(level.projector.dtype)
         starts.append(Start(StartKind.moments, VolumeAndViews(fitted_coefficients(level, volume), log_views)))
     return starts
 
@@ -136,7 +149,11 @@ def momnet_start(stack: ParticleStack, rows: Int[Tensor, "n"], level: Resolution
         found = net(target)
     small = net.setting.volume(found.coefficients[0], radius * shrink)
     own = SphericalBesselBasis(radius, small.basis.k_max * shrink)
-    volume = SphericalBesselVolume(own, small.coefficients * math.sqrt(shrink))
+    volume: Volume = SphericalBesselVolume(own, small.coefficients * math.sqrt(shrink))
+    if level.basis.group.order > 1:
+        density = volume.to_grid(n).double()
+        volume = VoxelVolume(find_axes(density, level.basis.group).standard(density))
+        return Start(StartKind.momnet, VolumeAndViews(fitted_coefficients(level, volume), level.uniform_views()))
     views = log_views(found, net.setting, level.directions).to(level.projector.dtype)
     return Start(StartKind.momnet, VolumeAndViews(fitted_coefficients(level, volume), views))
 
