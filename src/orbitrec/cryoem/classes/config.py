@@ -40,11 +40,11 @@ class ClassSchedule:
         InputError: if a size is out of range, or there are not as many passes as bandwidths.
     """
 
-    bandwidths: tuple[float, ...] = (10.0, 16.0, 24.0)
-    passes: tuple[int, ...] = (10, 4, 2)
-    start_members: int = 20
+    bandwidths: tuple[float, ...] = (14.0, 19.0, 24.0)
+    passes: tuple[int, ...] = (6, 4, 2)
+    start_members: int = 4
     pool: int = 400
-    batch: int = 1000
+    batch: int = 500
 
     def __post_init__(self) -> None:
         check_fields(self, {"bandwidths": BANDWIDTHS, **dict.fromkeys(("start_members", "pool", "batch"), SIZE)})

@@ -9,12 +9,15 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.search.level import PRIOR_FACTOR
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations
 from orbitrec.inference.orbit_likelihood import GaussianPrior
 from orbitrec.models.base import Circle
 from orbitrec.models.planar import FourierBesselBasis, PlanarProjector
+
+PRIOR_FACTOR = 2.0
+"""Prior variance of a coefficient over the mean square of its class at that frequency: an average then keeps no
+frequency at which it has less signal than noise, and RELION's regularisation parameter T has the same value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ class ClassLevel:
         """Prior variance of the real and the imaginary part of every coefficient.
 
         It is the mean square of the class' own coefficients at neighbouring frequencies times
-        :data:`orbitrec.cryoem.search.level.PRIOR_FACTOR`.
+        :data:`PRIOR_FACTOR`.
         """
         square = coefficients.abs().square() / torch.where(self.basis.mode > 0, 2.0, 1.0)
         return PRIOR_FACTOR * (square @ self._shell_average.mT).clamp(min=torch.finfo(square.dtype).tiny)

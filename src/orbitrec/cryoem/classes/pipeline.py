@@ -155,8 +155,10 @@ def searched(
     def level(bandwidth: float) -> ClassLevel:
         return ClassLevel.at(data.grid, radius, bandwidth, classes)
 
-    def marched(name: str, part: ParticleModes, state: ClassState, plan: list[float]) -> tuple[ClassLevel, ClassState]:
-        step = ClassSearch(part, run).online_pass(schedule.batch)
+    def marched(
+        name: str, part: ParticleModes, state: ClassState, plan: list[float], narrowed: bool
+    ) -> tuple[ClassLevel, ClassState]:
+        step = ClassSearch(part, run).online_pass(schedule.batch, narrowed)
         return MultiResolution(name, [(bandwidth, step) for bandwidth in plan], level, prolongated).run(state, run)
 
     order = torch.randperm(len(data), generator=run.generator)
@@ -166,14 +168,15 @@ def searched(
     begin = level(schedule.bandwidths[0])
     start = random_averages(pool, begin, own.centres, schedule.start_members, run.generator)
     plan = [bandwidth for bandwidth, passes in coarse for _ in range(passes)] or [last]
-    at, state = marched("classes of a part", pool, ClassState(start, own), plan)
+    at, state = marched("classes of a part", pool, ClassState(start, own), plan, narrowed=False)
     finest = level(last)
     state = prolongated(at, finest, state)
     if len(rows) < len(data):
         state = ClassState(state.averages, known)
     if last_passes == 0:
         return finest, state
-    return marched("classes", data, state, [last] * last_passes)
+    # Those that no pass has seen yet are compared with all classes in the first.
+    return marched("classes", data, state, [last] * last_passes, narrowed=True)
 
 
 def prolongated(level: ClassLevel, finer: ClassLevel, state: ClassState) -> ClassState:

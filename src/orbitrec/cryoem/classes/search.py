@@ -33,8 +33,11 @@ WEIGHT_FLOOR = 0.2
 """Weight of equal shares that is mixed into the estimated shares of the classes, so that no class is given up."""
 DEAD = 0.15
 """A class with less than this part of the mean share has died."""
-FEWEST_BATCHES = 5
+FEWEST_BATCHES = 10
 """Least number of batches in a pass."""
+MEMORY = 0.2
+"""Passes that the statistics stand for. A particle's own noise, which was added to its class' average at the last pass,
+has then gone from it when the particle is seen again: otherwise it would be taken for a likeness."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,22 +218,24 @@ class ClassSearch:
     data: ParticleModes
     run: RunState
 
-    def online_pass(self, batch: int) -> Callable[[ClassLevel, ClassState], ClassState]:
+    def online_pass(self, batch: int, narrowed: bool = False) -> Callable[[ClassLevel, ClassState], ClassState]:
         """A step that makes one pass of online EM, and then revives classes that have died.
 
         Args:
             batch: particles after which the averages are updated.
+            narrowed: whether a particle is compared only with the classes that its last posterior favours. While
+                averages still change much, that would hold particles to classes that are not theirs.
 
         Returns:
             The step: a function of the level and of the state before, which returns the state after.
         """
 
         def step(level: ClassLevel, state: ClassState) -> ClassState:
-            candidates = candidate_classes(state.known)
+            candidates = candidate_classes(state.known) if narrowed else None
             found = MembersFound(level, state.known, candidates, shift_lattice(level, state.known.residual_px)[0])
             problem = class_likelihood(self.data, level, state.known, candidates, found.record)
             size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
-            solver, epochs = OnlineEM(size), -(-len(self.data) // size)
+            solver, epochs = OnlineEM(size, memory=MEMORY), -(-len(self.data) // size)
             begun = solver.init(problem, level.unknowns(state.averages))
             if state.statistics is not None:
                 begun = begun._replace(statistics=state.statistics, terms=state.terms)
