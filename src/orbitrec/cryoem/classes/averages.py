@@ -57,8 +57,12 @@ class MeasuredClasses:
     symmetry: Float[Tensor, "d"]
 
     def resolutions_A(self, pixel_size_A: float) -> list[float]:
-        """Where each class' correlation falls below 0.143, in Å; infinite where it never reaches it."""
-        return [curve.cutoff_A(0.143, pixel_size_A) for curve in self.frc]
+        """Where each class' correlation falls below 0.143, in Å; infinite where it never reaches it.
+
+        It is no finer than the last node, since nothing is known beyond.
+        """
+        finest = 2 * math.pi * pixel_size_A / float(self.nodes[-1])
+        return [max(curve.cutoff_A(0.143, pixel_size_A), finest) for curve in self.frc]
 
     def sorted(self) -> "MeasuredClasses":
         """The classes by falling number of members."""
@@ -166,8 +170,3 @@ def rotational_symmetry(
     best = torch.where(symmetric.any(1), highest, evidence.argmax(1))
     fold = torch.where(symmetric.any(1), best + FOLDS.start, 1)
     return fold, evidence.gather(1, best[:, None]).squeeze(1)
-
-
-def smallest_period_A(measured: MeasuredClasses, pixel_size_A: float) -> float:
-    """The finest resolution of the search, in Å."""
-    return 2 * math.pi * pixel_size_A / float(measured.nodes[-1])

@@ -16,8 +16,8 @@ from orbitrec.models.base import Circle
 from orbitrec.models.planar import FourierBesselBasis, PlanarProjector
 
 PRIOR_FACTOR = 2.0
-"""Prior variance of a coefficient over the mean square of its class at that frequency: an average then keeps no
-frequency at which it has less signal than noise, and RELION's regularisation parameter T has the same value."""
+"""Prior variance of a coefficient over the mean square of coefficients at its frequency: averages then keep no frequency
+at which they have less signal than noise. RELION's regularisation parameter T has the same value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +117,12 @@ class ClassLevel:
     def prior_variance(self, coefficients: Complex[Tensor, "d c"]) -> Float[Tensor, "d c"]:
         """Prior variance of the real and the imaginary part of every coefficient.
 
-        It is the mean square of the class' own coefficients at neighbouring frequencies times
-        :data:`PRIOR_FACTOR`.
+        It is :data:`PRIOR_FACTOR` times the mean square of coefficients at neighbouring frequencies, of all classes:
+        were it that of each class alone, weak classes would fade, and the others grow at their cost.
         """
         square = coefficients.abs().square() / torch.where(self.basis.mode > 0, 2.0, 1.0)
-        return PRIOR_FACTOR * (square @ self._shell_average.mT).clamp(min=torch.finfo(square.dtype).tiny)
+        power = self._shell_average @ square.mean(0)
+        return PRIOR_FACTOR * power.clamp(min=torch.finfo(power.dtype).tiny).expand(len(square), -1)
 
     @cached_property
     def _shell_average(self) -> Float[Tensor, "c c"]:
@@ -133,7 +134,7 @@ class ClassLevel:
 
 @dataclass(frozen=True, eq=False)
 class ClassPowerPrior:
-    """Every M-step takes a class' prior variances from the power that its average then has at each frequency.
+    """Every M-step takes the prior variances from the power that the averages then have at each frequency.
 
     Averages then grow only gradually, as :class:`orbitrec.cryoem.search.level.ShellPowerPrior` has it for volumes.
     """

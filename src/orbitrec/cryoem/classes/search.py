@@ -29,13 +29,14 @@ from orbitrec.optim.online import OnlineEM
 from orbitrec.optim.termination import StepInfo
 from orbitrec.runtime.progress import RunState, Stage
 
-WEIGHT_FLOOR = 0.2
-"""Weight of equal shares that is mixed into the estimated shares of the classes, so that no class is given up."""
+WEIGHT_FLOOR = 1.0
+"""Weight of equal shares that is mixed into the estimated shares of the classes: with shares of their own, large classes
+would draw particles from small ones until these die."""
 DEAD = 0.15
 """A class with less than this part of the mean share has died."""
 FEWEST_BATCHES = 10
 """Least number of batches in a pass."""
-MEMORY = 0.2
+MEMORY = 0.4
 """Passes that the statistics stand for. A particle's own noise, which was added to its class' average at the last pass,
 has then gone from it when the particle is seen again: otherwise it would be taken for a likeness."""
 
