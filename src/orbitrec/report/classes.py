@@ -279,7 +279,7 @@ def particle_classes(path: Path) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(existing_file(path))
-        return table[["class", "probability", "inlier_probability", "kept"]]
+        return pd.DataFrame({name: table[name] for name in ("class", "probability", "inlier_probability", "kept")})
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no list of particles that a run wrote; run again") from error
 

@@ -18,6 +18,9 @@ BANDS = (2.0, 5.0, 8.0, 12.0)
 """Edges of the bands whose power is compared, as bandwidths (radius · frequency)."""
 FAR = 4.0
 """Robust standard deviations from the typical class at which a score is one half."""
+NOISE = 2.0
+"""Mean log-likelihood of a member, over that of an image of noise, below which a class explains its members hardly better
+than noise does: empty images gather in it."""
 FEWEST = 3
 """Least number of members of a class that is kept."""
 
@@ -58,7 +61,7 @@ def ranked(measured: MeasuredClasses, pixel_size_A: float, radius_px: float) -> 
     deviation = torch.stack([_deviations(each, weight) for each in features.unbind(1)], dim=1)
     furthest, band = deviation.abs().max(1)
     score = torch.sigmoid(FAR - furthest)
-    few = measured.members < FEWEST
+    few, empty = measured.members < FEWEST, measured.likelihood < NOISE
     resolved = torch.tensor([math.isfinite(each) for each in measured.resolutions_A(pixel_size_A)])
     why = []
     for d in range(len(score)):
@@ -66,12 +69,14 @@ def ranked(measured: MeasuredClasses, pixel_size_A: float, radius_px: float) -> 
             why.append("hardly any particle belongs to it")
         elif not resolved[d]:
             why.append("averages of two halves do not agree")
+        elif empty[d]:
+            why.append("its members look like noise")
         elif score[d] <= 0.5:
             side = "less" if deviation[d, band[d]] < 0 else "more"
             why.append(f"{side} power than the other classes {_RANGES[int(band[d])]}")
         else:
             why.append("")
-    return Ranking(torch.where(few | ~resolved, 0.0, score), tuple(why))
+    return Ranking(torch.where(few | empty | ~resolved, 0.0, score), tuple(why))
 
 
 _RANGES = ("at the lowest frequencies", "at low frequencies", "at high frequencies")
