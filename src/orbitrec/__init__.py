@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from orbitrec.api import (
         simulate_particles as simulate_particles,
     )
+    from orbitrec.classification import classify2d as classify2d
     from orbitrec.cryoem.accumulate import accumulate_moments as accumulate_moments
+    from orbitrec.cryoem.classes.config import ClassesConfig as ClassesConfig
     from orbitrec.cryoem.config import AbInitioConfig as AbInitioConfig
     from orbitrec.cryoem.config import RefineConfig as RefineConfig
     from orbitrec.errors import InputError as InputError
@@ -69,7 +71,9 @@ _HOMES = {
     "orbitrec.api": (
         "Reconstruction", "abinitio", "evaluate", "open_particles", "refine", "simulate_particles",
     ),
+    "orbitrec.classification": ("classify2d",),
     "orbitrec.cryoem.accumulate": ("accumulate_moments",),
+    "orbitrec.cryoem.classes.config": ("ClassesConfig",),
     "orbitrec.cryoem.config": ("AbInitioConfig", "RefineConfig"),
     "orbitrec.errors": ("InputError",),
     "orbitrec.evaluation.alignment": ("align",),

@@ -36,6 +36,7 @@ from orbitrec.io.runs import RunFolder, new_run
 from orbitrec.io.simulation import write_simulation
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.simulate import ParticleSimulation, random_poses
+from orbitrec.report.classes import particles_of
 from orbitrec.report.notebook import notebook_html
 from orbitrec.report.run import KnownMap, compared_with_truth, summary_of, write_run
 from orbitrec.report.summary import RunKind, Summary
@@ -59,7 +60,8 @@ def open_particles(
     """The particle images that a table lists; they stay on disk until they are used.
 
     Args:
-        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or an MRC stack without a table.
+        path: a RELION STAR file (3.0 to 5), a cryoSPARC table, or an MRC stack without a table; or the folder of a run
+            of :func:`orbitrec.classify2d`, for the particles that it keeps.
         ctf: whether to read the CTF; None reads it where the table has one.
         pixel_size_A: pixel size of all images in Å, instead of what the file says.
         datadir: another folder that holds the stacks.
@@ -72,7 +74,7 @@ def open_particles(
         InputError: see :meth:`orbitrec.io.particles.ParticleStack.open`.
     """
     return ParticleStack.open(
-        path,
+        particles_of(Path(path)),
         datadir=None if datadir is None else Path(datadir),
         pixel_size_A=pixel_size_A,
         passthrough=None if passthrough is None else Path(passthrough),

@@ -17,6 +17,7 @@ import typer
 from orbitrec import __version__
 from orbitrec.cli import (
     abinitio,
+    classify2d,
     evaluate,
     expand,
     info,
@@ -46,6 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(abinitio.abinitio)
+app.command()(classify2d.classify2d)
 app.command()(evaluate.evaluate)
 app.command()(expand.expand)
 app.command()(info.info)

@@ -8,6 +8,7 @@ import re
 
 OPTIONS = {
     "batch": "--batch",
+    "classes": "--classes",
     "ctf=False": "--no-ctf",
     "datadir": "--datadir",
     "dense_is_dark": "--invert or --no-invert",

@@ -6,15 +6,18 @@ from typing import Annotated
 import typer
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of orbitrec abinitio or refine.")]) -> None:
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]) -> None:
     """Write RUN/report.html again from the files of a finished run.
 
     The page is one file that opens in any browser without a network: quality checks, what was read and assumed,
     resolution, the map to rotate, slices, particles against the map, views, shifts, convergence, and how to go on in
-    other programs.
+    other programs. That of orbitrec classify2d is a gallery of averages.
 
     Example:  orbitrec report run
     """
+    from orbitrec.report.classes import PARTICLE_TABLE
+    from orbitrec.report.classes_page import write_classes_page
     from orbitrec.report.page import write_report
 
-    typer.echo(write_report(run))
+    classified = (run / PARTICLE_TABLE).is_file()
+    typer.echo(write_classes_page(run) if classified else write_report(run))

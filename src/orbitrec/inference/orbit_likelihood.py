@@ -19,7 +19,7 @@ from torch import Tensor
 from orbitrec.inference.group_density import GroupDensity
 from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation, summed_statistics
 from orbitrec.inference.template_bank import TemplateBank
-from orbitrec.models.base import Circle, Projector
+from orbitrec.models.base import Circle, Projector, SeparableProjector
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.runtime.distributed import FEWEST, shards
 
@@ -231,6 +231,8 @@ class OrbitLikelihood:
         x: Float[Tensor, "p"],
         prior: Float[Tensor, "p"],
     ) -> Float[Tensor, "p"]:
+        if isinstance(self.projector, SeparableProjector):
+            return self.projector.solve(right, weight, prior)
         if len(x) <= self.m_step.dense:
             gram = self.projector.gram(weight.to(self.density.dtype)).double()
             return torch.linalg.solve(gram + torch.diag(prior), right)

@@ -81,6 +81,17 @@ class Projector(Protocol):
         ...
 
 
+@runtime_checkable
+class SeparableProjector(Projector, Protocol):
+    """A projector whose normal equations fall apart into systems so small that they are solved at once."""
+
+    def solve(
+        self, right: Float[Tensor, "p"], weight: Float[Tensor, "d k"], precision: Float[Tensor, "p"]
+    ) -> Float[Tensor, "p"]:
+        """Solve ``(C* W C + diag(precision)) w = right``, W being diagonal over directions and nodes; in float64."""
+        ...
+
+
 class LinearProjector(ABC):
     """A :class:`Projector` from ``templates`` and its ``adjoint`` alone.
 
