@@ -17,7 +17,7 @@ from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
-from orbitrec.cryoem.search.multiresolution import Plan, PosedVolume, Search, frequency_marching
+from orbitrec.cryoem.search.multiresolution import MEMORIES, Plan, PosedVolume, Search, frequency_marching
 from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
@@ -198,13 +198,15 @@ def trial_plan(search: Search, schedule: Schedule, begun: Beginning) -> Plan:
     Returns:
         Bandwidth (radius · k_max) and step, in order.
     """
-    finest = replace(search, counted=True)  # any pass at its level may turn out to be the last
-    steps = [
-        (b, (finest if b == schedule.bandwidths[-1] else search).trial_pass(schedule.trial_batch))
-        for b in schedule.bandwidths
-    ]
-    made = {begun.level.bandwidth: begun.state.passes}
-    return [step for step in steps for _ in range(schedule.trial_passes - made.get(step[0], 0))]
+    finest = replace(search, counted=True)
+    may_end = min(len(MEMORIES), schedule.trial_passes)  # the first pass that can turn out to be the last at its level
+    plan = []
+    for bandwidth in schedule.bandwidths:
+        made = begun.state.passes if bandwidth == begun.level.bandwidth else 0
+        for number in range(made + 1, schedule.trial_passes + 1):
+            counts = bandwidth == schedule.bandwidths[-1] and number >= may_end
+            plan.append((bandwidth, (finest if counts else search).trial_pass(schedule.trial_batch)))
+    return plan
 
 
 def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bool, drawn: bool = False) -> float:
