@@ -5,7 +5,7 @@ with and written again; every file that a run reads is cut off at random places,
 too. Wrong is a traceback, another status than 0 or 2, more or less than one sentence, a file left behind, a table that
 is written and misread, or a minute's silence.
 
-    python benchmarks/damaged_files.py --count 2000 --truncations 50 > docs/results/damaged-files.txt
+    python benchmarks/damaged_files.py --count 2000 --truncations 50
 """
 
 import argparse

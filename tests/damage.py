@@ -410,16 +410,23 @@ def _misread(path: Path) -> str | None:
 
 # Truncations of every file that a run reads -----------------------------------------------------------------------
 
-_SHORT = config.Schedule(
-    start_bandwidth=6.0, start_steps=4, settle_steps=2, settle_batch=50, select_bandwidth=6.0, select_steps=2,
-    bandwidths=(6.0, 8.0), passes=1,
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class _ShortSchedule(config.Schedule):
+    start_bandwidth: float = 6.0
+    start_steps: int = 4
+    settle_steps: int = 2
+    settle_batch: int = 50
+    select_bandwidth: float = 6.0
+    select_steps: int = 2
+    bandwidths: tuple[float, ...] = (6.0, 8.0)
+    passes: int = 1
 
 
 @contextmanager
 def short_runs() -> Iterator[None]:
     """Runs take seconds."""
-    with mock.patch.object(config, "Schedule", return_value=_SHORT):
+    with mock.patch.object(config, "Schedule", _ShortSchedule):
         yield
 
 

@@ -117,9 +117,7 @@ def test_a_run_says_how_far_phases_change(tmp_path):
         assert damage.said(damage.run_command(tmp_path, "five.star"), tmp_path).code == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     said = next(check for check in summary["checks"] if check.startswith("Not modelled"))
-    pattern = (
-        r"(.*rlnOddZernike.*)\. At ([\d.]+) Å they change phases by up to (\d+)° \(optics group 1\): more"
-    )
+    pattern = r"(.*rlnOddZernike.*)\. At ([\d.]+) Å they change phases by up to (\d+)° \(optics group 1\): more"
     found = re.search(pattern, said)
     assert found is not None, said
     assert float(found[2]) <= summary["search_resolution_A"] + 0.05
