@@ -3,9 +3,9 @@
 Files of every dialect are damaged (values, columns and lines exchanged, bytes changed, cut off, emptied), read, worked
 with and written again; every file that a run reads is cut off at random places, those that it reads when it is resumed
 too. Wrong is a traceback, another status than 0 or 2, more or less than one sentence, a file left behind, a table that
-is written and misread, or a minute's silence.
+is written and misread, or a minute of processor time.
 
-    python benchmarks/damaged_files.py --count 2000 --truncations 50 > docs/results/damaged-files.txt
+    python benchmarks/damaged_files.py --count 2000 --truncations 50
 """
 
 import argparse

@@ -3,7 +3,7 @@
 A RELION 3.1 table and a cryoSPARC table list the same particles in a thousand stacks, which need not be there. Reading
 is all that a run asks of a table: images, CTF, pixel sizes, optics groups, half-sets and poses.
 
-    python benchmarks/million_rows.py [--count 1000000] > docs/results/million-rows.txt
+    python benchmarks/million_rows.py [--count 1000000]
 """
 
 import argparse
