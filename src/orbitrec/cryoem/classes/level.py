@@ -16,8 +16,8 @@ from orbitrec.models.base import Circle
 from orbitrec.models.planar import FourierBesselBasis, PlanarProjector
 
 PRIOR_FACTOR = 2.0
-"""Prior variance of a coefficient over the mean square of coefficients at its frequency: averages then keep no frequency
-at which they have less signal than noise. RELION's regularisation parameter T has the same value."""
+"""Prior variance of a coefficient over the mean square of coefficients at its frequency: averages then keep no
+frequency at which they have less signal than noise. RELION's regularisation parameter T has the same value."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ BANDS = (2.0, 5.0, 8.0, 12.0)
 FAR = 4.0
 """Robust standard deviations from the typical class at which a score is one half."""
 NOISE = 2.0
-"""Mean log-likelihood of a member, over that of an image of noise, below which a class explains its members hardly better
-than noise does: empty images gather in it."""
+"""Mean log-likelihood of a member, over that of an image of noise, below which a class explains its members hardly
+better than noise does: empty images gather in it."""
 FEWEST = 3
 """Least number of members of a class that is kept."""
 

@@ -30,8 +30,8 @@ from orbitrec.optim.termination import StepInfo
 from orbitrec.runtime.progress import RunState, Stage
 
 WEIGHT_FLOOR = 1.0
-"""Weight of equal shares that is mixed into the estimated shares of the classes: with shares of their own, large classes
-would draw particles from small ones until these die."""
+"""Weight of equal shares that is mixed into the estimated shares of the classes: with shares of their own, large
+classes would draw particles from small ones until these die."""
 DEAD = 0.15
 """A class with less than this part of the mean share has died."""
 FEWEST_BATCHES = 10
