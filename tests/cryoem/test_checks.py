@@ -102,6 +102,16 @@ def test_views_in_an_asymmetric_unit_are_uniform_over_the_sphere(name):
     assert torch.allclose(slices, torch.ones_like(slices), atol=0.06)
 
 
+def test_a_sphere_that_passes_for_a_polyhedron_is_told_of(good):
+    level = ResolutionLevel.at(good.data.grid, RADIUS, 14.0, PointGroup.named("O"))
+    model = level.random_model(torch.Generator().manual_seed(1), torch.ones(good.data.grid.node_count))
+    cage = replace(model, coefficients=torch.ones_like(model.coefficients))
+    ball = replace(model, coefficients=(level.basis.lm == 0).to(model.coefficients))
+    assert quality_checks(replace(good, selection=replace(good.selection, level=level, model=cage))) == []
+    (sentence,) = quality_checks(replace(good, selection=replace(good.selection, level=level, model=ball)))
+    assert "ended on a sphere, which has the symmetry O" in sentence
+
+
 def _along_one_axis(count: int, spread: float) -> Tensor:
     generator = torch.Generator().manual_seed(4)
     tilt = spread * torch.randn(count, 3, generator=generator, dtype=torch.float64)
