@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orbitrec.cli.solver_names import SolverName
+from orbitrec.cli.options.solver_names import SolverName
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.io.mrc import read_map, write_map

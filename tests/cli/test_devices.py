@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orbitrec.cli.devices import usable
 from orbitrec.cli.main import run
+from orbitrec.cli.options.devices import usable
 from orbitrec.errors import InputError
 
 COMMANDS = {

@@ -20,7 +20,7 @@ from orbitrec.cryoem.result import half_sets, told_copies
 from orbitrec.errors import InputError
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.rotations import random_rotations
-from orbitrec.io.cryosparc import CryosparcTable
+from orbitrec.io.cryosparc.table import CryosparcTable
 from orbitrec.io.mrc import StackWriter, read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.star import read_star, rewrite_loop, write_star

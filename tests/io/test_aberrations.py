@@ -12,7 +12,7 @@ import torch
 import damage
 from orbitrec.cryoem.config import FEWEST_PARTICLES
 from orbitrec.errors import InputError
-from orbitrec.io.cryosparc import CTF_FIELDS
+from orbitrec.io.cryosparc.table import CTF_FIELDS
 from orbitrec.io.tables import read_table
 from orbitrec.models.ctf import electron_wavelength_A
 

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.rotations import geodesic_distance, matrix_to_euler, random_rotations
-from orbitrec.io.cryosparc import CryosparcTable
+from orbitrec.io.cryosparc.table import CryosparcTable
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
 

@@ -9,9 +9,9 @@ import torch
 
 from oracles import compressed_table
 from orbitrec.errors import InputError
-from orbitrec.io.cryosparc import CryosparcTable
-from orbitrec.io.cryosparc_job import read_records
-from orbitrec.io.cryosparc_stream import _lz4_block, _snappy
+from orbitrec.io.cryosparc.job import read_records
+from orbitrec.io.cryosparc.stream import _lz4_block, _snappy
+from orbitrec.io.cryosparc.table import CryosparcTable
 from orbitrec.io.mrc import StackWriter
 from orbitrec.io.particles import ParticleStack
 

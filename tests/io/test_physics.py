@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orbitrec.errors import InputError
-from orbitrec.io.cryosparc import CTF_FIELDS
+from orbitrec.io.cryosparc.table import CTF_FIELDS
 from orbitrec.io.particle_table import ParticleTable
 from orbitrec.io.relion_tables import CTF_COLUMNS
 from orbitrec.io.tables import read_table

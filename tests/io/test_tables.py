@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from orbitrec.errors import InputError
-from orbitrec.io.cryosparc import CryosparcTable
+from orbitrec.io.cryosparc.table import CryosparcTable
 from orbitrec.io.particle_table import Dialect, ParticleTable
 from orbitrec.io.relion import RelionTable
 from orbitrec.io.tables import CRYOSPARC, MRC_STACK, READERS, RELION, read_table, table_reader

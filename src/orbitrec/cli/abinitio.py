@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from orbitrec.cli.devices import Device, usable
-from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.options.devices import Device, usable
+from orbitrec.cli.options.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.options.solver_names import SolverName
 from orbitrec.cli.particle_runs import (
     AsJson,
     Flip,
@@ -22,7 +23,6 @@ from orbitrec.cli.particle_runs import (
     settings,
     shared_run,
 )
-from orbitrec.cli.solver_names import SolverName
 
 
 class StartName(StrEnum):

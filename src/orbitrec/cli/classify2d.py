@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orbitrec.cli.inputs import Datadir, Diameter, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.options.inputs import Datadir, Diameter, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.cli.particle_runs import AsJson, Output, Resume, Seed, ShiftPx, progress, settings, shared_run
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orbitrec.cli.inputs import Datadir, Passthrough, PixelSize
 from orbitrec.cli.messages import for_command_line
+from orbitrec.cli.options.inputs import Datadir, Passthrough, PixelSize
 
 if TYPE_CHECKING:
     from orbitrec.io.mrc import MrcHeader

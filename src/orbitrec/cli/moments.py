@@ -7,8 +7,8 @@ import typer
 from typer.core import TyperGroup
 
 from orbitrec.cli.bars import passing_bar
-from orbitrec.cli.devices import Device, usable
-from orbitrec.cli.inputs import Datadir, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.options.devices import Device, usable
+from orbitrec.cli.options.inputs import Datadir, NoCTF, Particles, Passthrough, PixelSize
 
 
 class _StackByDefault(TyperGroup):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orbitrec.cli.inputs import Passthrough
+from orbitrec.cli.options.inputs import Passthrough
 from orbitrec.errors import InputError
 
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from orbitrec.cli.devices import Device, usable
-from orbitrec.cli.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.cli.messages import say
+from orbitrec.cli.options.devices import Device, usable
+from orbitrec.cli.options.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.options.solver_names import SolverName
 from orbitrec.cli.particle_runs import (
     AsJson,
     Flip,
@@ -23,7 +24,6 @@ from orbitrec.cli.particle_runs import (
     settings,
     shared_run,
 )
-from orbitrec.cli.solver_names import SolverName
 
 
 def refine(

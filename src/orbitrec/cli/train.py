@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orbitrec.cli.bars import staying_bar
-from orbitrec.cli.devices import Device, usable
+from orbitrec.cli.options.devices import Device, usable
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder

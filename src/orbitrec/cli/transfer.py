@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orbitrec.cli.inputs import Passthrough, PixelSize
+from orbitrec.cli.options.inputs import Passthrough, PixelSize
 
 
 def transfer(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orbitrec.io.cryosparc import CryosparcTable
+from orbitrec.io.cryosparc.table import CryosparcTable
 from orbitrec.io.mrc_stack import MrcStack
 from orbitrec.io.particle_table import ParticleTable
 from orbitrec.io.relion import RelionTable

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from orbitrec.errors import InputError
-from orbitrec.io.cryosparc_stream import LZ4_STREAM, SNAPPY_STREAM, read_stream
+from orbitrec.io.cryosparc.stream import LZ4_STREAM, SNAPPY_STREAM, read_stream
 from orbitrec.io.files import existing_file, replacing, what_it_is
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.io.aberrations import CRYOSPARC_FIELDS, cryosparc_aberrations
-from orbitrec.io.cryosparc_job import ResultGroup, described, read_output, table_of
+from orbitrec.io.cryosparc.job import ResultGroup, described, read_output, table_of
 from orbitrec.io.files import replacing
 from orbitrec.io.particle_table import (
     Dialect,
