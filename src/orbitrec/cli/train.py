@@ -159,7 +159,7 @@ def options_text(options: list[tuple[str | int | float, ...]]) -> str:
 
 def train_to_the_end(run: "RunFolder", trainer: "Trainer", command: str, *, half: bool = False) -> None:
     """Train with a bar, and write the results; ``command`` makes the same weights."""
-    from orbitrec.cli.provenance import commit
+    from orbitrec.cli.reproduce.provenance import commit
     from orbitrec.networks.provenance import Origin
     from orbitrec.networks.training_run import write_training
 

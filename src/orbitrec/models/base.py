@@ -88,7 +88,16 @@ class SeparableProjector(Projector, Protocol):
     def solve(
         self, right: Float[Tensor, "p"], weight: Float[Tensor, "d k"], precision: Float[Tensor, "p"]
     ) -> Float[Tensor, "p"]:
-        """Solve ``(C* W C + diag(precision)) w = right``, W being diagonal over directions and nodes; in float64."""
+        """Solve ``(C* W C + diag(precision)) w = right``.
+
+        Args:
+            right: (p,) the right-hand side.
+            weight: (d, k) diagonal of W over directions and nodes.
+            precision: (p,) not negative.
+
+        Returns:
+            w, (p,), in float64.
+        """
         ...
 
 

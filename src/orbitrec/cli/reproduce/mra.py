@@ -22,7 +22,7 @@ def table_2_1(
 
     Example:  orbitrec reproduce table-2.1 -o table-2.1
     """
-    from orbitrec.cli.provenance import commit
+    from orbitrec.cli.reproduce.provenance import commit
     from orbitrec.networks.provenance import Origin
     from orbitrec.thesis import table_2_1 as experiment
 

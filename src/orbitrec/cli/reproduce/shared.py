@@ -76,7 +76,7 @@ def made() -> "Made":
 
     import torch
 
-    from orbitrec.cli.provenance import commit
+    from orbitrec.cli.reproduce.provenance import commit
     from orbitrec.thesis.records import Made
 
     threads = torch.get_num_threads()
