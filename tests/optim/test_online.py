@@ -145,6 +145,20 @@ def test_it_comes_near_the_minimum_in_few_passes(small_problem, starts):
     assert 0 <= value - least < 0.2 * (em_value - least)
 
 
+def test_over_relaxed_em_comes_nearer_in_as_many_passes(small_problem, starts):
+    """On all terms: the same minimum, and the rest of the way to it shrinks faster where EM is slow."""
+    problem = small_problem(4000)
+    w = starts(problem, 1)[0]
+    least = lbfgs(problem, run(OnlineEM(4000), problem, w, Termination(measured=40.0)).w, Termination()).trace[-1].value
+
+    def rest(relaxation: float) -> float:
+        solver = OnlineEM(4000, kept=0.0, relaxation=relaxation)
+        found = run(solver, problem, w, Termination(measured=10.0))
+        return problem.gradient(found.w)[0] - least
+
+    assert 0 <= rest(1.8) < 0.5 * rest(1.0)
+
+
 def test_a_problem_without_an_em_map_is_refused(problem, starts):
     class Gradient:
         count, dimension = problem.count, problem.dimension

@@ -218,6 +218,9 @@ def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bo
         schedule: its sizes.
         apart: whether each half-set is searched by itself.
         drawn: whether displacements are drawn.
+
+    Returns:
+        Cost of an image times images, summed over stages.
     """
     ends = Stage.READING.cost + Stage.POSE_REFINEMENT.cost + Stage.RECONSTRUCTION.cost
     passes = float(len(schedule.bandwidths) * schedule.passes)

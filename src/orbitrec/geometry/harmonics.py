@@ -162,5 +162,14 @@ class InvariantHarmonics:
 def nonconstant_harmonics(
     points: Float[Tensor, "*shape 3"], degree: int, group: PointGroup = NO_SYMMETRY
 ) -> Float[Tensor, "*shape h"]:
-    """Invariant harmonics of degrees 1 … ``degree``, scaled to mean square 1 over the sphere (float64)."""
+    """Invariant harmonics of degrees 1 … ``degree``.
+
+    Args:
+        points: unit vectors.
+        degree: the highest.
+        group: that leaves them as they are.
+
+    Returns:
+        Their values, scaled to mean square 1 over the sphere (float64).
+    """
     return InvariantHarmonics(degree, group).values(points)[..., 1:] * math.sqrt(4 * math.pi)

@@ -252,7 +252,16 @@ def _write_members(run: RunFolder, stack: ParticleStack, found: Classification) 
 
 
 def surest(classes: Int[Tensor, "N"], probability: Float[Tensor, "N"], number: int) -> Int[Tensor, "r"]:
-    """Rows of the surest members of a class, up to :data:`SHOWN_MEMBERS`."""
+    """The surest members of a class.
+
+    Args:
+        classes: (N,) of every particle, by its number.
+        probability: (N,) that it belongs there.
+        number: of the class.
+
+    Returns:
+        (r,) their rows, up to :data:`SHOWN_MEMBERS`.
+    """
     own = (classes == number).nonzero().flatten()
     return own[probability[own].argsort(descending=True, stable=True)[:SHOWN_MEMBERS]]
 

@@ -124,7 +124,16 @@ def measured_classes(
 
 
 def solved(level: ClassLevel, averages: ClassAverages, found: Statistics) -> ClassAverages:
-    """The averages of the E-step's sums, with the prior of the averages that they were found with."""
+    """The averages of the E-step's sums, with the prior of the averages that they were found with.
+
+    Args:
+        level: of the averages.
+        averages: that the E-step was made with.
+        found: its sums.
+
+    Returns:
+        The averages that an M-step makes of them; weights are kept.
+    """
     projector = level.projector
     precision = ClassPowerPrior(level).precision(averages.coefficients)
     w = projector.solve(projector.adjoint(found.first), found.second, precision)

@@ -180,7 +180,16 @@ def searched(
 
 
 def prolongated(level: ClassLevel, finer: ClassLevel, state: ClassState) -> ClassState:
-    """The state at a finer level, every average's density brought to the centre."""
+    """The state at a finer level, every average's density brought to the centre.
+
+    Args:
+        level: of the state.
+        finer: the level that is next.
+        state: at ``level``.
+
+    Returns:
+        The state at ``finer``.
+    """
     centred = in_centre(level, state)
     return ClassState(level.prolongated(centred.averages, finer), centred.known)
 

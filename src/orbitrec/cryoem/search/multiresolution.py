@@ -35,6 +35,8 @@ FEWEST_BATCHES = 5
 MEMORIES = (0.25, 0.25, 0.5, 0.5, 1.0)
 """Passes that the statistics stand for, pass by pass at a level, while displacements are drawn. EM is slow there: a
 short memory is quicker and a long one has less noise, as with the falling steps of Cappé and Moulines (2009)."""
+RELAXATION = 1.8
+"""Of EM while displacements are drawn (:attr:`orbitrec.optim.online.OnlineEM.relaxation`)."""
 GAIN = 0.05
 """Log-likelihood of one particle below which a pass has gained too little for another one at its level."""
 
@@ -105,12 +107,15 @@ class Search:
     part: str = ""
     counted: bool = False
 
-    def online_pass(self, batch: int, memory: float = 1.0) -> Callable[[ResolutionLevel, SearchState], SearchState]:
+    def online_pass(
+        self, batch: int, memory: float = 1.0, relaxation: float = 1.0
+    ) -> Callable[[ResolutionLevel, SearchState], SearchState]:
         """A step that makes one pass of online EM, which updates model and poses.
 
         Args:
             batch: particles after which the model is updated.
             memory: passes that the statistics stand for.
+            relaxation: of EM.
 
         Returns:
             The step: a function of the level and of the state before, which returns the state after.
@@ -122,7 +127,7 @@ class Search:
                 self.data, level, state.particles, self.candidates, found.record, self.counted
             )
             size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
-            solver, epochs = OnlineEM(size, memory=memory), -(-len(self.data) // size)
+            solver, epochs = OnlineEM(size, memory=memory, relaxation=relaxation), -(-len(self.data) // size)
             begun = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
             reported, values = self._reported(level), []
 
@@ -150,7 +155,7 @@ class Search:
                 return state
             particles = with_trials(state.particles, self.run.generator)
             memory = MEMORIES[min(state.passes, len(MEMORIES) - 1)]
-            return self.online_pass(batch, memory)(level, replace(state, particles=particles))
+            return self.online_pass(batch, memory, RELAXATION)(level, replace(state, particles=particles))
 
         return step
 
@@ -265,7 +270,18 @@ def frequency_marching(
 def stepped(
     name: str, search: Search, level: ResolutionLevel, state: SearchState, plan: Plan
 ) -> tuple[ResolutionLevel, SearchState]:
-    """Level and state at the end of a plan, as :func:`frequency_marching` takes its steps, so that it can go on."""
+    """The steps of a plan, as :func:`frequency_marching` makes them, to a state that can go on.
+
+    Args:
+        name: of the run's records.
+        search: whose steps they are.
+        level: of the state; it gives symmetry and ball to the others.
+        state: where to begin.
+        plan: bandwidths and steps.
+
+    Returns:
+        Level and state at the end.
+    """
 
     def at(bandwidth: float) -> ResolutionLevel:
         if bandwidth == level.bandwidth:
