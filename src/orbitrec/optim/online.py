@@ -53,8 +53,8 @@ class OnlineEM:
         kept: share of the old statistics that is kept at each batch. None keeps ``1 − b/(memory N)`` of them, so that
             they always stand for about so many passes.
         memory: passes that the statistics stand for where ``kept`` is None.
-        relaxation: how far a step goes beyond the M-step's, below 2. Over-relaxed EM has the same fixed points and comes
-            there up to as many times sooner where much is missing (Salakhutdinov and Roweis 2003).
+        relaxation: how many times as far as the M-step a step goes, below 2. Over-relaxed EM has the same fixed points
+            and comes there up to as many times sooner where much is missing (Salakhutdinov and Roweis 2003).
         passes: whether batches go through all terms in a random order, each once in a pass; otherwise every batch is
             drawn from all terms.
     """

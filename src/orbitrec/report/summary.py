@@ -248,7 +248,7 @@ class Summary:
                 for name, keys in _FLAT.items()
                 if name not in _ABSENT or _ABSENT[name] in data
             }
-            return _decoded(cls, {**data, **dict.fromkeys(_ABSENT), **nested}, "")
+            return _decoded(cls, {**dict.fromkeys(_LATER), **data, **dict.fromkeys(_ABSENT), **nested}, "")
         except KeyError as error:
             raise InputError(f"it lacks {error.args[0]}; run it again with this version") from error
 
@@ -307,7 +307,7 @@ _FLAT = {
 """Nested records whose parts lie flat in JSON, where scripts look for them: part → key."""
 _ABSENT = {"directions": "scf_star", "truth": "truth"}
 """Those that a run may lack, and the key that tells."""
-_LATER = {"half_sets_agreement"}
+_LATER = {"half_sets_agreement", "symmetry_kept"}
 """Keys that files of this format did not have from the beginning; what they name may be None."""
 
 
