@@ -18,7 +18,7 @@ from torch import Tensor
 
 from orbitrec import api
 from orbitrec.cli import main
-from orbitrec.cryoem import config, pipeline
+from orbitrec.cryoem import beginning, config, pipeline
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.evaluation.alignment import resampled
 from orbitrec.io.mrc import StackWriter, read_map, write_map
@@ -37,6 +37,7 @@ KEYS = {
     "orbitrec", "input", "particles", "box_px", "pixel_size_A", "ctf", "seed", "threads", "device", "diameter_A",
     "search_resolution_A", "half_maps_fsc0143_A", "shift_spread_px", "contrast", "handedness", "starts", "half_sets",
     "half_sets_from", "half_maps_unmasked_fsc0143_A", "seconds", "peak_memory_GiB", "dialect", "posed", "checks",
+    "half_sets_agreement",
     "contrast_of_images", "symmetry", "symmetry_score", "symmetry_kept", "format", "scf_star", "unsampled", "cfar",
     "finest_direction_A", "coarsest_direction_A",
 }  # fmt: skip
@@ -312,7 +313,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_sentence_exit_2_and_nothing_left(tmp_path, good, name, capsys, monkeypatch):
     """Found before the search begins, a bad truth too: it would be a pity afterwards."""
-    monkeypatch.setattr(pipeline, "multi_start", lambda *_, **__: pytest.fail("the search began"))
+    monkeypatch.setattr(beginning, "multi_start", lambda *_, **__: pytest.fail("the search began"))
     make, sentence = BAD[name]
     extra = make(good) or []
     before = sorted(tmp_path.rglob("*"))
