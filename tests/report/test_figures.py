@@ -188,6 +188,18 @@ def test_half_sets_share_a_panel_and_none_is_chosen(drawn):
     assert len({line.get_color() for line in axes.get_lines()}) == 2
 
 
+def test_starts_of_half_sets_have_the_colour_of_their_half(drawn):
+    rows = [
+        HistoryRow(Stage.STARTS, f"half {half} {start}", step, 30.0, float(step + half + start), 0.0)
+        for half in (1, 2)
+        for start in range(1, 9)
+        for step in range(1, 6)
+    ]
+    axes = drawn(draw_run, picture(rows=rows, chosen="3"))["stochastic EM × 16"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["half 1", "half 2"]
+    assert len({line.get_color() for line in axes.get_lines()}) == 2
+
+
 def test_the_chosen_start_can_be_named(drawn):
     names = drawn(draw_run, picture(chosen="2"))["stochastic EM × 4"].get_legend().get_texts()
     assert names[0].get_text() == "chosen: 2"

@@ -98,17 +98,19 @@ def _looks(bands: Sequence[_Band], chosen: str | None) -> dict[str, tuple[str, d
     """Alternative → its name in the legend, and how it is drawn.
 
     Starts compete: the chosen one stands out, and those of the last competition are its candidates. Half-sets do not,
-    since none of them is chosen.
+    since none of them is chosen; each has a colour, in which its own starts are drawn.
     """
     competitions = [band.curves for band in bands if len(band.curves) > 1]
+    competitions = [curves for curves in competitions if chosen in curves] or competitions
     if not competitions:
         return {}
     final = {label: np.mean(curve[-max(1, len(curve) // 4) :]) for label, curve in competitions[-1].items()}
     best = max(final, key=lambda label: final[label]) if chosen is None else chosen
     labels = list(dict.fromkeys(label for curves in competitions for label in curves))
     if best not in labels:
-        colours = dict(zip(labels, PALETTE, strict=False))
-        return {label: (label, _LOOKS["chosen"] | {"color": colours.get(label, GREY)}) for label in labels}
+        halves = {label: " ".join(label.split()[:2]) for label in labels}  # of "half 1 3", start 3 of half 1
+        colours = dict(zip(dict.fromkeys(halves.values()), PALETTE, strict=False))
+        return {label: (half, _LOOKS["chosen"] | {"color": colours.get(half, GREY)}) for label, half in halves.items()}
     candidates = final if len(competitions) > 1 else {}
     roles = {
         label: "chosen" if label == best else "candidate" if label in candidates else "not followed" for label in labels
