@@ -8,7 +8,7 @@ other's.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -56,12 +56,12 @@ class BeginningsOfHalves:
     Attributes:
         of_halves: for half-set 1 and half-set 2.
         apart: whether the two have nothing in common, frame and hand included.
-        checks: a sentence if they should have been apart and could not.
+        checks: a sentence if they are not.
     """
 
     of_halves: tuple[Beginning, Beginning]
     apart: bool
-    checks: list[str] = field(default_factory=list)
+    checks: list[str]
 
 
 def some_of(session: Session, rows: Int[Tensor, "n"]) -> ParticleModes:
@@ -148,17 +148,12 @@ class _Drawn:
 
     def __call__(self, number: int, level: ResolutionLevel, model: VolumeAndViews) -> tuple[VolumeAndViews, float]:
         """The start after these passes, and its log-likelihood in the last of them, of one particle."""
-        schedule, search = (
-            self.schedule,
-            Search(self.data, self.schedule.candidates, self.run, Stage.SELECTION, str(number)),
-        )
-        step = search.trial_pass(schedule.trial_batch)
-        plan = [(level.bandwidth, step)] * schedule.first_trials + [
-            (schedule.select_bandwidth, step)
-        ] * schedule.second_trials
-        _, state = stepped(
-            f"start {number} with displacements", search, level, SearchState(model, self.particles), plan
-        )
+        schedule = self.schedule
+        search = Search(self.data, schedule.candidates, self.run, Stage.SELECTION, str(number))
+        step, begun = search.trial_pass(schedule.trial_batch), SearchState(model, self.particles)
+        plan = [(level.bandwidth, step) for _ in range(schedule.first_trials)]
+        plan += [(schedule.select_bandwidth, step) for _ in range(schedule.second_trials)]
+        _, state = stepped(f"start {number} with displacements", search, level, begun, plan)
         if self.best is None or state.log_likelihood > self.best.log_likelihood:
             self.best = state
         return state.model, state.log_likelihood
@@ -185,7 +180,12 @@ def beginnings_of_halves(
     """
     if particles.trials is not None:
         begun = beginning(session, config, schedule, torch.arange(len(session.data)), particles)
-        return BeginningsOfHalves((begun.of(halves[0]), begun.of(halves[1])), apart=False)
+        finest_A = session.data.resolution_A(begun.level.basis.k_max)
+        sentence = (
+            f"The images tell too little for half of them to be searched alone: the half-sets have one start, to "
+            f"{finest_A:.0f} Å, and what they agree in up to there is no witness."
+        )
+        return BeginningsOfHalves((begun.of(halves[0]), begun.of(halves[1])), apart=False, checks=[sentence])
     found: list[Beginning] = []
     for number, rows in enumerate(halves, start=1):
         with session.run.working_on(f"half {number}"):
@@ -194,7 +194,7 @@ def beginnings_of_halves(
     densities = [each.level.density(each.state.model)[0] for each in found]
     agreement = align(densities[1], densities[0]).correlation
     if agreement > OTHER_MAP:
-        return BeginningsOfHalves((first, second), apart=True)
+        return BeginningsOfHalves((first, second), apart=True, checks=[])
     # Each is judged by the particles that it has not seen.
     foreign = [_explained(session, found[i], halves[1 - i], found[1 - i]) for i in (0, 1)]
     best = found[0] if foreign[0] >= foreign[1] else found[1]

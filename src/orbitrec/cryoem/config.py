@@ -308,7 +308,7 @@ class AbInitioConfig(SearchConfig):
         Args:
             count: of the particles.
             told: whether images tell where their content is. Where they do not, half of the particles can miss what
-                all of them find: of 5,000 of RNA polymerase II (SNR 0.05, coloured noise) to 29 Å instead of 12 Å.
+                all of them find.
         """
         enough = told and count >= 2 * FEWEST_OF_HALF
         return enough if self.independent_halves is None else self.independent_halves

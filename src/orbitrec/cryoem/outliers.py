@@ -7,6 +7,7 @@ image by the probability that it is no such image (:func:`orbitrec.inference.lik
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,15 +53,11 @@ def energy_outliers(data: ParticleModes, radius: float) -> Bool[Tensor, "N"]:
     return (robust_deviations(energies.clamp(min=tiny).log()) > FAR).any(1)
 
 
-def outlier_odds(certain: Bool[Tensor, "N"], empty: bool = True) -> Float[Tensor, "N"]:
-    """Log odds that an image is none of the particle.
+def outlier_odds(certain: Bool[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """Log odds that an image is none of the particle: infinite for those that are ``certain`` not to be, (N,)."""
+    return torch.where(certain, math.inf, math.log(EMPTY_ODDS))
 
-    Args:
-        certain: (N,) images that are known not to be.
-        empty: whether the others may be without a particle.
 
-    Returns:
-        (N,) infinite for those that are certain.
-    """
-    others = math.log(EMPTY_ODDS) if empty else -math.inf
-    return torch.where(certain, math.inf, others)
+def with_outliers(data: ParticleModes, radius: float) -> ParticleModes:
+    """The particles with the odds that each is none: certain for energy outliers, :data:`EMPTY_ODDS` for the others."""
+    return replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))

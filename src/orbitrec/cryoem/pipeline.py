@@ -13,7 +13,7 @@ from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.memory import require_memory
-from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
+from orbitrec.cryoem.outliers import with_outliers
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
@@ -60,7 +60,7 @@ def initial_model(
     # A half-set that is searched alone is held beside all particles.
     require_memory(stack, k_max, radius, copies=1.5 if apart else 1.0)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
-    data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
+    data = with_outliers(data, radius)
     run.timer("read")
     centring = centred(data, radius, finest, shift_px, run)
     run.timer("centre")

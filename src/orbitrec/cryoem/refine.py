@@ -16,7 +16,7 @@ from orbitrec.cryoem.config import FEWEST_PARTICLES, RefineConfig
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.memory import require_memory
-from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
+from orbitrec.cryoem.outliers import with_outliers
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
@@ -71,7 +71,7 @@ def refined_map(
     k_max = max(schedule.bandwidths) / radius
     require_memory(stack, k_max, radius, copies=1.5)  # those of one half-set once more
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
-    data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
+    data = with_outliers(data, radius)
     run.timer("read")
     session = Session(stack, data, statistics, config, run)
     particles = _centred(session, radius)

@@ -1,20 +1,17 @@
 """The page of a classification: a gallery of its averages, from the files of the run."""
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from jinja2 import Environment
 from torch import Tensor
 
-from orbitrec import __version__
 from orbitrec.errors import InputError
-from orbitrec.io.files import existing_file, replacing
+from orbitrec.io.files import existing_file
 from orbitrec.io.mrc import read_header
-from orbitrec.report.page import REPORT
+from orbitrec.report.page import write_page
 from orbitrec.report.page_facts import duration_text
 from orbitrec.report.page_pictures import grey_pictures
 
@@ -34,15 +31,7 @@ def write_classes_page(folder: Path) -> Path:
     Raises:
         InputError: if the folder holds no finished classification, a file in it is broken, or it cannot be written to.
     """
-    summary = _read_summary(folder)
-    page = files("orbitrec.report") / "page"
-    css, layout = ((page / name).read_text(encoding="utf-8") for name in ("report.css", "classes.html"))
-    text = Environment(autoescape=True, trim_blocks=True).from_string(layout).render(
-        _content(folder, summary), version=__version__, css=css
-    )  # fmt: skip
-    with replacing(folder / REPORT) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return folder / REPORT
+    return write_page(folder, "classes.html", _content(folder, _read_summary(folder)))
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import base64
 import json
 import math
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool
-from jinja2 import Environment
+from jinja2 import Environment, FunctionLoader
 from torch import Tensor
 
 from orbitrec import __version__
@@ -52,15 +53,29 @@ def write_report(folder: Path) -> Path:
         InputError: if the folder holds no finished run, a file in it is broken, or it cannot be written to.
     """
     run = RunFiles.read(folder)
-    page = files("orbitrec.report") / "page"
-    css, script, layout = (
-        (page / name).read_text(encoding="utf-8") for name in ("report.css", "viewer.js", "report.html")
-    )
     view = _viewer_map(run)
-    text = Environment(autoescape=True, trim_blocks=True).from_string(layout).render(
-        _content(run, view["level"]), version=__version__, css=css, script=script, map=view,
-        map_json=json.dumps(view),
-    )  # fmt: skip
+    content = _content(run, view["level"]) | {"map": view, "map_json": json.dumps(view)}
+    return write_page(folder, "report.html", {**content, "script": page_part("viewer.js")})
+
+
+def page_part(name: str) -> str:
+    """The text of a template, style or script of this package's pages."""
+    return (files("orbitrec.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def write_page(folder: Path, template: str, content: Mapping[str, object]) -> Path:
+    """Fill a template, which extends ``base.html``, and write it as :data:`REPORT`.
+
+    Args:
+        folder: gets the page.
+        template: its name.
+        content: by the names that the template has for it.
+
+    Returns:
+        The page's path.
+    """
+    pages = Environment(autoescape=True, trim_blocks=True, loader=FunctionLoader(page_part))
+    text = pages.get_template(template).render(content, version=__version__, css=page_part("report.css"))
     with replacing(folder / REPORT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / REPORT

@@ -16,7 +16,7 @@ from orbitrec.cryoem.classes.ranking import Ranking, ranked
 from orbitrec.cryoem.classes.search import ClassSearch, ClassState, in_centre, random_averages
 from orbitrec.cryoem.image_statistics import CLEAR, ImageStatistics, image_statistics
 from orbitrec.cryoem.memory import require_memory
-from orbitrec.cryoem.outliers import energy_outliers, outlier_odds
+from orbitrec.cryoem.outliers import with_outliers
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.reconstruct import alternate_halves
 from orbitrec.io.particles import ParticleStack
@@ -102,7 +102,7 @@ def classified(
     finest = max(schedule.bandwidths)
     require_memory(stack, finest / radius, radius)
     data = preprocess(stack, finest / radius, radius + 3, progress=run.counter(Stage.READING))
-    data = replace(data, log_outlier=outlier_odds(energy_outliers(data, radius)))
+    data = with_outliers(data, radius)
     run.timer("read")
     shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
     centring = centred(data, radius, finest, shift_px, run)
