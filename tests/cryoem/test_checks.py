@@ -112,6 +112,22 @@ def test_a_sphere_that_passes_for_a_polyhedron_is_told_of(good):
     assert "ended on a sphere, which has the symmetry O" in sentence
 
 
+def test_views_that_collapse_under_a_polyhedral_group_are_told_of(good):
+    """Uniform views reach 0.9 and more; views along an axis of the group, all alike, leave most directions unseen."""
+    group = PointGroup.named("O")
+    views = {
+        "uniform": random_rotations(3000, torch.Generator().manual_seed(3)),
+        "one": _along_one_axis(3000, 0.0),
+    }
+    told = {
+        name: quality_checks(replace(good, group=group, sampling=fourier_sampling(rotations, group.matrices())))
+        for name, rotations in views.items()
+    }
+    assert told["uniform"] == []
+    (sentence,) = told["one"]
+    assert "the search collapsed" in sentence
+
+
 def _along_one_axis(count: int, spread: float) -> Tensor:
     generator = torch.Generator().manual_seed(4)
     tilt = spread * torch.randn(count, 3, generator=generator, dtype=torch.float64)

@@ -42,6 +42,9 @@ SYMMETRIC_KEPT = 0.9
 ROUND = 0.005
 """Share of a start's power in functions that are not spherical, below which it shows nothing of T, O or I. Of real
 apoferritin it is 0.018 where EM begins with the true map and below 0.0005 where it stays on a sphere."""
+FEW_SLICES = 0.2
+"""SCF* of a map with the symmetry T, O or I below which its views have collapsed; equivalent views make it near 1. Of real
+apoferritin it is 0.03 where particles gather on few directions."""
 MANY_OUTLIERS = 0.1
 """Share of images that are no views, above which a run says so."""
 OTHER_MAP = 0.8
@@ -126,6 +129,12 @@ def _round(evidence: Evidence) -> Iterator[str]:
         yield (
             f"The search ended on a sphere, which has the symmetry {basis.group} and no detail: do not believe the map "
             "or its poses; other seeds, a finer `resolution_A` or the right `diameter_A` may help."
+        )
+    if evidence.group.polyhedral and evidence.sampling.scf_star < FEW_SLICES:
+        yield (
+            f"With the symmetry {evidence.group} views cover everything many times over, yet these lie on few "
+            f"directions (SCF* {evidence.sampling.scf_star:.2f}): the search collapsed; do not believe the map or its "
+            "poses."
         )
 
 
