@@ -43,8 +43,8 @@ ROUND = 0.005
 """Share of a start's power in functions that are not spherical, below which it shows nothing of T, O or I. Of real
 apoferritin it is 0.018 where EM begins with the true map and below 0.0005 where it stays on a sphere."""
 FEW_SLICES = 0.2
-"""SCF* of a map with the symmetry T, O or I below which its views have collapsed; equivalent views make it near 1. Of real
-apoferritin it is 0.03 where particles gather on few directions."""
+"""SCF* of a map with the symmetry T, O or I below which its views have collapsed; equivalent views make it near 1. Of
+real apoferritin it is 0.03 where particles gather on few directions."""
 MANY_OUTLIERS = 0.1
 """Share of images that are no views, above which a run says so."""
 OTHER_MAP = 0.8
