@@ -97,7 +97,9 @@ def test_classes_are_selected_by_number(run, tmp_path, capsys):
     ("options", "said"),
     [
         (["--class", "3-x"], "numbers and ranges"),
-        (["--class", "99"], "no particle of"),
+        (["--class", "1,99"], "particles are in classes 1 to"),
+        (["--class", "3-1"], "smaller numbers first"),
+        (["--class", "0"], "particles are in classes 1 to"),
     ],
 )
 def test_bad_selections_are_refused_in_one_sentence(run, tmp_path, options, said, capsys):

@@ -79,7 +79,7 @@ def _classified(run: Path, chosen: str | None, keep: float) -> "tuple[ParticleTa
     found = particle_classes(run / PARTICLE_TABLE)
     table = read_table(classified_table(run))
     _require_rows(len(found), table, run / PARTICLE_TABLE)
-    own = found["kept"] == 1 if chosen is None else found["class"].isin(_numbers(chosen))
+    own = found["kept"] == 1 if chosen is None else found["class"].isin(_numbers(chosen, int(found["class"].max())))
     wanted = own & (found["inlier_probability"] >= keep)
     return table, torch.from_numpy(wanted.to_numpy().nonzero()[0])
 
@@ -91,8 +91,8 @@ def _require_rows(count: int, table: "ParticleTable", listed: Path) -> None:
         raise InputError(f"{listed} has {count} rows and {table.path} {len(table)}: run again")
 
 
-def _numbers(text: str) -> list[int]:
-    """The numbers of a list such as ``3,7-12``."""
+def _numbers(text: str, last: int) -> list[int]:
+    """The numbers of a list such as ``3,7-12``, of classes up to the ``last``."""
     import re
 
     from orbitrec.errors import InputError
@@ -102,5 +102,8 @@ def _numbers(text: str) -> list[int]:
         found = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         if found is None:
             raise InputError(f"--class takes numbers and ranges such as 3,7-12, not {text!r}")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
+        first, end = int(found[1]), int(found[2] or found[1])
+        if not 1 <= first <= end <= last:
+            raise InputError(f"--class {part.strip()}: particles are in classes 1 to {last}, smaller numbers first")
+        numbers += range(first, end + 1)
     return numbers
