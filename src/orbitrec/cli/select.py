@@ -79,7 +79,8 @@ def _classified(run: Path, chosen: str | None, keep: float) -> "tuple[ParticleTa
     found = particle_classes(run / PARTICLE_TABLE)
     table = read_table(classified_table(run))
     _require_rows(len(found), table, run / PARTICLE_TABLE)
-    own = found["kept"] == 1 if chosen is None else found["class"].isin(_numbers(chosen, int(found["class"].to_numpy().max())))
+    number = int(found["class"].to_numpy().max())
+    own = found["kept"] == 1 if chosen is None else found["class"].isin(_numbers(chosen, number))
     wanted = own & (found["inlier_probability"] >= keep)
     return table, torch.from_numpy(wanted.to_numpy().nonzero()[0])
 
