@@ -1,15 +1,14 @@
-"""The bank's folding, its antipodal halves and what it leaves out, against sums written out."""
+"""The bank's folding and what it leaves out, against sums written out."""
 
 import math
 
 import pytest
 import torch
 
-from orbitrec.errors import InputError
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations, expectation, scores
 from orbitrec.inference.template_bank import Fold, TemplateBank
-from orbitrec.models.base import Circle
+from orbitrec.models.base import Circle, reached
 from orbitrec.models.cryoem import polar_circle
 
 B, S = 5, 2
@@ -48,27 +47,27 @@ def test_scores_are_the_sum_over_modes_and_nodes(angles, dtype, tolerance):
     assert circle.modes[-1] * 2 > 25
     expected = written_out(observed, templates, log_density, circle)
     scale = float(expected.abs().max())
-    for antipodal in (False, True) if angles % 2 == 0 else (False,):
-        found = scores(observed, TemplateBank(templates, log_density, circle, antipodal))
-        assert float((found - expected).abs().max()) < tolerance * scale
+    found = scores(observed, TemplateBank(templates, log_density, circle))
+    assert float((found - expected).abs().max()) < tolerance * scale
     flat = log_density[:, :1].expand_as(log_density).contiguous()
-    found = scores(observed, TemplateBank(templates, flat, circle, angles % 2 == 0))
+    found = scores(observed, TemplateBank(templates, flat, circle))
     assert float((found - written_out(observed, templates, flat, circle)).abs().max()) < tolerance * scale
 
 
 @pytest.mark.parametrize("narrowed", [False, True])
 @pytest.mark.parametrize("angles", [1, 2, 8, 40])
-def test_statistics_do_not_depend_on_antipodal_halves_or_on_what_templates_reach(angles, narrowed):
+def test_statistics_are_sums_over_the_coordinates_that_templates_reach(angles, narrowed):
     observed, templates, log_density, circle = problem(angles, torch.float64)
+    kept = torch.ones(templates.shape[1:], dtype=torch.bool)
+    kept[6:, : GRID.node_count // 2] = False
+    templates = templates * kept
     own = torch.stack([torch.randperm(len(templates), generator=seeded(j))[:4] for j in range(B)]) if narrowed else None
     plain, assigned = expectation(observed, TemplateBank(templates, log_density, circle), candidates=own)
-    bank = TemplateBank(templates, log_density, circle, antipodal=angles % 2 == 0)
+    bank = TemplateBank(templates, log_density, circle, Fold.of(circle, kept, torch.float64))
     found, same = expectation(observed, bank, candidates=own)
-    for name in ("first", "second", "occupancy"):
+    for name in ("second", "occupancy"):
         assert torch.allclose(getattr(found, name), getattr(plain, name), rtol=1e-10, atol=1e-10)
     assert torch.equal(same.best, assigned.best)
-    # Sums of the data are kept at every node, also where the templates vanish.
-    assert float(plain.first[:, -1, 0].abs().max()) > 1e-3
     p = written_out(observed, templates, log_density, circle)
     if own is not None:
         barred = torch.full((B, len(templates)), -math.inf, dtype=torch.float64).scatter(1, own, 0.0)
@@ -77,16 +76,19 @@ def test_statistics_do_not_depend_on_antipodal_halves_or_on_what_templates_reach
     phase = torch.exp(1j * circle.modes[:, None] * circle.in_plane_angles)
     expected = torch.einsum("bsda,ma,bsmk->dmk", p.to(torch.complex128), phase, observed.modes)
     assert torch.allclose(plain.first, expected, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(found.first, expected * kept, rtol=1e-9, atol=1e-9)
 
 
 def test_coordinates_that_no_template_reaches_are_left_out_of_the_products():
     observed, templates, log_density, circle = problem(40, torch.float64)
-    cut = templates.clone()
-    cut[:, 6:, : GRID.node_count // 2] *= 1e-16
-    whole, bank = TemplateBank(templates, log_density, circle), TemplateBank(cut, log_density, circle)
-    assert bank.reached.real.sum() < 0.8 * whole.reached.real.sum()
-    assert bank.whole.real.sum() == cut[0].numel()
-    expected = written_out(observed, cut, log_density, circle)
+    power = templates.abs().square().mean(0)
+    power[6:, : GRID.node_count // 2] *= 1e-32
+    kept = reached(power)
+    assert torch.equal(~kept, power < 1e-25)
+    whole = TemplateBank(templates, log_density, circle)
+    bank = TemplateBank(templates * kept, log_density, circle, Fold.of(circle, kept, torch.float64))
+    assert bank.fold.real.sum() == kept.sum() < 0.8 * whole.fold.real.sum()
+    expected = written_out(observed, templates * kept, log_density, circle)
     assert torch.allclose(scores(observed, bank), expected, rtol=1e-12, atol=1e-11)
 
 
@@ -96,24 +98,10 @@ def test_folding_is_undone(angles):
     circle = Circle(torch.arange(9) - 4, angles)
     fold = Fold.of(circle, torch.ones(9, 4, dtype=torch.bool), torch.float64)
     assert len(fold.index) == angles // 2 + 1
-    assert torch.equal(fold.unfolded(fold.rows(modes), (9, 4)), modes)
-
-
-def test_gradients_pass_through_an_antipodal_bank():
-    observed, templates, log_density, circle = problem(8, torch.float64)
-    templates.requires_grad_()
-    plain, found = (
-        torch.autograd.grad(
-            scores(observed, TemplateBank(templates, log_density, circle, antipodal)).square().sum(), templates
-        )[0]
-        for antipodal in (False, True)
-    )
-    # Only the first half is read: its gradient is that of both halves, the second being its mirror image.
-    expected = plain[:6] + MIRROR * plain[6:].conj()
-    assert torch.allclose(found[:6], expected, rtol=1e-9, atol=1e-9)
-
-
-def test_antipodal_templates_need_even_numbers():
-    _, templates, log_density, circle = problem(7, torch.float64)
-    with pytest.raises(InputError, match="even numbers"):
-        TemplateBank(templates, log_density, circle, antipodal=True)
+    rows = fold.rows(modes)
+    assert torch.equal(fold.unfolded(rows[:, :, 0], (9, 4)), modes)
+    if angles > 2:  # the second rows are i times the first, of which some are conjugated
+        again = fold.unfolded(rows[:, :, 1], (9, 4))
+        residue = circle.modes % angles
+        sign = torch.where(residue > angles - residue, -1, 1)[:, None]
+        assert torch.equal(again, 1j * sign * modes)

@@ -66,7 +66,7 @@ def scores(observed: Observations, bank: TemplateBank) -> Float[Tensor, "b s d a
     Returns:
         The scores (b, s, d, a) of the module's docstring.
     """
-    return _scores(observed, bank, None).unflatten(2, (observed.modes.shape[1], -1)).permute(0, 2, 3, 1)
+    return _scores(observed, bank, bank.fold.rows(observed.modes), None).permute(1, 2, 3, 0)
 
 
 def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b"]]:
@@ -198,32 +198,9 @@ def expectation(
     Returns:
         The sums over the batch, and what was found of each observation; both on the templates' device.
     """
-    if chunk_bytes is None:
-        chunk_bytes = CACHED if bank.templates.device.type == "cpu" else BUSY
-    directions = len(bank) if candidates is None else candidates.shape[1]
-    shifts, angles = observed.modes.shape[1], bank.circle.angles
-    size = max(1, chunk_bytes // (shifts * directions * angles * bank.log_density.element_size()))
-    totals = _Totals.zeros(bank)
-    assignments = []
-    for start, part in zip(range(0, len(observed), size), observed.chunks(size), strict=True):
-        own = None if candidates is None else candidates[start : start + size].to(bank.templates.device)
-        score = _scores(part, bank, own)
-        best = score.flatten(1).argmax(1)
-        p, log_likelihood = posterior(score)
-        p = p.reshape(len(part), angles, shifts, directions)
-        a, s, c = torch.unravel_index(best, p.shape[1:])
-        pairs, highest = p.sum(1), p.flatten(1).gather(1, best[:, None])[:, 0]
-        number = significant_samples(p) if counted else torch.zeros_like(best)
-        inlier = torch.ones_like(log_likelihood)
-        if part.log_outlier is not None:
-            inlier = torch.sigmoid(log_likelihood - part.log_outlier)
-        where = torch.stack([s, c, a], dim=1)
-        assignments.append((pairs.sum(1), pairs.sum(2), where, log_likelihood, inlier, highest, number))
-        if part.log_outlier is not None:
-            p = p.mul_(inlier[:, None, None, None])
-        totals.add(part, p, own)
-    assignment = Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True)))
-    return totals.statistics(_log_likelihood(observed, assignment), float(len(observed))), assignment
+    sums = Sums.zeros(bank)
+    assignment = sums.add(observed, candidates, chunk_bytes=chunk_bytes, counted=counted)
+    return sums.statistics(), assignment
 
 
 def _log_likelihood(observed: Observations, found: Assignment) -> float:
@@ -235,84 +212,163 @@ def _log_likelihood(observed: Observations, found: Assignment) -> float:
     return float(own.sum())
 
 
-def summed_statistics(parts: Sequence[T], statistics: Callable[[T], Statistics]) -> Statistics:
-    """The statistics of several parts of the observations together, each part computed by one process.
-
-    Args:
-        parts: of the observations.
-        statistics: computes those of a part.
-
-    Returns:
-        Their sum, the same in every process.
-    """
-
-    def sums(part: T) -> list[Tensor]:
-        own = statistics(part)
-        scalars = torch.tensor([own.log_likelihood, own.count], dtype=torch.float64)
-        return [own.first, own.second, own.occupancy, scalars]
-
-    first, second, occupancy, scalars = summed(parts, sums)
-    log_likelihood, observations = scalars.tolist()
-    return Statistics(first, second, occupancy, log_likelihood, observations)
+# Scores are kept as (a, b, s, d), as the products make them: nothing as large as they are is ever transposed, and sums
+# over angles run along the first dimension.
 
 
-# Scores are kept as (b, a, s·d): nothing as large as they are is ever transposed element by element.
-
-
-def _scores(part: Observations, bank: TemplateBank, own: Int[Tensor, "b c"] | None) -> Float[Tensor, "b a sc"]:
+def _scores(
+    part: Observations, bank: TemplateBank, rows: Float[Tensor, "q two_r p bs"], own: Int[Tensor, "b c"] | None
+) -> Float[Tensor, "a b s c"]:
+    (b, s), (q, _, p, _) = part.modes.shape[:2], rows.shape
     if own is None:
         energy, density = part.ctf2_over_noise @ bank.power.mT, bank.log_density  # (b, d), (d, a)
+        products = (rows.flatten(2).mT @ bank.rows).reshape(q, p, b, s, -1)
     else:
         energy = torch.einsum("bck,bk->bc", bank.power[own], part.ctf2_over_noise)
         density = bank.log_density[own]  # (b, c, a)
+        products = (_by_observation(rows, b) @ bank.rows_by_direction[:, own].mT).unflatten(2, (p, s)).movedim(1, 2)
     level = density[..., 0] - 0.5 * energy if bank.flat else -0.5 * energy
-    products = bank.products(bank.reached.rows(part.modes), own)
-    products[:, 0, 0] += part.log_shift[:, None] + level[:, None]  # cos 0 = 1: the same at every angle
-    score = bank.synthesis @ products.flatten(3).flatten(1, 2)
+    products = products.contiguous()
+    products[0, 0] += part.log_shift[:, None] + level[:, None]  # cos 0 = 1: the same at every angle
+    score = (bank.synthesis @ products.reshape(q * p, -1)).unflatten(1, (b, s, -1))
     if not bank.flat:
-        score.unflatten(2, (part.modes.shape[1], -1)).add_(density.mT[..., None, :])
+        score += density.movedim(-1, 0).reshape(len(score), -1, 1, score.shape[-1])
     return score
 
 
+def _by_observation(rows: Float[Tensor, "q two_r p bs"], b: int) -> Float[Tensor, "q b ps two_r"]:
+    return rows.unflatten(3, (b, -1)).permute(0, 3, 2, 4, 1).flatten(2, 3)
+
+
+def _assigned(
+    score: Float[Tensor, "a b s c"], log_outlier: Float[Tensor, "b"] | None, counted: bool
+) -> tuple[Float[Tensor, "a b s c"], Assignment]:
+    """Posteriors over that of the best sample, which overwrite the scores, and what they say of each observation."""
+    columns = score.amax(0)
+    peak, place = columns.flatten(1).max(1)
+    s, c = torch.unravel_index(place, columns.shape[1:])
+    a = score[:, torch.arange(len(peak), device=peak.device), s, c].argmax(0)
+    p = score.sub_(peak[:, None, None]).clamp_(min=_lowest(score[:, 0])).exp_()
+    pairs = p.sum(0)
+    total = pairs.sum((1, 2))
+    pairs = pairs / total[:, None, None]
+    log_likelihood, highest = peak + total.log(), 1 / total
+    number = significant_samples(p.movedim(1, 0) * highest[:, None, None, None]) if counted else torch.zeros_like(a)
+    inlier = torch.ones_like(log_likelihood)
+    if log_outlier is not None:
+        inlier = torch.sigmoid(log_likelihood - log_outlier)
+    best = torch.stack([s, c, a], dim=1)
+    return p, Assignment(pairs.sum(1), pairs.sum(2), best, log_likelihood, inlier, highest, number)
+
+
+def _lowest(score: Tensor) -> float:
+    """Log probability, over the best one's, below which none of an observation's samples is taken to be."""
+    return math.log(torch.finfo(score.dtype).tiny * 2 * score.numel())
+
+
 @dataclass
-class _Totals:
-    """Sums of the E-step: ``first`` in real rows of the bank's whole fold, the rest as in :class:`Statistics`."""
+class Sums:
+    """Sums of E-steps over observations, as the bank's products make them (:class:`Statistics`).
+
+    Attributes:
+        bank: templates and prior.
+        first: (q, 2r, d) in rows of the bank's fold.
+        second: (d, k).
+        occupancy: (a, d).
+        scalars: (2,) log-likelihood and number of observations, float64.
+    """
 
     bank: TemplateBank
-    first: Float[Tensor, "q d two_r"]
+    first: Float[Tensor, "q two_r d"]
     second: Float[Tensor, "d k"]
-    occupancy: Float[Tensor, "d a"]
+    occupancy: Float[Tensor, "a d"]
+    scalars: Float[Tensor, "2"]
 
     @classmethod
-    def zeros(cls, bank: TemplateBank) -> "_Totals":
-        Q, r = bank.whole.index.shape
-        first = bank.power.new_zeros(Q, len(bank), 2 * r)
-        return cls(bank, first, torch.zeros_like(bank.power), torch.zeros_like(bank.log_density))
+    def zeros(cls, bank: TemplateBank) -> "Sums":
+        """The sums over no observations."""
+        occupancy = torch.zeros_like(bank.log_density.mT)
+        scalars = torch.zeros(2, dtype=torch.float64)
+        return cls(bank, torch.zeros_like(bank.rows), torch.zeros_like(bank.power), occupancy, scalars)
 
-    def add(self, part: Observations, p: Float[Tensor, "b a s c"], own: Int[Tensor, "b c"] | None) -> None:
-        b, c = len(p), p.shape[-1]
-        # (Re, Im) of w·Y is w₀·(Re Y, Im Y) + w₁·(−Im Y, Re Y) for the weights w = Σ_α p e^{iqα}.
-        y = self.bank.whole.rows(part.modes)
-        rotated = torch.stack([y, torch.stack([-y[..., 1, :], y[..., 0, :]], dim=-2)][: self.bank.parts], dim=2)
-        rows = rotated.flatten(4).flatten(2, 3)  # (q, b, ps, 2r)
-        planes = self.bank.synthesis.mT @ p.flatten(2)
-        weights = planes.reshape(b, len(rows), -1, c).transpose(0, 1)  # (q, b, ps, c)
-        occupancy = p.sum(2)  # (b, a, c)
-        by_direction = occupancy.sum(1)
+    @classmethod
+    def of_parts(cls, bank: TemplateBank, parts: Sequence[T], add: Callable[["Sums", T], None]) -> "Sums":
+        """The sums over several parts of the observations, each part computed by one process.
+
+        Args:
+            bank: templates and prior.
+            parts: of the observations.
+            add: adds those of a part.
+
+        Returns:
+            Their sum, the same in every process.
+        """
+
+        def of_part(part: T) -> list[Tensor]:
+            own = cls.zeros(bank)
+            add(own, part)
+            return [own.first, own.second, own.occupancy, own.scalars]
+
+        return cls(bank, *summed(parts, of_part))
+
+    def add(
+        self,
+        observed: Observations,
+        candidates: Int[Tensor, "b c"] | None,
+        *,
+        chunk_bytes: int | None = None,
+        counted: bool = False,
+    ) -> Assignment:
+        """Add the E-step's sums over a batch, whose arguments :func:`expectation` explains."""
+        bank = self.bank
+        if chunk_bytes is None:
+            chunk_bytes = CACHED if bank.templates.device.type == "cpu" else BUSY
+        directions = len(bank) if candidates is None else candidates.shape[1]
+        shifts, angles = observed.modes.shape[1], bank.circle.angles
+        size = max(1, chunk_bytes // (shifts * directions * angles * bank.log_density.element_size()))
+        parts = []
+        for start, part in zip(range(0, len(observed), size), observed.chunks(size), strict=True):
+            own = None if candidates is None else candidates[start : start + size].to(bank.templates.device)
+            rows = bank.fold.rows(part.modes)
+            p, found = _assigned(_scores(part, bank, rows, own), part.log_outlier, counted)
+            parts.append(vars(found).values())
+            self._add(part, rows, p, found, own)
+        assigned = Assignment(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        self.scalars += torch.tensor([_log_likelihood(observed, assigned), len(observed)], dtype=torch.float64)
+        return assigned
+
+    def _add(
+        self,
+        part: Observations,
+        rows: Float[Tensor, "q two_r p bs"],
+        p: Float[Tensor, "a b s c"],
+        found: Assignment,
+        own: Int[Tensor, "b c"] | None,
+    ) -> None:
+        (b, s, c), q = p.shape[1:], len(rows)
+        weight = found.inlier * found.max_probability  # what is left of the posterior's normalisation
+        repeated = weight.repeat_interleave(s)
+        rows = rows * repeated
+        planes = (self.bank.synthesis.mT @ p.flatten(1)).unflatten(0, (q, -1))  # (q, p, bsc)
+        by_direction = found.direction * found.inlier[:, None]
         if own is None:
-            self.first += weights.flatten(1, 2).mT @ rows.flatten(1, 2)
+            self.first.baddbmm_(rows.flatten(2), planes.reshape(q, -1, c))
             self.second += by_direction.mT @ part.ctf2_over_noise
-            self.occupancy += occupancy.sum(0).mT
+            self.occupancy += repeated @ p.flatten(1, 2)
             return
         flat = own.reshape(-1)
-        _add_at(self.first, 1, flat, (weights.mT @ rows).flatten(1, 2))
+        by_observation = planes.unflatten(2, (b, s, c)).movedim(1, 2).reshape(q, b, -1, c)
+        first = _by_observation(rows, b).mT @ by_observation  # (q, b, 2r, c)
+        _add_at(self.first, 2, flat, first.transpose(1, 2).flatten(2))
         _add_at(self.second, 0, flat, (by_direction[..., None] * part.ctf2_over_noise[:, None]).flatten(0, 1))
-        _add_at(self.occupancy, 0, flat, occupancy.mT.flatten(0, 1))
+        _add_at(self.occupancy, 1, flat, (p.sum(2) * weight[:, None]).flatten(1))
 
-    def statistics(self, log_likelihood: float, count: float) -> Statistics:
+    def statistics(self) -> Statistics:
+        """The sums in the templates' coordinates."""
         m, k = self.bank.templates.shape[1:]
-        first = self.bank.whole.unfolded(self.first.unflatten(2, (2, -1)), (m, k))
-        return Statistics(first, self.second, self.occupancy, log_likelihood, count)
+        log_likelihood, count = self.scalars.tolist()
+        first = self.bank.fold.unfolded(self.first, (m, k))
+        return Statistics(first, self.second, self.occupancy.mT, log_likelihood, count)
 
 
 def _add_at(total: Float[Tensor, "..."], dim: int, index: Int[Tensor, "i"], values: Float[Tensor, "..."]) -> None:

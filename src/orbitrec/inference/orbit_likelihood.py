@@ -9,7 +9,7 @@ signals under shifts.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,8 +17,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.inference.group_density import GroupDensity
-from orbitrec.inference.likelihood import Assignment, Observations, Statistics, expectation, summed_statistics
-from orbitrec.inference.template_bank import TemplateBank
+from orbitrec.inference.likelihood import Assignment, Observations, Statistics, Sums
+from orbitrec.inference.template_bank import Fold, TemplateBank
 from orbitrec.models.base import Circle, Projector, SeparableProjector
 from orbitrec.optim.conjugate_gradients import solve_symmetric
 from orbitrec.runtime.distributed import FEWEST, shards
@@ -85,17 +85,14 @@ class ObservationSet:
     def statistics(self, rows: Int[Tensor, "b"], bank: TemplateBank) -> Statistics:
         """The E-step's sums over the observations ``rows``; the processes share the work."""
 
-        def of_batch(own: Int[Tensor, "b"]) -> Statistics:
-            listed = None if self.candidates is None else self.candidates[own]
-            found, assigned = expectation(self.observe(own), bank, candidates=listed, counted=self.counted)
-            if self.record is not None:
-                self.record(own, assigned)
-            return found
+        def add(sums: Sums, shard: Int[Tensor, "b"]) -> None:
+            for own in shard.split(self.batch):
+                listed = None if self.candidates is None else self.candidates[own]
+                assigned = sums.add(self.observe(own), listed, counted=self.counted)
+                if self.record is not None:
+                    self.record(own, assigned)
 
-        def of_shard(shard: Int[Tensor, "b"]) -> Statistics:
-            return reduce(Statistics.merge, map(of_batch, shard.split(self.batch)))
-
-        return summed_statistics(shards(rows, FEWEST), of_shard)
+        return Sums.of_parts(bank, shards(rows, FEWEST), add).statistics()
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,12 @@ class OrbitLikelihood:
     def bank(self, w: Float[Tensor, "q"]) -> TemplateBank:
         """Templates and density as the E-step wants them."""
         templates, log_density = self.templates(w), self.density.log(self.split(w)[1])
-        return TemplateBank(templates, log_density.to(templates.device), self.circle, self.projector.antipodal)
+        return TemplateBank(templates, log_density.to(templates.device), self.circle, self._reached)
+
+    @cached_property
+    def _reached(self) -> Fold | None:
+        reach = self.projector.reach
+        return None if reach is None else Fold.of(self.circle, reach, self.density.dtype)
 
     def value(self, w: Float[Tensor, "q"], index: Int[Tensor, "b"] | None = None) -> float:
         """Mean value of the terms in ``index``."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.geometry.quadrature import circle_rule
@@ -42,6 +42,26 @@ def circular_coefficients(density: Float[Tensor, "... a"], order: Int[Tensor, "*
     return table[..., order % density.shape[-1]]
 
 
+def reached(power: Float[Tensor, "m k"]) -> Bool[Tensor, "m k"]:
+    """The coordinates that hold all but a rounding error's share of templates' power.
+
+    A mode m vanishes at nodes with k·radius well below m. Left out are the weakest coordinates as long as their share
+    is below ``(100 ε)²``: they move a score, whose standard deviation is the root of the template's power, by 100 ε of
+    that.
+
+    Args:
+        power: (m, k) mean square of white templates, in the dtype of the work.
+
+    Returns:
+        A mask, on the same device.
+    """
+    weakest, order = power.flatten().double().cpu().sort()
+    dropped = order[weakest.cumsum(0) < (100 * torch.finfo(power.dtype).eps) ** 2 * weakest.sum()]
+    kept = torch.ones(power.numel(), dtype=torch.bool)
+    kept[dropped] = False
+    return kept.reshape(power.shape).to(power.device)
+
+
 @runtime_checkable
 class Projector(Protocol):
     """A linear map ``T = C w`` from an object's coefficients to templates, on whatever grid.
@@ -56,8 +76,8 @@ class Projector(Protocol):
         ...
 
     @property
-    def antipodal(self) -> bool:
-        """Whether directions are in pairs d, −d, the second half minus the first."""
+    def reach(self) -> Bool[Tensor, "m k"] | None:
+        """The coordinates that templates reach (:func:`reached`); None for all."""
         ...
 
     def templates(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
@@ -108,7 +128,7 @@ class LinearProjector(ABC):
     structure overrides it.
     """
 
-    antipodal: bool = False
+    reach: Bool[Tensor, "m k"] | None = None
 
     @property
     @abstractmethod

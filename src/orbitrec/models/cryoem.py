@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.harmonics import real_spherical_harmonics
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import direction_frames
-from orbitrec.models.base import Circle
+from orbitrec.models.base import Circle, reached
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
@@ -94,10 +94,16 @@ class PolarProjector:
         """Number of functions of the basis."""
         return len(self.basis)
 
-    @property
-    def antipodal(self) -> bool:
-        """True: direction ``i + d/2`` is minus direction i, and its template the mirror image."""
-        return True
+    @cached_property
+    def reach(self) -> Bool[Tensor, "m k"]:
+        """The coordinates that templates reach."""
+        shells = self.radial.new_zeros(len(self.basis.angular), self.grid.node_count)
+        shells.index_add_(0, self.basis.lm, self.radial.square())
+        power = shells.new_zeros(self.grid.max_mode + 1, self.grid.node_count)
+        for matrix, columns, modes in self._angular:
+            of_modes = matrix.square().sum(0).unflatten(0, (len(self.directions) // 2, -1)).mean(0)
+            power[modes] = of_modes.cpu() @ shells[columns.cpu()]
+        return reached(power).to(self.device)
 
     @cached_property
     def radial(self) -> Float[Tensor, "p k"]:
@@ -163,8 +169,18 @@ class PolarProjector:
         return (self.radial * shells.cpu()[self.basis.lm]).sum(1)
 
     def normal(self, w: Float[Tensor, "p"], weight: Float[Tensor, "d k"]) -> Float[Tensor, "p"]:
-        """``C* W C w`` with W diagonal over directions and nodes: the Hessian of the EM quadratic."""
-        return self.adjoint(self.templates(w) * weight[:, None, :].to(self.device))
+        """``C* W C w`` with W diagonal over directions and nodes: the Hessian of the EM quadratic.
+
+        Opposite templates are mirror images, so that their weights add up.
+        """
+        half = len(self.directions) // 2
+        both = (weight[:half] + weight[half:]).to(self.device)
+        shells = self.basis.angular_sum(self.radial, w).to(self.device)
+        out = torch.zeros_like(shells)
+        for matrix, columns, _ in self._angular:
+            rotated = (matrix @ shells[columns]).unflatten(1, (half, -1)) * both[:, None]
+            out[columns] = (matrix.mT @ rotated.flatten(1, 2)).sum(0)
+        return (self.radial * out.cpu()[self.basis.lm]).sum(1)
 
     def gram(self, weight: Float[Tensor, "d k"]) -> Float[Tensor, "p p"]:
         """The matrix ``C* W C`` of :meth:`normal`, for bases of about a hundred functions."""

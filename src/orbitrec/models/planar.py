@@ -15,14 +15,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from scipy.special import jn_zeros, jv
 from torch import Tensor
 
 from orbitrec.errors import InputError
 from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.geometry.polar import PolarGrid
-from orbitrec.models.base import LinearProjector
+from orbitrec.models.base import LinearProjector, reached
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,11 @@ class PlanarProjector(LinearProjector):
         out = values.new_zeros(self.basis.max_mode + 1, max(self.basis.counts), self.grid.node_count)
         out[self.basis.mode, self.basis.order] = values
         return out
+
+    @cached_property
+    def reach(self) -> Bool[Tensor, "m k"]:
+        """The coordinates that templates reach."""
+        return reached(self._radial.square().sum(1))
 
     def complex(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d c"]:
         """The complex coefficients of every class."""
