@@ -173,12 +173,11 @@ class _PoseProblem:
     def of(
         cls, data: ParticleModes, grid: PolarGrid, interpolate: SliceInterpolator, rows: Int[Tensor, "b"]
     ) -> "_PoseProblem":
-        half = grid.circle_points // 2  # the other half of the circle is the conjugate
         modes, power = data.seen(rows, grid)
-        circle = grid.to_circle(modes)[:, :half]
-        weight = (2 * grid.scale.square() / grid.circle_points).to(power).expand(half, -1)
-        power = power[:, None].expand(-1, half, -1)
-        points = grid.points[:half].reshape(-1, 2).to(power)
+        circle = grid.to_circle(modes)
+        weight = (grid.scale.square() / grid.half_circle).to(power).expand(grid.half_circle, -1)
+        power = power[:, None].expand(-1, grid.half_circle, -1)
+        points = grid.points.reshape(-1, 2).to(power)
         return cls(interpolate, points, circle.flatten(1), weight.reshape(-1), power.flatten(1))
 
     def refined(self, rotations: Float[Tensor, "b 3 3"], shifts: Float[Tensor, "b 2"], steps: int) -> FittedPoses:

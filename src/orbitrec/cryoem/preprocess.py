@@ -103,12 +103,7 @@ class ParticleModes:
             The observations, on :attr:`device`.
         """
         modes, power = self.seen(rows, grid)
-        circle = grid.to_circle(modes) * grid.shift_phases(-centres.to(power))
-        if len(shifts) > 1 or bool(shifts.any()):
-            phases = grid.shift_phases(-shifts.reshape(-1, 2).to(power)).unflatten(0, shifts.shape[:-1])
-            moved = grid.from_circle(circle[:, None] * phases)
-        else:
-            moved = grid.from_circle(circle)[:, None]
+        moved = grid.displaced(modes, -(centres[:, None] + shifts))
         odds = None if self.log_outlier is None else self.log_outlier[rows].to(power)
         return Observations(moved, power, log_shift.to(power), odds)
 

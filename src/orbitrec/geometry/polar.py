@@ -24,19 +24,6 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.grids import pixel_vectors, vectors
 
 
-def _even_fft_size(at_least: int) -> int:
-    """Smallest even 2-3-5-smooth integer that is at least ``at_least``."""
-    size = at_least + at_least % 2
-    while True:
-        rest = size
-        for p in (2, 3, 5):
-            while rest % p == 0:
-                rest //= p
-        if rest == 1:
-            return size
-        size += 2
-
-
 def _reflected(x: Float[Tensor, "b h w"], dim: int) -> tuple[Float[Tensor, "b p q"], Float[Tensor, "b p q"]]:
     """``x(i) ± x(−i)`` for i ≥ 0 along a dimension whose origin is at n//2; the origin counts once."""
     n = x.shape[dim]
@@ -132,9 +119,9 @@ class PolarGrid:
         return PolarGrid(self.box, self.k_max, self.radial_nodes, min(self.max_mode, modes), nodes)
 
     @property
-    def circle_points(self) -> int:
-        """Samples on the circle that hold modes −M … M."""
-        return _even_fft_size(2 * self.max_mode + 2)
+    def half_circle(self) -> int:
+        """Samples on half a circle that hold modes −M … M; those on the other half are their conjugates."""
+        return self.max_mode + 1
 
     @cached_property
     def mode_weights(self) -> Float[Tensor, "m"]:
@@ -144,28 +131,53 @@ class PolarGrid:
         return c
 
     @cached_property
+    def half_angles(self) -> Float[Tensor, "phi"]:
+        """Angles of the samples on half a circle, in radians (float64)."""
+        return math.pi * torch.arange(self.half_circle, dtype=torch.float64) / self.half_circle
+
+    @cached_property
     def points(self) -> Float[Tensor, "phi k 2"]:
-        """Frequency vectors (x, y) of the circle samples, radians per pixel (float64)."""
-        phi = 2 * math.pi * torch.arange(self.circle_points, dtype=torch.float64) / self.circle_points
-        unit = torch.stack([phi.cos(), phi.sin()], dim=-1)
+        """Frequency vectors (x, y) of the samples on half a circle, radians per pixel (float64)."""
+        unit = torch.stack([self.half_angles.cos(), self.half_angles.sin()], dim=-1)
         return unit[:, None, :] * self.nodes[None, :, None]
 
+    @cached_property
+    def _waves(self) -> list[Float[Tensor, "modes_two phi"]]:
+        """``c_m (cos mφ, −sin mφ)`` of even and ``c_m (sin mφ, cos mφ)`` of odd modes.
+
+        On half a circle ``Re F = Σ_{m even} c_m Re(F_m e^{imφ})`` and ``Im F = Σ_{m odd} c_m Im(F_m e^{imφ})``, since
+        ``F(φ+π) = conj F(φ)``; over the square root of half the number of points, rows are orthonormal, those of mode 0
+        but for the weight of its imaginary part, which is zero.
+        """
+        waves = []
+        for parity in (0, 1):
+            m = torch.arange(parity, self.max_mode + 1, 2)
+            wave = torch.polar(
+                self.mode_weights[m][:, None].expand(-1, self.half_circle), m[:, None] * self.half_angles
+            )
+            pair = (wave.real, -wave.imag) if parity == 0 else (wave.imag, wave.real)
+            waves.append(torch.stack(pair, dim=1).flatten(0, 1))
+        return waves
+
     def from_circle(self, values: Complex[Tensor, "... phi k"]) -> Complex[Tensor, "... m k"]:
-        """Coordinates from the transform's values on the circle samples, by an FFT over φ."""
-        modes = torch.fft.fft(values, dim=-2, norm="forward")[..., : self.max_mode + 1, :]
-        factor = (self.mode_weights[:, None] * self.scale).to(values.real.dtype)
-        return modes * factor.to(values.device)
+        """Coordinates from the transform's values on half a circle, for real images."""
+        moved = self._from_half((values.real.mT, values.imag.mT))
+        return moved.mT * self.scale.to(values.device, values.real.dtype)
 
     def to_circle(self, modes: Complex[Tensor, "... m k"]) -> Complex[Tensor, "... phi k"]:
-        """The transform's values on the circle samples; inverts :meth:`from_circle` for real images."""
-        factor = (1 / (self.mode_weights[:, None] * self.scale)).to(modes.real.dtype).to(modes.device)
-        half = modes * factor
-        full = half.new_zeros(*modes.shape[:-2], self.circle_points, modes.shape[-1])
-        m = torch.arange(1, self.max_mode + 1, device=modes.device)
-        full[..., : self.max_mode + 1, :] = half
-        sign = (1 - 2 * (m % 2)).to(half.real.dtype)[:, None]
-        full[..., self.circle_points - m, :] = sign * half[..., 1:, :].conj()
-        return torch.fft.ifft(full, dim=-2, norm="forward")
+        """The transform's values on half a circle; inverts :meth:`from_circle` for real images."""
+        return torch.complex(*self._to_half(modes / self.scale.to(modes.device, modes.real.dtype))).mT
+
+    def _from_half(self, parts: tuple[Float[Tensor, "... k phi"], ...]) -> Complex[Tensor, "... k m"]:
+        """Modes from the real and the imaginary part on half a circle, without the scale of nodes."""
+        out = parts[0].new_empty(*parts[0].shape[:-1], self.max_mode + 1, 2)
+        for parity, (part, wave) in enumerate(zip(parts, self._waves, strict=True)):
+            out[..., parity::2, :] = (part @ (wave.mT / self.half_circle).to(part)).unflatten(-1, (-1, 2))
+        return torch.view_as_complex(out)
+
+    def _to_half(self, modes: Complex[Tensor, "... m k"]) -> list[Float[Tensor, "... k phi"]]:
+        pairs = torch.view_as_real(modes.resolve_conj()).movedim(-2, -3)  # (…, k, m, 2)
+        return [pairs[..., parity::2, :].flatten(-2) @ wave.to(pairs) for parity, wave in enumerate(self._waves)]
 
     def _circular(self, x: Float[Tensor, "p"], y: Float[Tensor, "p"], m: int) -> Complex[Tensor, "p k"]:
         """What a pixel at (x, y) adds to coordinate (m, k).
@@ -224,15 +236,25 @@ class PolarGrid:
         return torch.stack([a.mT @ a.conj() for a in by_mode])
 
     def shift_phases(self, shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "s phi k"]:
-        """``e^{-ik·s}`` on the circle samples for displacements ``s`` = (x, y) in pixels."""
+        """``e^{-ik·s}`` on half a circle for displacements ``s`` = (x, y) in pixels."""
         angle = -torch.einsum("pkc,sc->spk", self.points.to(shifts.dtype).to(shifts.device), shifts)
         return torch.polar(torch.ones_like(angle), angle)
 
+    def displaced(
+        self, modes: Complex[Tensor, "b m k"], displacements: Float[Tensor, "b s 2"]
+    ) -> Complex[Tensor, "b s m k"]:
+        """Coordinates of each image moved by its own displacements (x, y) in pixels."""
+        real, imaginary = (part[:, None] for part in self._to_half(modes))
+        unit = torch.stack([self.half_angles.cos(), self.half_angles.sin()]).to(real)
+        angle = (displacements.to(real) @ unit)[:, :, None] * self.nodes.to(real)[:, None]  # (b, s, k, phi)
+        cosine, sine = angle.cos(), angle.sin()  # (real + i imaginary) (cosine − i sine)
+        parts = real * cosine + imaginary * sine, imaginary * cosine - real * sine
+        return self._from_half(parts).mT
+
     def moved(self, modes: Complex[Tensor, "b m k"], shifts: Float[Tensor, "b 2"]) -> Complex[Tensor, "b m k"]:
         """Coordinates of each image moved by its own displacement (x, y) in pixels."""
-        return self.from_circle(self.to_circle(modes) * self.shift_phases(shifts.to(modes.real.dtype)))
+        return self.displaced(modes, shifts[:, None])[:, 0]
 
     def shift(self, modes: Complex[Tensor, "b m k"], shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "b s m k"]:
         """Coordinates of every image moved by every displacement (x, y) in pixels."""
-        circle = self.to_circle(modes)[:, None] * self.shift_phases(shifts.to(modes.real.dtype))
-        return self.from_circle(circle)
+        return self.displaced(modes, shifts.expand(len(modes), -1, -1))

@@ -53,7 +53,9 @@ def polar_templates(volume: Volume, grid: PolarGrid, directions: Float[Tensor, "
     """
 
     def templates(some: Float[Tensor, "s 3"]) -> Complex[Tensor, "s m k"]:
-        points = equators(some, grid.circle_points)[:, :, None, :] * grid.nodes[:, None].to(some.dtype)
+        points = equators(some, 2 * grid.half_circle)[:, : grid.half_circle, None, :] * grid.nodes[:, None].to(
+            some.dtype
+        )
         return grid.from_circle(volume.fourier(points))
 
     return torch.cat([templates(some) for some in directions.split(_DIRECTIONS_AT_ONCE)])

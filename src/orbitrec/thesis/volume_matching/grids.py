@@ -75,14 +75,14 @@ class PolarMomentGrid:
     @cached_property
     def points(self) -> Float[Tensor, "p 3"]:
         """Direction, half of the circle, radial node."""
-        count = self.grid.circle_points
-        half = equators(self.directions[: len(self.directions) // 2].double(), count)[:, : count // 2]
+        count = self.grid.half_circle
+        half = equators(self.directions[: len(self.directions) // 2].double(), 2 * count)[:, :count]
         return (half[:, :, None] * self.grid.nodes[:, None]).reshape(-1, 3)
 
     def templates(self, values: Complex[Tensor, "p"]) -> Complex[Tensor, "d m k"]:
         """Polar templates of all directions."""
         half = values.reshape(len(self.directions) // 2, -1, self.grid.node_count)
-        near = self.grid.from_circle(torch.cat([half, half.conj()], dim=1))
+        near = self.grid.from_circle(half)
         sign = (1 - 2 * (torch.arange(self.grid.max_mode + 1) % 2)).to(near.real.dtype)[:, None]
         return torch.cat([near, sign * near.conj()])
 
