@@ -1,6 +1,5 @@
 """The ab initio search: stack → modes → centres → starts → frequency marching → poses → map."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +16,7 @@ from orbitrec.cryoem.outliers import with_outliers
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
+from orbitrec.cryoem.search.multi_start import work_of_starts
 from orbitrec.cryoem.search.multiresolution import MEMORIES, Plan, PosedVolume, Search, frequency_marching
 from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
 from orbitrec.errors import InputError
@@ -229,24 +229,5 @@ def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bo
     elif config.solver is not None:
         passes *= 1 + schedule.round_passes
     sets = 2 if apart and not drawn else 1
-    starts = sets * _work_of_starts(count // sets, config, schedule, drawn)
+    starts = sets * work_of_starts(config.starts, count // sets, config, schedule, drawn)
     return starts + (Stage.MARCHING.cost * passes + ends) * count
-
-
-def _work_of_starts(count: int, config: AbInitioConfig, schedule: Schedule, drawn: bool) -> float:
-    pool = count - schedule.held_out_of(count)
-    start, settle, select = (
-        steps * min(batch, pool)
-        for steps, batch in (
-            (schedule.start_steps, schedule.start_batch),
-            (schedule.settle_steps, schedule.settle_batch),
-            (schedule.select_steps, schedule.select_batch),
-        )
-    )
-    if config.solver is not None:
-        rounds = schedule.rounds * schedule.round_passes * pool
-        start, settle, select = rounds, 0.0, rounds
-    if drawn:
-        select = (schedule.first_trials + schedule.second_trials) * count
-    selected = math.ceil(config.starts / 2)
-    return Stage.STARTS.cost * config.starts * (start + settle) + Stage.SELECTION.cost * selected * select

@@ -2,7 +2,8 @@
 
 At a low bandwidth every start makes EM steps on small batches with discounted statistics, on centred images and without
 a search over shifts: a batch costs a fraction of a second. Starts are ranked by the log-likelihood of particles that
-were held out; the better half goes on to the next bandwidth, and the best of those is kept.
+were held out; the better half goes on to the next bandwidth, and the best of those is kept. Where the best two of the
+first half of the starts end there in the same map, the others would only find it again, and are left out.
 """
 
 import math
@@ -28,6 +29,9 @@ from orbitrec.optim.problem import em_map
 from orbitrec.optim.solvers import Solver
 from orbitrec.optim.termination import StepInfo, Termination
 from orbitrec.runtime.progress import RunState, Stage, restored
+
+SAME_MAP = 0.97
+"""Correlation, after alignment, from which on two starts have found the same map."""
 
 
 @dataclass(frozen=True)
@@ -224,12 +228,10 @@ def multi_start(
         OnlinePhase(schedule.start_batch, schedule.start_steps, 0.95),
         OnlinePhase(schedule.settle_batch, schedule.settle_steps, 0.8),
     ]
-    improved: list[dict[str, Any]] = [
-        run.step(f"start {i + 1}", partial(common.improved, low, model, first, Stage.STARTS, i + 1))
-        for i, model in enumerate(models)
-    ]
-    ranked = sorted(range(len(improved)), key=lambda i: -improved[i]["score"])
     second = [OnlinePhase(schedule.select_batch, schedule.select_steps, 0.9)]
+
+    def started(i: int) -> dict[str, Any]:
+        return run.step(f"start {i + 1}", partial(common.improved, low, models[i], first, Stage.STARTS, i + 1))
 
     def centred_steps(number: int, level: ResolutionLevel, model: VolumeAndViews) -> tuple[VolumeAndViews, float]:
         begun = level.prolongated(model, high)
@@ -237,16 +239,64 @@ def multi_start(
         return restored(VolumeAndViews, found), found["score"]
 
     went_on = centred_steps if went_on is None else went_on
-    candidates = {
-        i: went_on(i + 1, low, restored(VolumeAndViews, improved[i])) for i in ranked[: math.ceil(len(models) / 2)]
-    }
+    improved: list[dict[str, Any]] = []
+    candidates: dict[int, tuple[VolumeAndViews, float]] = {}
+    for count in _rounds(len(models)):
+        improved += [started(i) for i in range(len(improved), count)]
+        ranked = sorted(set(range(count)) - set(candidates), key=lambda i: -improved[i]["score"])
+        for i in ranked[: math.ceil(count / 2) - len(candidates)]:
+            candidates[i] = went_on(i + 1, low, restored(VolumeAndViews, improved[i]))
+        found = [model for model, _ in candidates.values()]
+        if count < len(models) and _agreement(high, *found) > SAME_MAP:
+            drawn = went_on is not centred_steps
+            run.total -= sum(
+                sign * work_of_starts(number, len(data), config, schedule, drawn)
+                for sign, number in ((1, len(models)), (-1, count))
+            )
+            break
     chosen = max(candidates, key=lambda i: candidates[i][1])
     best = candidates[chosen][0]
     compared = [
         Candidate(i, score, 1.0 if i == chosen else _agreement(high, model, best))
         for i, (model, score) in candidates.items()
     ]
-    return Selection(high, best, chosen, kinds, [found["score"] for found in improved], compared)
+    return Selection(high, best, chosen, kinds[: len(improved)], [found["score"] for found in improved], compared)
+
+
+def _rounds(starts: int) -> list[int]:
+    """How many of the starts have been improved after each round: half of them, then all, if half of them are four."""
+    return [starts // 2, starts] if starts >= 8 else [starts]
+
+
+def work_of_starts(starts: int, count: int, config: AbInitioConfig, schedule: Schedule, drawn: bool) -> float:
+    """Cost of so many starts and of the better half of them at the second bandwidth, as :attr:`Stage.cost` counts it.
+
+    Args:
+        starts: how many.
+        count: of the particles.
+        config: of the run.
+        schedule: its sizes.
+        drawn: whether displacements are drawn.
+
+    Returns:
+        Cost of an image times images.
+    """
+    pool = count - schedule.held_out_of(count)
+    start, settle, select = (
+        steps * min(batch, pool)
+        for steps, batch in (
+            (schedule.start_steps, schedule.start_batch),
+            (schedule.settle_steps, schedule.settle_batch),
+            (schedule.select_steps, schedule.select_batch),
+        )
+    )
+    if config.solver is not None:
+        rounds = schedule.rounds * schedule.round_passes * pool
+        start, settle, select = rounds, 0.0, rounds
+    if drawn:
+        select = (schedule.first_trials + schedule.second_trials) * count
+    selected = math.ceil(starts / 2)
+    return Stage.STARTS.cost * starts * (start + settle) + Stage.SELECTION.cost * selected * select
 
 
 def _agreement(level: ResolutionLevel, model: VolumeAndViews, other: VolumeAndViews) -> float:
