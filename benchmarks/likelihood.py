@@ -33,8 +33,8 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.geometry.rotations import direction_frames, in_plane
 from orbitrec.inference.likelihood import Observations, posterior, scores
-from orbitrec.inference.template_bank import TemplateBank
-from orbitrec.models.base import Circle
+from orbitrec.inference.template_bank import Fold, TemplateBank
+from orbitrec.models.base import Circle, reached
 from orbitrec.models.cryoem import polar_circle, polar_templates
 from orbitrec.models.simulate import ParticleSimulation, random_poses
 from orbitrec.volumes.gaussians import GaussianMixture
@@ -84,7 +84,9 @@ class Problem:
         observed = Observations(grid.from_images(self.images)[:, None], power, self.images.new_zeros(1))
         templates = polar_templates(self.volume, grid, self.directions.float())
         density = torch.full((len(self.directions), self.angles), self.log_prior)
-        bank = TemplateBank(templates, density, polar_circle(grid, self.angles), antipodal=True)
+        circle = polar_circle(grid, self.angles)
+        fold = Fold.of(circle, reached(templates.abs().square().mean(0)), templates.real.dtype)
+        bank = TemplateBank(templates, density, circle, fold)
         ms = cpu_ms(lambda: posterior(scores(observed, bank)), self.repeats)
         return ms / len(self.images), scores(observed, bank)[:, 0]
 

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -114,6 +115,36 @@ def shift_errors(found: PosedVolume, truth: Tensor) -> Tensor:
     design = found.rotations.mT[:, :2].reshape(-1, 3)
     difference = (found.shifts_px - truth).reshape(-1, 1)
     return (difference - design @ torch.linalg.lstsq(design, difference).solution).reshape(-1, 2)
+
+
+def test_starts_end_where_the_best_two_of_the_first_half_agree():
+    data, _, _ = simulated(1)
+    centres = torch.zeros(len(data), 2, dtype=torch.float64)
+    config = replace(CONFIG, random=8)
+
+    def found(model: Callable[[int, VolumeAndViews], VolumeAndViews]) -> Selection:
+        def went_on(number: int, level: ResolutionLevel, start: VolumeAndViews) -> tuple[VolumeAndViews, float]:
+            return model(number, start), float(number)
+
+        state = Watched(torch.Generator().manual_seed(1))
+        schedule = replace(SCHEDULE, start_steps=1, settle_steps=0)
+        selection = multi_start(data, RADIUS, centres, config, schedule, state, went_on=went_on)
+        totals.append(state.total)
+        return selection
+
+    totals: list[float] = []
+    seen: list[VolumeAndViews] = []
+
+    def the_first(number: int, start: VolumeAndViews) -> VolumeAndViews:
+        seen.append(start)
+        return seen[0]
+
+    agreed = found(the_first)
+    assert (len(agreed.scores), len(agreed.kinds), len(agreed.candidates)) == (4, 4, 2)
+    others = found(lambda number, start: start)
+    assert (len(others.scores), len(others.candidates)) == (8, 4)
+    assert totals[0] < totals[1]
+    assert others.chosen == max(each.start for each in others.candidates)
 
 
 def assert_poses_found(result: Run) -> None:

@@ -139,3 +139,20 @@ def test_bad_input_is_said():
             PolarGrid(box, 1.0, nodes, max_mode)
     with pytest.raises(InputError, match="17 px do not fit"):
         PolarGrid(16, 1.0, 4, 4).from_images(torch.zeros(1, 17, 17))
+
+
+@pytest.mark.parametrize("n", [33, 34])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_each_image_is_moved_by_displacements_of_its_own(n, dtype, tolerance):
+    grid = PolarGrid.for_radius(n, 1.2, 10.0)
+    images = torch.randn(2, n, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    modes = grid.from_images(images).to(dtype.to_complex())
+    moves = torch.tensor([[[0.5, -1.0], [2.0, 0.3], [0.0, 0.0]], [[-0.7, 0.2], [1.5, 1.5], [3.0, -2.0]]])
+    found = grid.displaced(modes, moves.to(dtype))
+    for image, own in enumerate(moves):
+        circle = grid.to_circle(modes[image])
+        for number, move in enumerate(own):
+            phase = torch.exp(-1j * (grid.points @ move.double())).to(circle.dtype)
+            expected = grid.from_circle(circle * phase)
+            scale = float(expected.abs().max())
+            assert float((found[image, number] - expected).abs().max()) < tolerance * scale

@@ -187,3 +187,21 @@ def test_equators_are_perpendicular_to_their_direction():
 def test_directions_that_are_no_antipodal_pairs_are_refused():
     with pytest.raises(InputError, match="antipodal"):
         PolarProjector(BASIS, GRID, DIRECTIONS.flip(0)[1:])
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-10), (torch.float64, 1e-25)])
+def test_what_templates_do_not_reach_is_a_rounding_error_of_them(dtype, share):
+    projector = PolarProjector(BASIS, GRID, DIRECTIONS, dtype)
+    power = projector.templates(coefficients().to(dtype)).abs().double().square()
+    assert float((power * ~projector.reach).sum()) < share * float(power.sum())
+    assert not projector.reach[BASIS.degree + 1 :].any()
+    assert projector.reach[0].all()
+    if dtype == torch.float32:  # modes far above k·radius are gone
+        assert not projector.reach[BASIS.degree, 0]
+
+
+def test_the_normal_operator_is_the_adjoint_of_weighted_templates():
+    projector, w = PolarProjector(BASIS, GRID, DIRECTIONS, torch.float64), coefficients()
+    weight = torch.rand(len(DIRECTIONS), GRID.node_count, generator=torch.Generator().manual_seed(7)).double()
+    expected = projector.adjoint(projector.templates(w) * weight[:, None])
+    assert torch.allclose(projector.normal(w, weight), expected, rtol=1e-10, atol=1e-12 * float(expected.abs().max()))

@@ -83,8 +83,7 @@ def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Fl
     """
     dims = tuple(range(1, score.ndim))
     peak = score.amax(dims, keepdim=True)
-    lowest = math.log(torch.finfo(score.dtype).tiny * 2 * score[0].numel())
-    score.sub_(peak).clamp_(min=lowest).exp_()
+    score.sub_(peak).clamp_(min=_lowest(score[0])).exp_()
     total = score.sum(dims, keepdim=True)
     score.div_(total)
     return score, (peak + total.log()).reshape(len(score))
