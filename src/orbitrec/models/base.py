@@ -128,7 +128,10 @@ class LinearProjector(ABC):
     structure overrides it.
     """
 
-    reach: Bool[Tensor, "m k"] | None = None
+    @property
+    def reach(self) -> Bool[Tensor, "m k"] | None:
+        """The coordinates that templates reach (:func:`reached`); None for all."""
+        return None
 
     @property
     @abstractmethod

@@ -96,9 +96,13 @@ class PolarProjector:
         """Number of functions of the basis."""
         return len(self.basis)
 
-    @cached_property
+    @property
     def reach(self) -> Bool[Tensor, "m k"]:
         """The coordinates that templates reach."""
+        return self._reach
+
+    @cached_property
+    def _reach(self) -> Bool[Tensor, "m k"]:
         shells = self.radial.new_zeros(len(self.basis.angular), self.grid.node_count)
         shells.index_add_(0, self.basis.lm, self.radial.square())
         power = shells.new_zeros(self.grid.max_mode + 1, self.grid.node_count)

@@ -158,9 +158,13 @@ class PlanarProjector(LinearProjector):
         out[self.basis.mode, self.basis.order] = values
         return out
 
-    @cached_property
+    @property
     def reach(self) -> Bool[Tensor, "m k"]:
         """The coordinates that templates reach."""
+        return self._reach
+
+    @cached_property
+    def _reach(self) -> Bool[Tensor, "m k"]:
         return reached(self._radial.square().sum(1))
 
     def complex(self, w: Float[Tensor, "p"]) -> Complex[Tensor, "d c"]:
