@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/thesis/moment_information.py emd_0409.mrc --band 15
 
 The problem is Table 2.2's; the prior is of the map's own spectrum and radial profile
-(:mod:`orbitrec.thesis.volume_matching.information`). ``--particles`` may be repeated.
+(:mod:`orbitrec.moments.information`). ``--particles`` may be repeated.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from rich.table import Table
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.thesis.two_moments import Matching, TrueVolume
-from orbitrec.thesis.volume_matching.information import (
+from orbitrec.moments.information import (
     MomentInformation,
     empirical_prior_covariance,
     explained_variance,
     projected,
 )
-from orbitrec.thesis.volume_matching.shells import ShellFunctions
+from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.volumes.shells import ShellFunctions
 
 _DEGREE, _SCALE = 8, 0.3  # of the views' log density, and each harmonic's standard deviation in the prior
 

@@ -1,9 +1,10 @@
-"""How much of a volume two moments determine, shell by shell.
+"""How much of a volume its moments determine, shell by shell.
 
-Counting numbers (:mod:`orbitrec.thesis.volume_matching.pseudo_atoms`) says that moments leave much of a volume open,
-but not where. So they are linearised at the truth, where their Fisher information F is the misfit's Hessian, and the
-volume has a Gaussian prior of covariance C. What the moments leave open then has the covariance ``S = (C⁻¹ + F)⁻¹``,
-and ``e_s = 1 − tr_s S / tr_s C`` is the explained fraction of the variance in shell s.
+Counting numbers says that two moments leave much of a volume open, but not where. So moments are linearised at the
+truth, where their Fisher information F is the misfit's Hessian, and the volume has a Gaussian prior of covariance C.
+What the moments leave open then has the covariance ``S = (C⁻¹ + F)⁻¹``, and ``e_s = 1 − tr_s S / tr_s C`` is the
+explained fraction of the variance in shell s. Errors of the third cumulants are independent of those of the first two
+moments (:class:`orbitrec.moments.cumulant_target.CumulantTarget`), so that their information adds.
 
 If solutions were draws of that Gaussian, two of them, or one and the truth, would have the FSC ``e_s``, and the mean of
 many and the truth ``sqrt(e_s)``. It is an estimate and no bound: solutions lie on a curved set, of which this is
@@ -11,16 +12,20 @@ the tangent, there may be others far from the truth, and a prior may know more t
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from orbitrec.geometry.grids import nearest_shells, pixel_vectors
 from orbitrec.models.cryoem import PolarProjector
-from orbitrec.moments.analytic import Moments
+from orbitrec.moments.analytic import Moments, antipodal_weights
+from orbitrec.moments.compression import Triple
+from orbitrec.moments.cumulant_target import CumulantTarget
+from orbitrec.moments.cumulants import weighted_parts
 from orbitrec.moments.matching import MomentTarget
-from orbitrec.thesis.volume_matching.shells import ShellFunctions
+from orbitrec.volumes.shells import ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 _RADII = 400
@@ -78,6 +83,110 @@ class MomentInformation:
         misfit = self.target.misfit(moments - Moments(errors[0], errors[1], moments.weights))
         first, second = torch.autograd.grad(misfit, errors)
         return first.real, second.real
+
+
+@dataclass(frozen=True, eq=False)
+class CumulantInformation:
+    """Fisher information of third cumulants, in the projector's precision; otherwise as :class:`MomentInformation`.
+
+    Attributes:
+        target: how well the cumulants are known; what they are does not matter.
+        projector: rotates shells to directions in antipodal pairs.
+        functions: what the volume is a sum of, on the shells of the compressed grid.
+        coefficients: the true volume.
+        density: true probabilities of the directions.
+        harmonics: ways in which the views' log density may differ.
+    """
+
+    target: CumulantTarget
+    projector: PolarProjector
+    functions: ShellFunctions
+    coefficients: Float[Tensor, "p"]
+    density: Float[Tensor, "d"]
+    harmonics: Float[Tensor, "d b"]
+
+    def matrix(self) -> Float[Tensor, "x x"]:
+        """``F``, the Hessian of :meth:`CumulantTarget.misfit` at cumulants that fit: coefficients, then harmonics."""
+        size = len(self.functions) + self.harmonics.shape[1]
+        total = torch.zeros(size, size, dtype=self.projector.dtype)
+        for triple, response in self.target.response.items():
+            derivatives = torch.cat([self._volume(triple), self._views(triple)]).flatten(1)
+            flat = (torch.view_as_real(derivatives).mT @ response.to(self.projector.dtype).mT).flatten(1)
+            total += flat @ flat.mT
+        return 2 * self.target.count * total
+
+    def _volume(self, triple: Triple) -> Complex[Tensor, "p r s t"]:
+        """A coefficient changes one factor of the product at a time, ``F_p(a)`` times the mean of the other two's."""
+        a, b = triple
+        x, y, z = (self._coordinates[m] for m in (a, b, a + b))
+        first = self._means(a, (y.conj()[:, :, None] * z[:, None, :])).unflatten(1, (y.shape[1], -1))
+        second = self._means(b, (x.conj()[:, :, None] * z[:, None, :])).unflatten(1, (x.shape[1], -1))
+        third = self._means(a + b, x[:, :, None] * y[:, None, :]).conj().unflatten(1, (x.shape[1], -1))
+        radial = [self._radial[m] for m in (a, b, a + b)]
+        return (
+            radial[0][:, :, None, None] * first[:, None]
+            + radial[1][:, None, :, None] * second[:, :, None, :]
+            + radial[2][:, None, None, :] * third[:, :, :, None]
+        )
+
+    def _views(self, triple: Triple) -> Complex[Tensor, "b r s t"]:
+        """The views' changes weigh all products anew, and move the mean that is taken off mode 0."""
+        a, b = triple
+        x, y, z = (self._coordinates[m] for m in (a, b, a + b))
+        products = x[:, :, None, None] * y[:, None, :, None] * z.conj()[:, None, None, :]
+        even, odd = antipodal_weights(self._changes.mT)
+        change = torch.complex(even @ products.real.flatten(1), odd @ products.imag.flatten(1))
+        change = change.reshape(-1, *products.shape[1:])
+        if a == 0:
+            moved = even @ x.real
+            covariance = self._mean(y[:, :, None] * z.conj()[:, None, :])
+            change = change - moved[:, :, None, None] * covariance
+            if b == 0:
+                change = change - moved[:, None, :, None] * covariance[:, None, :]
+                change = change - moved[:, None, None, :] * covariance[:, :, None]
+        return change
+
+    @cached_property
+    def _weights(self) -> tuple[Float[Tensor, "h"], Float[Tensor, "h"]]:
+        return antipodal_weights(self.density.to(self.projector.dtype))
+
+    @cached_property
+    def _changes(self) -> Float[Tensor, "d b"]:
+        changes = self.density[:, None] * (self.harmonics - self.density @ self.harmonics)
+        return changes.to(self.projector.dtype)
+
+    @cached_property
+    def _radial(self) -> list[Float[Tensor, "p _"]]:
+        radial = self.functions.radial.to(self.projector.dtype)
+        return [radial @ basis.to(radial) for basis in self.target.compression.bases]
+
+    @cached_property
+    def _coordinates(self) -> list[Complex[Tensor, "h _"]]:
+        """Of half of the templates, mode 0 without its mean."""
+        functions = self.functions.to(self.projector.dtype)
+        shells = functions.sum(self.coefficients.to(functions.radial), self.projector.basis.degree)
+        first, *rest = self.target.compression(self.projector.half_templates(shells).transpose(0, 1))
+        return [first.real - self._mean(first.real) + 0j, *rest]
+
+    @cached_property
+    def _angular(self) -> list[Float[Tensor, "two_h lm"]]:
+        """Templates of every harmonic, real parts above imaginary ones, mode 0 without its mean."""
+        half = len(self.projector.directions) // 2
+        angular = self.projector.angular[:half, : len(self.target.compression.bases)]
+        first, *rest = angular.unbind(1)
+        parts = [first.real - self._mean(first.real) + 0j, *rest]
+        return [torch.cat([part.real, part.imag]) for part in parts]
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over all directions of what is conjugate in opposite ones."""
+        even, odd = self._weights
+        mean = torch.tensordot(even, values.real, dims=1)
+        return torch.complex(mean, torch.tensordot(odd, values.imag, dims=1)) if values.is_complex() else mean
+
+    def _means(self, m: int, others: Complex[Tensor, "h r s"]) -> Complex[Tensor, "p rs"]:
+        """Mean over directions of each coefficient's harmonic in mode m times the conjugates of ``others``."""
+        products = self._angular[m].mT @ weighted_parts(others.flatten(1), self._weights)
+        return torch.complex(*products.chunk(2, dim=1))[self.functions.lm]
 
 
 def explained_variance(
