@@ -1,6 +1,7 @@
 """Third cumulants: against sums over rotations, autograd, drawn particles and pixel images."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from orbitrec.moments.compression import Compression, noise_edge
 from orbitrec.moments.cumulant_estimator import CumulantAccumulator
 from orbitrec.moments.cumulant_target import CumulantTarget
 from orbitrec.moments.cumulants import antipodal_third_cumulants, third_cumulants
+from orbitrec.moments.estimator import MomentAccumulator
+from orbitrec.moments.files import read_cumulants, read_moments, write_moments
 from orbitrec.moments.information import CumulantInformation
 from orbitrec.moments.noise import sampled_cumulants
 from orbitrec.moments.shifts import shifted_templates
@@ -46,13 +49,13 @@ def probabilities(directions: torch.Tensor) -> torch.Tensor:
     return density / density.sum()
 
 
-def problem(n: int, degree: int = 21, tolerance: float = 1e-2):
+def problem(n: int, degree: int = 21, count: float = 3e5):
     """Templates of three atoms, probabilities of their directions, and coordinates."""
     grid = PolarGrid(n, 1.1, 10, 9)
     directions = spherical_design(degree)
     templates, density = polar_templates(ATOMS, grid, directions), probabilities(directions)
     moments = uniform_moments(templates, density, grid)
-    return templates, density, Compression.of(moments, grid, variance=1.0, tolerance=tolerance)
+    return templates, density, Compression.of(moments, grid, variance=1.0, count=count)
 
 
 def modes(triple):
@@ -96,7 +99,7 @@ def test_single_precision_loses_only_its_rounding():
 
 def test_coordinates_are_white_in_noise_and_uncorrelated_in_signal():
     n = 17
-    templates, density, compression = problem(n, tolerance=1e-3)
+    templates, density, compression = problem(n, count=3e7)
     gram = compression.grid.noise_gram().real
     weight = density.to(torch.complex128)
     for m, (z, basis, signal) in enumerate(
@@ -114,8 +117,8 @@ def test_noise_alone_has_no_eigenvalue_beyond_its_edge():
     images = torch.randn(4000, 24, 24, generator=seeded(1), dtype=torch.float64)
     noise = uniform_moments(grid.from_images(images), torch.full((4000,), 1 / count).double(), grid)
     debiased = Moments(noise.first, noise.second - grid.noise_gram(), noise.weights)
-    edge = noise_edge(grid.node_count, count)
-    found = Compression.of(debiased, grid, variance=1.0, tolerance=edge / 8)
+    found = Compression.of(debiased, grid, variance=1.0, count=100 * count)
+    edge = noise_edge(round(float(torch.trace(grid.noise_gram()[1].real))), count)
     largest = [float(signal[0]) for signal in found.signal]
     assert edge / 4 < largest[0] < edge
     assert edge / 4 < max(largest[1:]) < edge / math.sqrt(2)
@@ -146,7 +149,7 @@ def information_problem(dtype: torch.dtype):
     harmonics = 0.3 * nonconstant_harmonics(directions, 2)
     moments = uniform_moments(projector.templates(w.to(dtype)), log_density.softmax(0).to(dtype), grid)
     moments = Moments(moments.first.to(torch.complex128), moments.second.to(torch.complex128), moments.weights)
-    compression = Compression.of(moments, grid, variance=0.05, tolerance=0.3)
+    compression = Compression.of(moments, grid, variance=0.05, count=300.0)
     return projector, functions, w, log_density, harmonics, compression
 
 
@@ -251,7 +254,7 @@ def images(count: int, seed: int, n: int = N, contrast: float = 1.0) -> tuple[to
     return noisy, ctf.radial(PolarGrid(n, 1.1, 10, 9).nodes, PIXEL_A)
 
 
-def shifted_problem(n: int = N, tolerance: float = 1e-3, contrast: float = 1.0):
+def shifted_problem(n: int = N, count: float = 3e7, contrast: float = 1.0):
     """Templates of half of the directions at every shift of a rule, their weights, and coordinates."""
     # More modes than the images', because shifts bring some in from beyond.
     grid, wide = PolarGrid(n, 1.1, 10, 9), PolarGrid(n, 1.1, 10, 17)
@@ -261,7 +264,7 @@ def shifted_problem(n: int = N, tolerance: float = 1e-3, contrast: float = 1.0):
     moved = moved[:, :10]
     both = torch.cat([moved, (-1.0) ** torch.arange(10)[:, None] * moved.conj()])
     moments = uniform_moments(both, density, grid)
-    return moved, density, Compression.of(moments, grid, variance=1.0, tolerance=tolerance)
+    return moved, density, Compression.of(moments, grid, variance=1.0, count=count)
 
 
 def residuals(compression, exact, parts: int, size: int, contrast: float, n: int):
@@ -297,7 +300,7 @@ def test_pixel_images_have_the_analytic_cumulants(n):
 
 def test_the_misfit_of_the_truth_is_that_of_noise():
     """Half of the numbers on average; a fifth more, as the square box and the CTF leave noise not quite white."""
-    moved, density, compression = shifted_problem(25, 1e-2, contrast=0.25)
+    moved, density, compression = shifted_problem(25, 3e5, contrast=0.25)
     exact = antipodal_third_cumulants(compression(moved.transpose(0, 1)), density)
     size, parts = 3000, 8
     found = residuals(compression, exact, parts, size, 0.25, 25)
@@ -328,3 +331,47 @@ def test_merged_parts_are_one_pass():
         whole.merge(CumulantAccumulator.empty(problem(N)[2]))
     with pytest.raises(InputError, match="no images"):
         CumulantAccumulator.empty(compression).target()
+
+
+def test_files_return_what_was_written(tmp_path):
+    _, _, compression = shifted_problem()
+    noisy, ctf = images(5, 4)
+    observed = compression.grid.from_images(noisy)
+    pairs, triples = MomentAccumulator.empty(compression.grid), CumulantAccumulator.empty(compression)
+    pairs.update(observed, ctf)
+    triples.update(observed, ctf)
+    write_moments(tmp_path / "m.safetensors", pairs, 2.5, triples)
+    back = read_cumulants(tmp_path / "m.safetensors")
+    assert back is not None
+    assert back.compression.same_as(compression)
+    assert back.compression.variance == compression.variance
+    assert all(torch.equal(back.sums()[name], value) for name, value in triples.sums().items())
+    for one, other in zip(back.compression.spreads, compression.spreads, strict=True):
+        assert torch.equal(one, other)
+    assert read_moments(tmp_path / "m.safetensors")[1] == 2.5
+
+
+def test_the_unit_of_images_does_not_matter():
+    """Images whose noise is s times as large, with CTFs divided by s, are the same observations of another volume."""
+    _, _, compression = shifted_problem()
+    noisy, ctf = images(50, 5)
+    observed = compression.grid.from_images(noisy)
+    plain, scaled = (CumulantAccumulator.empty(c) for c in (compression, in_unit(compression, 3.0)))
+    plain.update(observed, ctf)
+    scaled.update(observed, ctf / 3)
+    one, other = plain.target(), scaled.target()
+    for triple, data in one.data.items():
+        assert torch.allclose(other.data[triple], data, atol=1e-8 * float(data.abs().max()))
+        largest = float(one.response[triple].abs().max())
+        assert torch.allclose(other.response[triple], one.response[triple], atol=1e-8 * largest)
+
+
+def in_unit(compression: Compression, scale: float) -> Compression:
+    """Coordinates of a volume ``scale`` times as dense in noise of that deviation: the same numbers."""
+    return replace(
+        compression,
+        bases=tuple(basis / scale for basis in compression.bases),
+        spreads=tuple(spread * scale for spread in compression.spreads),
+        mean=compression.mean * scale,
+        variance=scale**2,
+    )

@@ -22,8 +22,6 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.moments.analytic import Moments
 
-_RESOLVED = 1e-3  # noise of a combination of nodes, of a pixel's, below which the box does not resolve it
-
 Triple = tuple[int, int]
 """Modes ``m₁ ≤ m₂`` of a third cumulant; its third mode is their sum."""
 
@@ -38,6 +36,7 @@ class Compression:
         spreads: ``V_m``, from coordinates back to nodes.
         signal: ``λ_m``, the signal's variance in each coordinate; that of the noise is 1.
         mean: of mode 0 at the nodes, which is subtracted before products are formed. It need not be exact.
+        variance: σ², of the noise in a pixel.
     """
 
     grid: PolarGrid
@@ -45,28 +44,36 @@ class Compression:
     spreads: tuple[Float[Tensor, "k _"], ...]
     signal: tuple[Float[Tensor, "_"], ...]
     mean: Float[Tensor, "k"]
+    variance: float
 
     @classmethod
     def of(
-        cls, moments: Moments, grid: PolarGrid, *, variance: float, tolerance: float, k_min: float = 0.0
+        cls,
+        moments: Moments,
+        grid: PolarGrid,
+        *,
+        variance: float,
+        count: float,
+        k_min: float = 0.0,
+        resolved: float = 1e-3,
     ) -> "Compression":
-        """The coordinates whose signal is at least ``tolerance`` times the noise.
-
-        Of moments that are estimated from N images the tolerance should not be below the noise's own largest
-        eigenvalue, :func:`noise_edge`.
+        """The coordinates whose signal is above the largest that noise alone would show, :func:`noise_edge`.
 
         Args:
             moments: debiased block moments for uniform in-plane angles.
             grid: theirs.
             variance: σ², of the noise in a pixel.
-            tolerance: least λ.
+            count: number of images whose moments they are, or how many are as accurate.
             k_min: nodes at or below this frequency are left out, radians per pixel.
+            resolved: noise of a combination of nodes, in units of σ², below which it is left out. Nodes are closer than
+                a box resolves, and the differences that it hardly does are large numbers which nearly cancel. A CTF
+                keeps them from cancelling; without one they hold signal too.
 
         Returns:
             The coordinates.
 
         Raises:
-            InputError: if no combination of mode 0 is above the tolerance.
+            InputError: if no combination of mode 0 has signal.
         """
         seen = grid.nodes > k_min
         bases, spreads, signal = [], [], []
@@ -76,10 +83,10 @@ class Compression:
                 mean = moments.first[0].real.double()
                 block = block - torch.outer(mean, mean)
             values, vectors = torch.linalg.eigh(gram[seen][:, seen])
-            kept = values > _RESOLVED * variance
+            kept = values > resolved * variance
             whitening = vectors[:, kept] / values[kept].sqrt()
             found, rotation = torch.linalg.eigh(whitening.mT @ block[seen][:, seen] @ whitening)
-            above = (found > tolerance).nonzero().flatten().flip(0)
+            above = (found > noise_edge(len(found), count)).nonzero().flatten().flip(0)
             if len(above) == 0:
                 break
             basis = torch.zeros(len(seen), len(above), dtype=torch.float64)
@@ -89,10 +96,9 @@ class Compression:
             signal.append(found[above])
         if not bases:
             raise InputError(
-                f"no combination of nodes has a signal above {tolerance:g} of the noise; use more images or a lower "
-                "tolerance"
+                f"no combination of nodes shows a signal above the noise of {count:g} images; use more images"
             )
-        return cls(grid, tuple(bases), tuple(spreads), tuple(signal), moments.first[0].real.double())
+        return cls(grid, tuple(bases), tuple(spreads), tuple(signal), moments.first[0].real.double(), variance)
 
     @property
     def ranks(self) -> list[int]:
@@ -115,11 +121,11 @@ class Compression:
         return [modes[m] @ basis.to(modes) for m, basis in enumerate(self.bases)]
 
 
-def noise_edge(nodes: int, count: float) -> float:
-    """Largest λ of noise alone in a second moment of ``count`` images and as many nodes: ``2 sqrt(K/N)``.
+def noise_edge(variables: int, count: float) -> float:
+    """Largest λ of noise alone in a second moment of ``count`` images and K variables: ``2 sqrt(K/N)``.
 
     An average of N products of K independent Gaussian variables, less its mean, has its eigenvalues within
     ``±2 sqrt(K/N)`` if they are real, as those of mode 0 are (Marchenko and Pastur 1967, K ≪ N). The real part of such
     an average of complex ones, as in other modes, has half the variance.
     """
-    return 2 * math.sqrt(nodes / count)
+    return 2 * math.sqrt(variables / count)

@@ -36,8 +36,8 @@ class CumulantAccumulator:
         compression: the coordinates; the same for all parts that are to be merged.
         first: ``Σ h X[m=0]``.
         power: ``Σ h²``.
-        third: ``Σ b b conj(b)`` of every triple, flat, mode 0 less ``Uᵀ h² mean``.
-        mixed: ``Σ h²(k) b b*`` of every mode, flat: what a better mean changes.
+        third: ``Σ b b conj(b)`` of every triple, flat, mode 0 less ``Uᵀ h² mean``; real and imaginary parts.
+        mixed: ``Σ h²(k) b b*`` of every mode, flat: what a better mean changes; real and imaginary parts.
         product: ``Σ h²(k) h²(k') h²(k'')``.
         count: observations so far, as a tensor without axes.
     """
@@ -45,8 +45,8 @@ class CumulantAccumulator:
     compression: Compression
     first: Float[Tensor, "k"]
     power: Float[Tensor, "k"]
-    third: Complex[Tensor, "t"]
-    mixed: Complex[Tensor, "k s"]
+    third: Float[Tensor, "t 2"]
+    mixed: Float[Tensor, "k s 2"]
     product: Float[Tensor, "k k k"]
     count: Int[Tensor, ""]
 
@@ -55,9 +55,8 @@ class CumulantAccumulator:
         """The sums before the first observation."""
         r, k = compression.ranks, compression.grid.node_count
         third = sum(r[a] * r[b] * r[a + b] for a, b in compression.triples())
-        shapes = [(k,), (k,), (third,), (k, sum(rank * rank for rank in r)), (k, k, k)]
-        kinds = [torch.float64, torch.float64, torch.complex128, torch.complex128, torch.float64]
-        sums = (torch.zeros(s, dtype=kind, device=device) for s, kind in zip(shapes, kinds, strict=True))
+        shapes = [(k,), (k,), (third, 2), (k, sum(rank * rank for rank in r), 2), (k, k, k)]
+        sums = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
         return cls(compression, *sums, count=torch.zeros((), dtype=torch.long, device=device))
 
     def update(self, modes: Complex[Tensor, "b m k"], ctf: Float[Tensor, "b k"]) -> None:
@@ -70,9 +69,10 @@ class CumulantAccumulator:
         first, *rest = self.compression((modes * ctf[:, None, :]).transpose(0, 1))
         z = [first.real - power @ center.to(power), *rest]
         sums = third_sums(z)
-        self.third += torch.cat([sums[triple].flatten() for triple in self.compression.triples()])
+        flat = torch.cat([sums[triple].flatten() for triple in self.compression.triples()])
+        self.third += torch.view_as_real(flat)
         squares = [(part[:, :, None] * part[:, None, :].conj()).flatten(1).to(modes.dtype) for part in z]
-        self.mixed += power.mT.to(modes.dtype) @ torch.cat(squares, dim=1)
+        self.mixed += torch.view_as_real(power.mT.to(modes.dtype) @ torch.cat(squares, dim=1))
         pairs = (power[:, :, None] * power[:, None, :]).flatten(1)
         self.product += (pairs.mT @ power).reshape(self.product.shape)
         self.first += (modes[:, 0].real * ctf).sum(0, dtype=torch.float64)
@@ -109,7 +109,7 @@ class CumulantAccumulator:
         error = self.first / self.power.clamp(min=tiny) - compression.mean
         moved = compression.bases[0] * error[:, None]
         r = compression.ranks
-        parts = self.mixed.split([rank * rank for rank in r], dim=1)
+        parts = torch.view_as_complex(self.mixed).split([rank * rank for rank in r], dim=1)
         mixed = [(moved.mT.to(part) @ part).reshape(r[0], rank, rank) for rank, part in zip(r, parts, strict=True)]
         cube = torch.einsum("ka,lb,nc,kln->abc", moved, moved, moved, self.product)
         return {t: block / count for t, block in recentred(self._blocks(), mixed, cube).items()}
@@ -117,8 +117,8 @@ class CumulantAccumulator:
     def target(self) -> CumulantTarget:
         """What κ is matched to, in coordinates in which errors are independent (:class:`CumulantTarget`).
 
-        The covariance of an image's b is ``A + A Λ Aᵀ`` if noise has that of a white image where h varies slowly; it is
-        taken as A with rows and columns scaled to that diagonal on average, which is exact without a CTF.
+        The covariance of an image's b is ``A / σ² + A Λ Aᵀ`` where h varies slowly, σ² being the coordinates' unit of
+        noise; it is taken as A with rows and columns scaled to that diagonal on average, which is exact without a CTF.
 
         Raises:
             InputError: if there are no observations.
@@ -136,7 +136,7 @@ class CumulantAccumulator:
         for m in _modes(triple):
             filters = self._filters(m)
             mean = torch.einsum("k,kaa->a", self.power / self.count, filters).clamp(min=0)
-            scale = (1 + self.compression.signal[m] * mean).sqrt()
+            scale = (1 / self.compression.variance + self.compression.signal[m] * mean).sqrt()
             factors.append((filters + filters.mT) / 2 * scale[:, None] * scale)
         values, vectors = torch.linalg.eigh(self._normal(triple, factors))
         inverse = (multiplicity(triple) / values.clamp(min=_LEAST * float(values[-1]))).sqrt()
@@ -154,7 +154,7 @@ class CumulantAccumulator:
     def _blocks(self) -> Blocks:
         r, triples = self.compression.ranks, list(self.compression.triples())
         shapes = [(r[a], r[b], r[a + b]) for a, b in triples]
-        parts = self.third.split([x * y * z for x, y, z in shapes])
+        parts = torch.view_as_complex(self.third).split([x * y * z for x, y, z in shapes])
         return {t: part.reshape(shape) for t, part, shape in zip(triples, parts, shapes, strict=True)}
 
 

@@ -45,9 +45,24 @@ class CumulantTarget:
         Returns:
             The target.
         """
-        response = {triple: torch.diag(_scale(compression, triple)) for triple in cumulants}
-        data = {triple: response[triple].diagonal() * block.flatten() for triple, block in cumulants.items()}
-        return cls(compression, data, response, count)
+        data = {triple: _scale(compression, triple) * block.flatten() for triple, block in cumulants.items()}
+        return cls.weighted(data, compression, count)
+
+    @classmethod
+    def weighted(
+        cls, data: Mapping[Triple, Complex[Tensor, "_"]], compression: Compression, count: float
+    ) -> "CumulantTarget":
+        """The same from κ over its errors' deviation, ``data`` of a target that was made without a CTF.
+
+        Args:
+            data: flat, by ``(m₁, m₂)``.
+            compression: the coordinates.
+            count: number N of images.
+
+        Returns:
+            The target.
+        """
+        return cls(compression, data, {triple: torch.diag(_scale(compression, triple)) for triple in data}, count)
 
     def misfit(self, cumulants: Blocks) -> Float[Tensor, ""]:
         """Minus the log-likelihood of Gaussian errors, ``N Σ |data − response κ|²``: linear in N, differentiable.

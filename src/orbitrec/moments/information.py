@@ -19,12 +19,14 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from orbitrec.geometry.grids import nearest_shells, pixel_vectors
+from orbitrec.geometry.harmonics import degree_of
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, antipodal_weights
 from orbitrec.moments.compression import Triple
 from orbitrec.moments.cumulant_target import CumulantTarget
 from orbitrec.moments.cumulants import weighted_parts
 from orbitrec.moments.matching import MomentTarget
+from orbitrec.moments.priors import profiled_covariance
 from orbitrec.volumes.shells import ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
@@ -34,7 +36,9 @@ _POINTS = 4096  # of a grid at a time
 
 @dataclass(frozen=True, eq=False)
 class MomentInformation:
-    """Fisher information of two moments with uniform in-plane angles about a volume and its views, in float64.
+    """Fisher information of two moments with uniform in-plane angles about a volume and its views.
+
+    It is computed in the projector's precision.
 
     Attributes:
         target: how well the moments are known; what they are does not matter.
@@ -59,21 +63,30 @@ class MomentInformation:
         A coefficient's derivative of ``M²[m, k, k']`` is ``F_p(k) Q_lm(k')``, Q the mean of the lm-th harmonic's
         templates times the volume's own, and the same with k, k' exchanged and conjugated.
         """
-        lm, radial = self.functions.lm, self.functions.radial
-        shells = self.functions.sum(self.coefficients, self.projector.basis.degree)
+        kind = self.projector.dtype
+        functions, density = self.functions.to(kind), self.density.to(kind)
+        shells = functions.sum(self.coefficients.to(kind), self.projector.basis.degree)
         templates = self.projector.shell_templates(shells)
-        changes = self.density[:, None] * (self.harmonics - self.density @ self.harmonics)
-        first, second = self._precision()
-        total = torch.zeros(len(lm) + changes.shape[1], len(lm) + changes.shape[1], dtype=torch.float64)
+        changes = density[:, None] * (self.harmonics.to(kind) - density @ self.harmonics.to(kind))
+        size, (first, second) = len(functions) + changes.shape[1], self._precision()
+        views = torch.arange(len(functions), size)
+        upper = torch.triu(torch.full(second.shape[1:], 2.0)) - torch.eye(second.shape[1])  # M² is Hermitian
+        total = torch.zeros(size, size, dtype=kind)
         for m, angular in enumerate(self.projector.angular.unbind(1)):
-            own, weighted = templates[:, m], self.density[:, None] * angular
+            # A harmonic has circular modes of its degree's parity only.
+            seen = ((degree_of(functions.lm) - m) % 2 == 0).nonzero().flatten()
+            lm, radial, rows = functions.lm[seen], functions.radial[seen], torch.cat([seen, views])
+            own, weighted = templates[:, m], density[:, None] * angular
             products = (weighted.mT @ own.conj())[lm]
             volume = radial[:, :, None] * products[:, None]
-            views = torch.einsum("db,dk,dl->bkl", changes.to(own.dtype), own, own.conj())
-            total += _gram(torch.cat([volume + volume.mH, views]), second[m].sqrt())
+            change = torch.einsum("db,dk,dl->bkl", changes.to(own.dtype), own, own.conj())
+            at = upper.nonzero().unbind(1)
+            derivatives = torch.cat([volume + volume.mH, change])[:, at[0], at[1]]
+            found = _gram(derivatives, (second[m] * upper)[at].sqrt().to(kind))
             if m == 0:
                 mean = torch.cat([weighted.sum(0)[lm, None] * radial, changes.to(own.dtype).mT @ own])
-                total += _gram(mean, first[0].sqrt())
+                found += _gram(mean, first[0].sqrt().to(kind))
+            total[rows[:, None], rows] += found
         return total
 
     def _precision(self) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k k"]]:
@@ -239,11 +252,8 @@ def empirical_prior_covariance(
         The covariance of the coefficients.
     """
     radii = (torch.arange(_RADII, dtype=torch.float64) + 0.5) * (basis.radius / _RADII)
-    functions = basis.radial_values(radii)
-    amplitudes = basis.angular_sum(functions, coefficients)
-    profile = amplitudes.square().sum(0)  # the mean square on a sphere, times 4π
-    same = basis.lm[:, None] == basis.lm
-    covariance = (functions * (profile * radii.square())) @ functions.mT * same
+    amplitudes = basis.angular_sum(basis.radial_values(radii), coefficients)
+    covariance = profiled_covariance(basis, radii, amplitudes.square().sum(0))  # 4π times the mean square on a sphere
     shells = nearest_shells(basis.frequency, box)
     power, raw = (torch.bincount(shells, part) for part in (coefficients.square(), covariance.diagonal()))
     scale = (power / raw.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()[shells]
