@@ -21,8 +21,8 @@ from orbitrec.moments.information import projected
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis.steps import Steps, TimedSteps
 from orbitrec.thesis.table_2_2 import Found, judged
-from orbitrec.thesis.three_moments import ThreeMomentPlan, ThreeMomentSolution, three_moment_solution
 from orbitrec.thesis.two_moments import Matching, TrueVolume
+from orbitrec.thesis.volume_matching.three_moments import ThreeMomentPlan, ThreeMomentSolution, three_moment_solution
 
 
 def row(truth: TrueVolume, solution: ThreeMomentSolution, matching: Matching) -> dict[str, object]:

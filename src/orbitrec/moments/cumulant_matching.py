@@ -126,13 +126,17 @@ class CumulantMatching:
         )
 
     def curvature(self, x: Point, trust: float) -> Float[Tensor, "x x"]:
-        """Fisher information of moments and prior, the moments trusted by a share of their number of images."""
+        """Fisher information of moments and prior, the moments trusted by a share of their number of images.
+
+        What float32 rounds away is added to the prior's, so that the matrix is positive.
+        """
         volume, density = x[: len(self._functions)], self.density(x)
         pair, third = self._unit
         at = (self.projector, self._functions, volume, density, self.harmonics)
         counted = replace(pair, count=trust * self.target.count), third.with_count(trust * self.cumulants.count)
         found = MomentInformation(counted[0], *at).matrix() + CumulantInformation(counted[1], *at).matrix()
-        return found.double() + torch.eye(len(x), dtype=torch.float64)
+        rounding = len(x) * torch.finfo(torch.float32).eps * float(found.diagonal().max())
+        return found.double() + (1 + rounding) * torch.eye(len(x), dtype=torch.float64)
 
     def descended(self, x: Point, trust: float, iterations: int) -> Point:
         """After a round of L-BFGS.
