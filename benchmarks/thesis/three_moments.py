@@ -11,32 +11,25 @@ import argparse
 import json
 import resource
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from orbitrec.moments.analytic import uniform_moments
 from orbitrec.moments.information import projected
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis.steps import Steps, TimedSteps
-from orbitrec.thesis.table_2_2 import Found, judged
+from orbitrec.thesis.table_2_2 import judged_solution
 from orbitrec.thesis.two_moments import Matching, TrueVolume
 from orbitrec.thesis.volume_matching.three_moments import ThreeMomentPlan, ThreeMomentSolution, three_moment_solution
+from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 
 
-def row(truth: TrueVolume, solution: ThreeMomentSolution, matching: Matching) -> dict[str, object]:
+def row(solution: ThreeMomentSolution, matching: Matching) -> dict[str, object]:
     """A solution beside the truth."""
-    problem, x = solution.problem, solution.candidate.x
-    volume, views = problem.volume(x), problem.view_density(x, matching.directions)
-    moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
-    shown, _ = judged(matching, Found(volume, len(x), views, moments))
-    return {
-        **asdict(replace(shown, method="three moments", starts=solution.starts)),
-        "agreed": solution.agreed,
-        "loss": problem.loss(x)._asdict(),
-        "numbers": problem.cumulants.numbers,
-    }
+    shown, _ = judged_solution(matching, solution)
+    loss = solution.problem.loss(solution.candidate.x)._asdict()
+    return {**asdict(shown), "loss": loss, "cumulants": solution.problem.cumulants.numbers}
 
 
 def main() -> None:
@@ -59,7 +52,7 @@ def main() -> None:
         timed = TimedSteps(Steps(checkpoints=checkpoints))
         solution = three_moment_solution(truth, plan, seed, timed, oracle=arguments.oracle)
         matching = Matching(truth, plan.bands_A[-1], seed)
-        found = {"seed": seed, **row(truth, solution, matching), "seconds": timed.seconds}
+        found = {"seed": seed, **row(solution, matching), "seconds": timed.seconds}
         found["cpu_seconds_of_this_process"] = time.process_time() - began
         found["GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if arguments.from_truth:
@@ -73,8 +66,6 @@ def from_truth(truth: TrueVolume, solution: ThreeMomentSolution, matching: Match
     basis = problem.shells.basis
     log_density = matching.views.log_density(problem.projector.directions)
     views = torch.linalg.lstsq(problem.harmonics.double(), log_density - log_density.mean()).solution
-    from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
-
     x = problem.point(SphericalBesselVolume(basis, projected(basis, truth.compact)), views)
     loss = problem.loss(x).total
     while True:

@@ -38,6 +38,17 @@ class ThreeMomentPlan:
     bands_A: tuple[float, ...]
     march: MarchSettings = field(default_factory=MarchSettings)
 
+    def steps(self, starts: int) -> int:
+        """How many steps a search of so many starts has: cumulants of each band, and descents."""
+        bands = len(self.bands_A)
+        selection = min(self.march.selection, bands)
+        return bands + starts * selection + bands - selection
+
+    @property
+    def most_steps(self) -> int:
+        """Those of all starts."""
+        return self.steps(self.march.starts)
+
 
 @dataclass(frozen=True, eq=False)
 class ThreeMoments:
