@@ -34,13 +34,13 @@ from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
+from orbitrec.moments.information import projected
 from orbitrec.moments.losses import relative_errors
 from orbitrec.runtime.threads import run_threaded
 from orbitrec.thesis.table_2_2 import single
 from orbitrec.thesis.two_moments import Matching, TrueVolume
 from orbitrec.thesis.volume_matching.consensus import VoxelEstimate
 from orbitrec.thesis.volume_matching.correction import corrected
-from orbitrec.thesis.volume_matching.information import projected
 from orbitrec.thesis.volume_matching.neural_ensemble import NeuralEnsemble, NeuralSettings
 from orbitrec.volumes.gaussians import GaussianMixture
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume

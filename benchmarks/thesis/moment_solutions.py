@@ -3,8 +3,8 @@
     python benchmarks/thesis/moment_solutions.py emd_0409.mrc
 
 The prior is the best that a Gaussian can be, of the truth's own spectrum and radial profile
-(:func:`orbitrec.thesis.volume_matching.information.empirical_prior_covariance`), and its volumes have no band to be cut
-at (:mod:`orbitrec.thesis.volume_matching.shells`), so that the truth has the moments, nearly to their noise. All
+(:func:`orbitrec.moments.information.empirical_prior_covariance`), and its volumes have no band to be cut
+at (:mod:`orbitrec.volumes.shells`), so that the truth has the moments, nearly to their noise. All
 descents minimise one function, minus the log posterior of volume and views, by L-BFGS in coordinates in which its
 curvature is one, renewed each round. Did moments determine the volume, the truth would stay where it is, and random
 starts would end at higher losses.
@@ -31,14 +31,14 @@ from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, antipodal_moments, uniform_moments
+from orbitrec.moments.information import MomentInformation, empirical_prior_covariance, projected
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget
 from orbitrec.optim.lbfgs import minimise
 from orbitrec.runtime.threads import run_threaded
 from orbitrec.thesis.table_2_2 import single
 from orbitrec.thesis.two_moments import Matching, TrueVolume
-from orbitrec.thesis.volume_matching.information import MomentInformation, empirical_prior_covariance, projected
-from orbitrec.thesis.volume_matching.shells import GaussianShells
+from orbitrec.volumes.shells import GaussianShells
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 _FINEST_A = 7.0  # of the prior's volumes
@@ -93,7 +93,7 @@ class Problem:
         """In x's precision."""
         precise = x.dtype == torch.float64
         projector = self.projector if precise else self._single[0]
-        functions = self.shells.functions if precise else self.shells.functions.float()
+        functions = self.shells.functions if precise else self.shells.functions.to(torch.float32)
         templates = projector.half_templates(functions.sum(x[: len(functions)], self.shells.degree))
         return antipodal_moments(templates.transpose(0, 1).contiguous(), self.density(x), projector.grid)
 

@@ -9,6 +9,7 @@ from orbitrec.io.mrc import write_map
 from orbitrec.io.runs import new_run
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
+from orbitrec.moments.cumulant_matching import MarchSettings
 from orbitrec.moments.losses import relative_errors
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.thesis.neural_truth import REPORTED_ERRORS, Fit, neural_truth
@@ -18,8 +19,10 @@ from orbitrec.thesis.steps import Steps, TimedSteps
 from orbitrec.thesis.table_2_2 import Found, Plan, VolumeRow, VolumeTableSize, judged, step_count, table
 from orbitrec.thesis.table_2_2_results import REPORTED, VolumeTable, draw
 from orbitrec.thesis.two_moments import NAMES, Matching, TrueVolume
+from orbitrec.thesis.volume_matching import three_moments
 from orbitrec.thesis.volume_matching.neural_ensemble import NeuralSettings
 from orbitrec.thesis.volume_matching.pseudo_atoms import PseudoAtomSettings, Solution
+from orbitrec.thesis.volume_matching.three_moments import ThreeMomentPlan
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
@@ -34,12 +37,19 @@ SIZE = VolumeTableSize(
     },
     40,
 )
+THREE = {
+    "4 Gaussians": ThreeMomentPlan((8.0, 6.0), MarchSettings(starts=2, trusts=(1e-2, 0.1), iterations=25, rounds=2))
+}
 
 
-def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
+def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(three_moments, "PARTICLES", 200_000)  # 5·10⁶ take a minute to make
     heard, truths = [], [TrueVolume.gaussians()]
     kept = Checkpoints(tmp_path / "kept")
-    rows, pictures = table(truths, SIZE, Steps(lambda: heard.append(1), kept))
+    rows, pictures = table(truths, SIZE, THREE, Steps(lambda: heard.append(1), kept))
+    third = rows.pop()
+    assert third.method.startswith("three moments, starts ")
+    assert third.second_error < 0.4  # an empty volume has 1
     assert [row.method for row in rows] == [
         "coefficients",
         "FourierNets, mean",
@@ -48,7 +58,7 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
         "pseudo-atoms, mean",
         "pseudo-atoms, corrected",
     ]
-    assert len(heard) == step_count(truths, SIZE)
+    assert len(heard) == step_count(truths, SIZE, THREE)
     networks, pseudo_atoms, mean, corrected = rows[2:]
     assert networks.first_error < 0.1
     assert networks.second_error < 0.2
@@ -57,11 +67,12 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path):
     assert pseudo_atoms.resolution_A < 6.0
     assert corrected.second_error < mean.second_error
     assert tuple(REPORTED) == NAMES
+    rows.append(third)
     result = VolumeTable.of(SIZE, rows, {})
-    assert len(result.tables()[0].rows) == 7
-    assert len(replace(result, neural_truths={"4 Gaussians": 0.01}).tables()[0].rows) == 8
+    assert len(result.tables()[0].rows) == 8
+    assert len(replace(result, neural_truths={"4 Gaussians": 0.01}).tables()[0].rows) == 9
     # From what is kept the same table is made, without a match.
-    again, _ = table(truths, SIZE, Steps(checkpoints=kept))
+    again, _ = table(truths, SIZE, THREE, Steps(checkpoints=kept))
     assert [timeless(row) for row in again] == [timeless(row) for row in rows]
     with new_run(tmp_path / "out") as run:
         made = Made("a command")

@@ -6,6 +6,7 @@ many particles are seen along each direction (multinomial), signal times noise, 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.moments.analytic import Moments, uniform_moments
+from orbitrec.moments.cumulants import Blocks, recentred, third_sums
 
 
 def sampled_moments(
@@ -56,6 +58,51 @@ def sampled_moments(
     first = torch.zeros_like(signal.first)
     first[0] = noise[:, 0].sum(0)
     return Moments(signal.first + first, signal.second + cross + cross.mH + wishart, signal.weights)
+
+
+def sampled_cumulants(
+    coordinates: Sequence[Complex[Tensor, "d _"]],
+    density: Float[Tensor, "d"],
+    *,
+    count: int,
+    generator: torch.Generator,
+    chunk: int = 8192,
+) -> Blocks:
+    """Third cumulants of ``count`` particles with uniform in-plane angles, made one by one in compressed coordinates.
+
+    Viewing directions are drawn from those of the templates; the noise of different modes is taken as independent.
+
+    Args:
+        coordinates: of the templates, in which noise has variance 1, a mode after the other.
+        density: probabilities of the directions.
+        count: number N of particles.
+        generator: source of the draws.
+        chunk: particles held at a time.
+
+    Returns:
+        κ, centred at the particles' own mean.
+    """
+    share = torch.from_numpy(_multinomial(count, density, generator))
+    ranks = [part.shape[1] for part in coordinates]
+    center = (density / density.sum()).to(torch.float64) @ coordinates[0].real.double()
+    clean = torch.cat(list(coordinates), dim=1).to(torch.complex64)
+    clean[:, : ranks[0]] -= center
+    sums, moved = None, torch.zeros(ranks[0], dtype=torch.float64)
+    squares = [torch.zeros(rank, rank, dtype=torch.complex128) for rank in ranks]
+    for rows in torch.repeat_interleave(torch.arange(len(clean)), share).split(chunk):
+        noise = torch.randn(len(rows), sum(ranks), generator=generator, dtype=torch.complex64)
+        noise[:, : ranks[0]] *= math.sqrt(2)  # mode 0 is real
+        first, *rest = (clean[rows] + noise).split(ranks, dim=1)
+        observed = [first.real, *rest]
+        part = third_sums(observed)
+        sums = {t: (0 if sums is None else sums[t]) + block.to(torch.complex128) for t, block in part.items()}
+        moved += observed[0].sum(0, dtype=torch.float64)
+        for square, z in zip(squares, observed, strict=True):
+            square += (z.mT @ z.conj()).to(square)
+    error = moved / count
+    mixed = [error.to(square)[:, None, None] * square / count for square in squares]
+    means = {t: block / count for t, block in (sums or {}).items()}
+    return recentred(means, mixed, torch.einsum("a,b,c->abc", error, error, error))
 
 
 def _multinomial(count: int, density: Float[Tensor, "d"], generator: torch.Generator) -> np.ndarray:

@@ -5,10 +5,11 @@ coefficients under a Gaussian prior from a random start, the classical method of
 as the thesis does, on shells, takes their mean, and refines that by another network on top
 (:mod:`orbitrec.thesis.volume_matching.neural_ensemble`); "pseudo-atoms" has the best solution of
 :mod:`orbitrec.thesis.volume_matching.pseudo_atom_search`, the mean of those that were kept, and that mean with the
-least change that gives it the moments (:mod:`orbitrec.thesis.volume_matching.correction`).
+least change that gives it the moments (:mod:`orbitrec.thesis.volume_matching.correction`); "three moments" matches the
+third cumulants too (:mod:`orbitrec.thesis.volume_matching.three_moments`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import Moments, uniform_moments
+from orbitrec.moments.cumulant_matching import MarchSettings
 from orbitrec.moments.losses import relative_errors
 from orbitrec.moments.matching import MomentTarget, match_moments
 from orbitrec.thesis.steps import NOT_KEPT, Steps, TimedSteps
@@ -30,6 +32,7 @@ from orbitrec.thesis.volume_matching.neural_ensemble import Member, NeuralEnsemb
 from orbitrec.thesis.volume_matching.pseudo_atom_search import match_pseudo_atoms
 from orbitrec.thesis.volume_matching.pseudo_atom_search import step_count as search_step_count
 from orbitrec.thesis.volume_matching.pseudo_atoms import Molecule, PseudoAtomMatching, PseudoAtomSettings, Solution
+from orbitrec.thesis.volume_matching.three_moments import ThreeMomentPlan, ThreeMomentSolution, three_moment_solution
 from orbitrec.volumes.base import Volume
 from orbitrec.volumes.spherical_bessel import SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
@@ -87,6 +90,17 @@ FULL = VolumeTableSize(
     },
     600,
 )
+QUICK_THREE = {
+    "EMD-0409": ThreeMomentPlan((30.0, 20.0), MarchSettings(starts=2)),
+    "EMD-25892": ThreeMomentPlan((110.0, 75.0), MarchSettings(starts=2)),
+    "4 Gaussians": ThreeMomentPlan((6.0, 4.0), MarchSettings(starts=2)),
+}
+FULL_THREE = {
+    "EMD-0409": ThreeMomentPlan((30.0, 20.0, 15.0, 12.0)),
+    "EMD-25892": ThreeMomentPlan((110.0, 75.0, 55.0, 45.0)),
+    "4 Gaussians": ThreeMomentPlan((6.0, 4.0, 3.0, 2.5)),
+}
+"""How third cumulants are matched as well, by the volumes' names: to bandwidths radius · k of 11, 16, 22 and 27."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +158,26 @@ def pseudo_atom_problem(matching: Matching, settings: PseudoAtomSettings) -> Pse
     return PseudoAtomMatching(single(matching.target), matching.truth.max_radius, matching.truth.radius, settings)
 
 
-def step_count(truths: Sequence[TrueVolume], size: VolumeTableSize) -> int:
-    """How many steps the table has."""
+def step_count(truths: Sequence[TrueVolume], size: VolumeTableSize, three: Mapping[str, ThreeMomentPlan]) -> int:
+    """How many steps the table has.
+
+    Args:
+        truths: the volumes.
+        size: how they are looked for.
+        three: how third cumulants are matched as well.
+
+    Returns:
+        Their number.
+    """
     plans = [(truth, size.plans[truth.name]) for truth in truths]
     searches = [
         search_step_count(pseudo_atom_problem(Matching(truth, plan.band_A), plan.pseudo_atoms)) for truth, plan in plans
     ]
-    return sum(searches) + sum(1 + plan.networks.members for _, plan in plans)
+    return (
+        sum(searches)
+        + sum(1 + plan.networks.members for _, plan in plans)
+        + sum(three[truth.name].most_steps for truth in truths)
+    )
 
 
 def pseudo_atom_solutions(matching: Matching, settings: PseudoAtomSettings, steps: TimedSteps) -> dict[str, Found]:
@@ -225,13 +252,17 @@ def classical_solutions(matching: Matching, iterations: int) -> dict[str, Found]
 
 
 def table(
-    truths: Sequence[TrueVolume], size: VolumeTableSize, steps: Steps = NOT_KEPT
+    truths: Sequence[TrueVolume],
+    size: VolumeTableSize,
+    three: Mapping[str, ThreeMomentPlan],
+    steps: Steps = NOT_KEPT,
 ) -> tuple[list[VolumeRow], Pictures]:
     """Every method on every truth, and the means that were found.
 
     Args:
         truths: the volumes.
         size: how they are looked for.
+        three: how third cumulants are matched as well.
         steps: keep what is done, as long as it takes.
 
     Returns:
@@ -255,9 +286,31 @@ def table(
                 rows.append(replace(row, method=method, starts=starts, seconds=seconds))
                 if method.endswith("mean"):
                     shown[method] = picture
+        row, shown["three moments"] = _three_moments(truth, three[truth.name], steps)
+        rows.append(row)
         steps.callback()
         pictures[truth.name] = shown
     return rows, pictures
+
+
+def _three_moments(truth: TrueVolume, plan: ThreeMomentPlan, steps: Steps) -> tuple[VolumeRow, Picture]:
+    timed = TimedSteps(steps)
+    solution = three_moment_solution(truth, plan, 0, timed)
+    seconds = timed.seconds
+    for _ in range(plan.most_steps - plan.steps(solution.starts)):  # of starts that were not needed
+        steps.callback()
+    row, picture = judged_solution(Matching(truth, plan.bands_A[-1]), solution)
+    return replace(row, seconds=seconds), picture
+
+
+def judged_solution(matching: Matching, solution: ThreeMomentSolution) -> tuple[VolumeRow, Picture]:
+    """As :func:`judged`, of three moments; the row says whether starts agreed, and lacks the seconds."""
+    problem, x = solution.problem, solution.candidate.x
+    volume, views = problem.volume(x), problem.view_density(x, matching.directions)
+    moments = uniform_moments(matching.templates(volume, matching.directions), views, matching.grid)
+    row, picture = judged(matching, Found(volume, len(x), views, moments))
+    method = f"three moments, starts {'agree' if solution.agreed else 'differ'}"
+    return replace(row, method=method, starts=solution.starts), picture
 
 
 def judged(matching: Matching, found: Found) -> tuple[VolumeRow, Picture]:

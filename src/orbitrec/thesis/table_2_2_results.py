@@ -78,7 +78,7 @@ class VolumeTable(ExperimentResult):
             "s",
         )
         groups = tuple(self._group(name) for name in self.reported if any(row.volume == name for row in self.rows))
-        title = "Tables 2.2 and 2.3: volumes from two moments of 5·10⁶ particles, σ = 0.5"
+        title = "Tables 2.2 and 2.3: volumes from moments of 5·10⁶ particles, σ = 0.5"
         return [TextTable(title, headings, groups, text_columns=2)]
 
     def _group(self, name: str) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""Chapter 2's experiments on cryo-EM: volumes from two moments."""
+"""Chapter 2's experiments on cryo-EM: volumes from moments."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def table_2_2(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Volumes from the first two moments: errors of the moments. Four Gaussians, and the maps that are given.
+    """Volumes from two and three moments: errors of the moments. Four Gaussians, and the maps that are given.
 
     Example:  orbitrec reproduce table-2.2 --map emd_0409.mrc --map emd_25892.mrc -o table-2.2
     """
@@ -47,7 +47,7 @@ def table_2_3(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Volumes from the first two moments: their resolutions. The same runs, and the same table, as table-2.2.
+    """Volumes from two and three moments: their resolutions. The same runs, and the same table, as table-2.2.
 
     Example:  orbitrec reproduce table-2.3 --map emd_0409.mrc --map emd_25892.mrc -o table-2.3
     """
@@ -63,9 +63,12 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
     from orbitrec.thesis.table_2_2_results import VolumeTable, draw
     from orbitrec.thesis.two_moments import TrueVolume
 
-    size = experiment.QUICK if scale is Scale.quick else experiment.FULL
+    quick = scale is Scale.quick
+    size = experiment.QUICK if quick else experiment.FULL
+    three = experiment.QUICK_THREE if quick else experiment.FULL_THREE
     truths = [*(TrueVolume.of_map(path) for path in maps), TrueVolume.gaussians()]
     settings = {"experiment": "table-2.2", "maps": [str(path) for path in maps], "neural": neural, **asdict(size)}
+    settings["three"] = {name: asdict(plan) for name, plan in three.items()}
     with resumable_experiment(output, settings, resume=resume) as (run, checkpoints, bar):
         fits: dict[str, float] = {}
         if neural:
@@ -73,8 +76,8 @@ def _both(maps: list[Path], scale: Scale, neural: bool, output: Path | None, res
             for i, truth in enumerate(truths):
                 truths[i], fits[truth.name] = neural_truth(truth)
                 bar.advance(fitting)
-        task = bar.add_task("steps", total=experiment.step_count(truths, size))
-        rows, pictures = experiment.table(truths, size, Steps(lambda: bar.advance(task), checkpoints))
+        task = bar.add_task("steps", total=experiment.step_count(truths, size, three))
+        rows, pictures = experiment.table(truths, size, three, Steps(lambda: bar.advance(task), checkpoints))
         result, by = VolumeTable.of(size, rows, fits), made()
         if run is not None:
             result.write(run, by, [asdict(row) for row in rows])

@@ -37,9 +37,9 @@ class ShellFunctions:
         out = self.radial.new_zeros(harmonic_count(degree), self.radial.shape[1])
         return out.index_add_(0, self.lm, self.radial * w[:, None])
 
-    def float(self) -> "ShellFunctions":
-        """In single precision."""
-        return ShellFunctions(self.lm, self.radial.float())
+    def to(self, dtype: torch.dtype) -> "ShellFunctions":
+        """In another precision."""
+        return ShellFunctions(self.lm, self.radial.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)

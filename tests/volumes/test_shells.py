@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orbitrec.thesis.volume_matching.information import empirical_prior_covariance
-from orbitrec.thesis.volume_matching.shells import GaussianShells, ShellFunctions
+from orbitrec.moments.information import empirical_prior_covariance
+from orbitrec.volumes.shells import GaussianShells, ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
 RADIUS, BAND, DEGREE = 9.0, 0.9, 11
@@ -67,7 +67,7 @@ def test_the_volume_is_the_likeliest_that_has_the_shells():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_both_precisions_and_gradients(dtype: torch.dtype):
-    functions = SHELLS.functions if dtype == torch.float64 else SHELLS.functions.float()
+    functions = SHELLS.functions if dtype == torch.float64 else SHELLS.functions.to(torch.float32)
     x = torch.ones(len(functions), dtype=dtype, requires_grad=True)
     total = functions.sum(x, DEGREE)
     assert total.dtype == dtype

@@ -8,14 +8,14 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.moments.analytic import uniform_moments
-from orbitrec.moments.matching import MomentTarget
-from orbitrec.thesis.volume_matching.information import (
+from orbitrec.moments.information import (
     MomentInformation,
     empirical_prior_covariance,
     explained_variance,
     projected,
 )
-from orbitrec.thesis.volume_matching.shells import ShellFunctions
+from orbitrec.moments.matching import MomentTarget
+from orbitrec.volumes.shells import ShellFunctions
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 BASIS = SphericalBesselBasis(7.0, 1.3)
