@@ -6,13 +6,17 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from orbitrec.cli import main
 from orbitrec.evaluation.alignment import Alignment, resampled
-from orbitrec.geometry.rotations import euler_to_matrix
+from orbitrec.evaluation.symmetry import symmetrised
+from orbitrec.geometry.point_groups import PointGroup
+from orbitrec.geometry.rotations import euler_to_matrix, matrix_to_euler, random_rotations
 from orbitrec.io.mrc import read_map, write_map
+from orbitrec.io.star import write_star
 from orbitrec.volumes.phantoms import protein_phantom
 
 N, VOXEL_A = 32, 3.0
@@ -125,3 +129,55 @@ def test_bad_maps_are_one_sentence_and_exit_2(
 def test_a_picture_needs_a_known_ending(truth: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("evaluate", truth, truth, "--plot", "fsc.doc") == 2
     assert "--plot fsc.doc" in capsys.readouterr().err
+
+
+def _table(path: Path, rotations: torch.Tensor, names: list[int]) -> Path:
+    rot, tilt, psi = matrix_to_euler(rotations).mT.tolist()
+    rows = {"rlnImageName": [f"{i:06d}@p.mrcs" for i in names], "rlnAngleRot": rot, "rlnAngleTilt": tilt}
+    optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL_A], "rlnImageSize": [N]}
+    particles = pd.DataFrame({**rows, "rlnAnglePsi": psi, "rlnOpticsGroup": 1})
+    write_star(path, {"optics": pd.DataFrame(optics), "particles": particles})
+    return path
+
+
+@pytest.mark.parametrize("name", ["C3", "O"])
+def test_under_a_symmetry_equivalent_poses_are_the_same_and_the_map_is_compared_with_its_average(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Poses of equivalent copies in another frame, rows in another order; a map with a little that has no symmetry."""
+    group, generator = PointGroup.named(name), torch.Generator().manual_seed(5)
+    plain = protein_phantom(12, 8.0, generator).to_grid(N).double()
+    average = symmetrised(plain, group)
+    maps = [tmp_path / "map.mrc", tmp_path / "odd.mrc", tmp_path / "truth.mrc"]
+    write_map(maps[0], average.float(), VOXEL_A)
+    write_map(maps[1], plain.float(), VOXEL_A)
+    write_map(maps[2], average.float(), VOXEL_A)
+    true = random_rotations(40, generator)
+    order = torch.randperm(40, generator=generator)
+    copies = group.matrices()[torch.randint(group.order, (40,), generator=generator)] @ true
+    found = random_rotations(1, generator)[0] @ copies
+    found[order[:4]] = random_rotations(4, generator)
+    tables = (
+        _table(tmp_path / "truth.star", true, list(range(1, 41))),
+        _table(tmp_path / "found.star", found[order], (order + 1).tolist()),
+    )
+    options = ("--symmetry", name, "--poses", tables[1], "--true-poses", tables[0], "--json")
+    assert _run("evaluate", maps[0], maps[2], *options) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["poses"]["particles"] == 40
+    assert 0.9 <= facts["poses"]["share_within_5_deg"] <= 0.95
+    assert facts["poses"]["median_deg"] < 0.1
+    assert facts["symmetry"]["fsc05_A"] == 2 * VOXEL_A
+    assert min(facts["symmetry"]["fsc"]["value"][1:8]) > 0.99
+    assert _run("evaluate", maps[1], maps[2], *options) == 0
+    odd = json.loads(capsys.readouterr().out)
+    assert odd["symmetry"]["score"] < facts["symmetry"]["score"] - 0.1
+    assert min(odd["symmetry"]["fsc"]["value"][1:8]) < 0.9
+
+
+def test_poses_alone_have_nothing_to_be_compared_with(
+    tmp_path: Path, truth: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    posed = _table(tmp_path / "found.star", random_rotations(10, torch.Generator().manual_seed(1)), list(range(10)))
+    assert _run("evaluate", truth, truth, "--poses", posed) == 2
+    assert "--poses and --true-poses together" in capsys.readouterr().err

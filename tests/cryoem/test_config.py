@@ -12,6 +12,7 @@ import pytest
 from orbitrec.cryoem import config
 from orbitrec.cryoem.config import AbInitioConfig, RefineConfig, Schedule, StartKind
 from orbitrec.errors import InputError
+from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.solvers import SnapshotSolver, em
 
@@ -151,3 +152,12 @@ def test_the_usual_schedule_is_looked_up_when_a_configuration_is_made(monkeypatc
 
 def test_at_most_a_fifth_is_held_out():
     assert [Schedule(held_out=50).held_out_of(count) for count in (100, 249, 250, 1000)] == [20, 49, 50, 50]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("T", 12**0.25), ("O", 24**0.25), ("I1", 60**0.25), ("D7", 1), ("C1", 1)])
+def test_bandwidths_rise_under_the_groups_that_leave_few_functions(name, factor):
+    plan = Schedule(start_bandwidth=8.0, select_bandwidth=10.0, bandwidths=(10.0, 12.0))
+    found = plan.under(PointGroup.named(name))
+    assert (found.start_bandwidth, found.select_bandwidth) == pytest.approx((8 * factor, 10 * factor))
+    assert found.bandwidths == pytest.approx((10.0, 12.0) if factor == 1 else (10 * factor,))
+    assert found.bandwidths[0] >= found.select_bandwidth

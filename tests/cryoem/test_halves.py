@@ -1,6 +1,7 @@
 """Poses of one half-set in the frame of the other."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.cryoem.search.pose_search import ParticleState
 from orbitrec.cryoem.search.starts import fitted_coefficients
+from orbitrec.geometry.point_groups import PointGroup
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.models.simulate import ParticleSimulation, random_poses
@@ -51,6 +53,39 @@ def test_particles_look_the_same_in_the_other_frame(mirrored):
     again = ParticleSimulation(here, N, 1.0, found.poses.rotations, found.poses.shifts_px)
     difference = again.clean(torch.arange(12), torch.float64) - seen
     assert float(difference.norm() / seen.norm()) < 0.1
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("name", ["C3", "D2", "O"])
+def test_a_symmetric_half_keeps_its_axes(name, mirrored):
+    """Wherever the alignment ends, poses move by a rotation that maps the axes on themselves, exactly."""
+    group, generator = PointGroup.named(name), torch.Generator().manual_seed(6)
+    atoms = 3.0 * torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    atoms = torch.cat([atoms @ turn.mT for turn in group.matrices()])
+    count = len(atoms)
+    volume = GaussianMixture(atoms, torch.full((count,), 1.5).double(), torch.ones(count).double())
+    level = ResolutionLevel.at(GRID, RADIUS, 20.0, group)
+    model = VolumeAndViews(fitted_coefficients(level, volume), level.uniform_views())
+    mirror = torch.diag(torch.tensor([-1.0 if mirrored else 1.0, 1.0, 1.0]).double())
+    moved = replace(volume, centers=atoms @ mirror)
+    other = VolumeAndViews(fitted_coefficients(level, moved), level.uniform_views())
+    empty = torch.zeros(0)
+    own, there = (
+        PosedVolume(level, each, ParticleState(torch.zeros(0, 2), 1.0), empty.view(0, 3, 3), empty.view(0, 2))
+        for each in (model, other)
+    )
+    rotations, shifts = random_poses(6, generator, shift_px=1.0)
+    zeros = torch.zeros(6)
+    nothing = ParticleStatistics(zeros, zeros, zeros, zeros.long(), zeros, zeros)
+    found = placed(Poses(rotations, shifts, nothing), own, there, apart=True)
+    assert found.agreement > 0.98
+    elements = group.matrices()
+    # Equivalent poses stay equivalent: for g R and R, Q g Q⁻¹ is in the group.
+    turned = placed(Poses(elements[-1] @ rotations, shifts, nothing), own, there, apart=True)
+    between = turned.poses.rotations @ found.poses.rotations.mT
+    assert float((between[:, None] - elements).abs().amax((2, 3)).amin(1).max()) < 1e-9
+    if name != "C3":
+        assert torch.allclose(found.poses.shifts_px, shifts)
 
 
 def test_particles_come_back_in_their_order():

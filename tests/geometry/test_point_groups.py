@@ -11,7 +11,7 @@ import torch
 from orbitrec.errors import InputError
 from orbitrec.geometry.harmonics import InvariantHarmonics, harmonic_index
 from orbitrec.geometry.point_groups import PointGroup
-from orbitrec.geometry.rotations import random_rotations
+from orbitrec.geometry.rotations import geodesic_distance, random_rotations, rotation_vector_to_matrix
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 
 ORDERS = {
@@ -36,6 +36,32 @@ def test_matrices_are_a_group_of_rotations(name):
     assert _same((matrices[:, None] @ matrices).flatten(0, 1), matrices) < 1e-12
     assert _same(matrices.mT, matrices) < 1e-12
     assert torch.allclose(torch.linalg.det(matrices), torch.ones(group.order, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("name", [name for name in GROUPS if name != "C1"])
+def test_the_nearest_normalising_rotation_leaves_the_group_as_it_is(name, mirrored):
+    """Q G Q⁻¹ = G for whatever is near, and what has it is returned; after the mirror x → −x too."""
+    group = PointGroup.named(name)
+    mirror = torch.diag(torch.tensor([-1.0 if mirrored else 1.0, 1.0, 1.0], dtype=torch.float64))
+    generator = torch.Generator().manual_seed(1)
+    off = rotation_vector_to_matrix(0.02 * torch.randn(3, generator=generator, dtype=torch.float64))
+    seen = []
+    for rotation in random_rotations(40, generator):
+        found = group.nearest_normalising(rotation, mirrored=mirrored)
+        whole = found @ mirror
+        assert _same(whole @ group.matrices() @ whole.mT, group.matrices()) < 1e-9
+        again = group.nearest_normalising(off @ found, mirrored=mirrored)
+        assert float(geodesic_distance(again, found)) < 0.06
+        assert torch.allclose(group.nearest_normalising(found, mirrored=mirrored), found, atol=1e-9)
+        seen.append(found)
+    # None of the group's cosets in its normaliser is missed: D2 in O has 6, T in O and Dn in D2n 2.
+    cosets = [seen[0]]
+    for each in seen:
+        if min(_same(each[None], group.matrices() @ other) for other in cosets) > 1e-6:
+            cosets.append(each)
+    expected = {"D2": 6, "T": 2}.get(name.upper(), 2 if name.startswith("D") else 1)
+    assert name.upper().startswith("C") or len(cosets) == expected
 
 
 @pytest.mark.skipif(shutil.which("relion_refine") is None, reason="RELION is not installed")

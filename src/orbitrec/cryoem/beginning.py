@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from orbitrec.cryoem.checks import OTHER_MAP
-from orbitrec.cryoem.config import AbInitioConfig, Schedule
+from orbitrec.cryoem.config import AbInitioConfig, Schedule, SearchConfig
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.result import Session
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
@@ -98,7 +98,7 @@ def beginning(
         went_on=drawn,
     )  # fmt: skip
     run.timer("starts")
-    level, model, symmetry = _symmetric(session, config, schedule, selection, data, particles)
+    level, model, symmetry = _symmetric(session, config, selection, data, particles)
     if drawn is None or level is not selection.level:  # what is known of views would be of another frame
         return Beginning(selection, symmetry, level, SearchState(model, particles))
     assert drawn.best is not None
@@ -108,7 +108,6 @@ def beginning(
 def _symmetric(
     session: Session,
     config: AbInitioConfig,
-    schedule: Schedule,
     selection: Selection,
     data: ParticleModes,
     particles: ParticleState,
@@ -119,7 +118,8 @@ def _symmetric(
         return impose_symmetry(level, model, config.group, data, particles.centres)
 
     def judged() -> dict[str, object]:
-        found = symmetry_evidence(level, model, data, particles.centres, schedule, run.generator)
+        free = SearchConfig.schedule_for(config, session.stack)  # without the symmetry, for all functions
+        found = symmetry_evidence(level, model, data, particles.centres, free, run.generator)
         return {"score": found.score, "kept": found.kept}
 
     return level, model, SymmetryCheck(level.basis.group, **run.step("symmetry", judged))

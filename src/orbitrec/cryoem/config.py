@@ -175,6 +175,22 @@ class Schedule:
             bandwidths=tuple(cut),
         )
 
+    def under(self, group: PointGroup) -> "Schedule":
+        """The schedule for volumes that have a symmetry from their start.
+
+        Of the functions up to a bandwidth T, O and I leave a share of one over their order, and at the first bandwidths
+        hardly any but the spherical ones: all bandwidths are higher, by the fourth root of the order, which is 2.2 for
+        O. Frequency marching then is at the second, where it would not be beyond it.
+        """
+        if not group.polyhedral:
+            return self
+        factor = group.order**0.25
+        second = factor * self.select_bandwidth
+        bandwidths = tuple(sorted({max(b, second) for b in self.bandwidths}))
+        return replace(
+            self, start_bandwidth=factor * self.start_bandwidth, select_bandwidth=second, bandwidths=bandwidths
+        )
+
 
 _SCHEDULE = {
     **dict.fromkeys(("start_bandwidth", "select_bandwidth", "round_passes"), POSITIVE),
@@ -312,6 +328,15 @@ class AbInitioConfig(SearchConfig):
         """
         enough = told and count >= 2 * FEWEST_OF_HALF
         return enough if self.independent_halves is None else self.independent_halves
+
+    def schedule_for(self, stack: ParticleStack) -> Schedule:
+        """The schedule under the symmetry of the starts, limited as for every search.
+
+        Raises:
+            InputError: if what is left is too coarse to recover anything.
+        """
+        own = replace(self, schedule=self.schedule.under(self.start_group))
+        return SearchConfig.schedule_for(own, stack)
 
     @property
     def starts(self) -> int:

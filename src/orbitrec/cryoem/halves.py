@@ -30,7 +30,7 @@ def placed(poses: Poses, own: PosedVolume, other: PosedVolume, *, apart: bool) -
     """Poses of one half-set in the frame of the other.
 
     The map m of these poses becomes ``m(Rᵀ(x − s))``, which is seen from ``R R_j``, moved by minus s in that view; a
-    mirrored one is mirrored first.
+    mirrored one is mirrored first. Under a symmetry its axes stay those of the standard setting.
 
     Args:
         poses: of the particles of the half-set.
@@ -44,9 +44,11 @@ def placed(poses: Poses, own: PosedVolume, other: PosedVolume, *, apart: bool) -
     """
     moving, pixel = own.level.density(own.model)
     motion = align(moving, other.level.density(other.model)[0], handedness=apart, search=apart)
+    group = own.level.basis.group
     rotations = mirrored_views(poses.rotations) if motion.mirrored else poses.rotations
-    rotations = motion.rotation @ rotations
-    moved = torch.einsum("bji,j->bi", rotations, pixel * motion.shift_px)[:, :2]
+    rotations = group.nearest_normalising(motion.rotation, mirrored=motion.mirrored) @ rotations
+    along = group.matrices().mean(0) @ motion.shift_px  # the group's rotations leave only these shifts as they are
+    moved = torch.einsum("bji,j->bi", rotations, pixel * along)[:, :2]
     moved_poses = replace(poses, rotations=rotations, shifts_px=poses.shifts_px - moved)
     return Placed(moved_poses, motion.correlation)
 

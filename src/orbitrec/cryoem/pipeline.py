@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from orbitrec.cryoem.ball import with_ball
 from orbitrec.cryoem.beginning import Beginning, beginning, beginnings_of_halves, some_of
 from orbitrec.cryoem.centring import Centring, centred
 from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
@@ -48,12 +49,15 @@ def initial_model(
     if len(stack) < FEWEST_PARTICLES:
         raise InputError(f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}")
     halves, statistics = half_sets(stack), image_statistics(stack)
-    stack, config = statistics.applied(stack), config.with_diameter(statistics.diameter_A)
+    stack = statistics.applied(stack)
+    shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
+    if config.start_group.polyhedral and config.diameter_A is None:
+        statistics = with_ball(stack, statistics, config, shift_px)
+    config = config.with_diameter(statistics.diameter_A)
     radius, schedule = config.radius_px(stack), config.schedule_for(stack)
     generator = torch.Generator().manual_seed(config.seed)
     apart = config.searches_halves(len(stack), told=True)
     run = RunState(generator, total_work(len(stack), config, schedule, apart), callback, checkpoints or Checkpoints())
-    shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n
 
     finest = max(schedule.bandwidths)
     k_max = finest / radius

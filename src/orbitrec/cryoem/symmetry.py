@@ -24,6 +24,7 @@ from orbitrec.inference.group_density import EstimatedDirections
 from orbitrec.models.cryoem import PolarProjector
 from orbitrec.optim.driver import continued
 from orbitrec.optim.online import OnlineEM
+from orbitrec.volumes.spherical_bessel import SphericalBesselBasis, SphericalBesselVolume
 from orbitrec.volumes.voxel import VoxelVolume
 
 CHECKED = 300
@@ -105,7 +106,11 @@ def symmetry_evidence(
         data.grid, level.basis.radius, schedule.start_bandwidth, device=data.device
     )  # fmt: skip
     views = free.directional_kernel(level) @ model.log_views.exp()
-    symmetric = VolumeAndViews(fitted_coefficients(free, level.volume(model)), views.log().log_softmax(0))
+    # Harmonics of the finest degrees, which the first level does not see, would take gigabytes.
+    basis = SphericalBesselBasis(level.basis.radius, min(free.basis.k_max, level.basis.k_max), group=group)
+    seen = basis.embed(torch.ones(len(basis)), level.basis) > 0
+    volume = SphericalBesselVolume(basis, model.coefficients[seen].double())
+    symmetric = VolumeAndViews(fitted_coefficients(free, volume), views.log().log_softmax(0))
     rows = torch.linspace(0, len(data) - 1, min(CHECKED, len(data) // 5)).long()
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[rows] = False

@@ -78,6 +78,27 @@ def find_axes(volume: Float[Tensor, "n n n"], group: PointGroup) -> Axes:
     return Axes(standard, -n * standard @ centre, _score(fits[-1], group, standard, centre))
 
 
+def symmetrised(volume: Float[Tensor, "n n n"], group: PointGroup, axes: Axes | None = None) -> Float[Tensor, "n n n"]:
+    """The mean of a map's rotated copies.
+
+    Args:
+        volume: the map.
+        group: the point group.
+        axes: where the map has the group's axes; in the standard setting if None.
+
+    Returns:
+        The map's average over the group, in the map's own place.
+    """
+    eye, zero = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    rotation, shift = (eye, zero) if axes is None else (axes.rotation, axes.shift_px)
+    total = torch.zeros_like(volume)
+    for element in group.matrices():
+        # To the standard setting, rotated there, and back: x → Rᵀ g (R x + s) − Rᵀ s.
+        copy = rotation.mT @ element @ rotation
+        total += Alignment(copy, rotation.mT @ (element @ shift - shift), False, 1.0).apply(volume)
+    return total / group.order
+
+
 def symmetry_score(volume: Float[Tensor, "n n n"], group: PointGroup) -> float:
     """How symmetric a map is about the axes of a group in its standard setting: :attr:`Axes.score`."""
     centre = torch.zeros(3, dtype=torch.float64)

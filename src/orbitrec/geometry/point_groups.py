@@ -129,6 +129,37 @@ class PointGroup:
                     found.append(product)
         return torch.stack(found)
 
+    def nearest_normalising(self, rotation: Float[Tensor, "3 3"], *, mirrored: bool = False) -> Float[Tensor, "3 3"]:
+        """The rotation Q nearest to a given one that moves the group's axes on to its axes, ``Q G Q⁻¹ = G``.
+
+        Two maps that have the group in its standard setting differ by such a rotation. About z there are all, and those
+        after a half turn about x, for Cn; for the others a finite group, such as O for T.
+
+        Args:
+            rotation: near such a rotation.
+            mirrored: whether Q follows the mirror x → −x, as in :mod:`orbitrec.evaluation.alignment`.
+        """
+        if self.order == 1:
+            return rotation
+        turned = torch.diag(rotation.new_tensor([1.0, -1.0, -1.0]))
+        if self.name.startswith("C"):
+            over = turned if float(rotation[2, 2]) < 0 else torch.eye(3).to(rotation)
+            about = rotation @ over
+            angle = torch.atan2(about[1, 0] - about[0, 1], about[0, 0] + about[1, 1])
+            return rotation_vector_to_matrix(angle * rotation.new_tensor(_Z)) @ over
+        # x → −x takes the axes of I3 to those of I4, and a half turn about x takes them back.
+        after = turned if mirrored and self.name in {"I3", "I4"} else torch.eye(3).to(rotation)
+        found = self._normaliser().matrices().to(rotation) @ after
+        return found[int((found * rotation).sum((1, 2)).argmax())]
+
+    def _normaliser(self) -> "PointGroup":
+        """Of T, O, I and Dn, in the same setting."""
+        if self.name == "D2":
+            return PointGroup.named("O")
+        if self.name == "T":
+            return PointGroup("O about T's axes", (Axis(3, _Z), Axis(4, self.axes[1].direction)))
+        return self if self.polyhedral else PointGroup.dihedral(2 * self.axes[0].fold)
+
     def stepwise(self) -> tuple[Float[Tensor, "h 3 3"], Float[Tensor, "c 3 3"]]:
         """The group in two steps: every element is ``h c`` for one h and one c.
 

@@ -20,7 +20,7 @@ from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import centred_likelihood, given_views
-from orbitrec.cryoem.search.starts import Start, random_starts
+from orbitrec.cryoem.search.starts import Start, random_starts, seeded_spheres
 from orbitrec.evaluation.alignment import align
 from orbitrec.inference.orbit_likelihood import OrbitLikelihood
 from orbitrec.optim.driver import continued, run
@@ -213,8 +213,11 @@ def multi_start(
     common = _MultiStart(data, centres, pool, held, config, schedule, run)
 
     def begun() -> dict[str, object]:
-        power = data.ctf2_over_noise(pool).mean(0)
-        starts = [*matched(low), *random_starts(low, power, config.random, generator)]
+        if config.start_group.polyhedral:  # where these differ from a sphere, moments have too many entries
+            starts = seeded_spheres(low, data, centres, config.starts, generator)
+        else:
+            power = data.ctf2_over_noise(pool).mean(0)
+            starts = [*matched(low), *random_starts(low, power, config.random, generator)]
         models = {
             part.name: torch.stack([getattr(start.model, part.name) for start in starts])
             for part in fields(VolumeAndViews)
