@@ -144,6 +144,7 @@ def _silenced(good: Evidence) -> ParticleModes:
 
 FAULTS = {
     "few": (lambda good: {"rotations": good.rotations[:300]}, "300 particles are few"),
+    "averages": (lambda good: {"rotations": good.rotations[:28]}, "28 images without CTF are taken for class averages"),
     "collapsed": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "views are within 20° of one axis"),
     "unseen": (lambda good: {"rotations": _along_one_axis(COUNT, 0.05)}, "hardly seen from any view"),
     "smeared": (lambda good: {"conical_fsc": _cones([4, 9])}, "7.3 Å in one and 14.8 Å in another (cFAR 0.11)"),

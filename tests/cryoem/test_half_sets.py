@@ -165,8 +165,8 @@ def test_half_maps_of_copied_noise_are_independent(tmp_path):
 
 
 def test_few_images_in_many_rows_are_refused(data):
-    star = _joined(data, "few.star", lambda rows: rows[:60] * 4)
-    with pytest.raises(InputError, match="lists 240 particles but only 60 different images, too few for a map"):
+    star = _joined(data, "few.star", lambda rows: rows[:15] * 16)
+    with pytest.raises(InputError, match="lists 240 particles but only 15 different images, too few for a map"):
         half_sets(ParticleStack.open(star))
 
 

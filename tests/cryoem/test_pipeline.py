@@ -12,7 +12,7 @@ import torch
 
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.pipeline import initial_model
-from orbitrec.cryoem.result import PosedMap
+from orbitrec.cryoem.result import PosedMap, half_sets
 from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import align
 from orbitrec.evaluation.fsc import fourier_shell_correlation
@@ -21,6 +21,7 @@ from orbitrec.io.mrc import StackWriter, read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.io.relion_tables import particle_tables
 from orbitrec.io.star import write_star
+from orbitrec.models.ctf import CTFParameters
 from orbitrec.optim.solvers import em, sem_vr_bfgs, svrg
 from orbitrec.runtime.progress import Stage, Status
 
@@ -201,11 +202,19 @@ def test_a_configuration_that_does_not_fit_is_refused_before_any_image_is_read(s
 
 
 def test_too_few_particles(folder, tmp_path, stack):
+    """Without a CTF images may be class averages, of which fewer are enough."""
     with StackWriter(tmp_path / "few.mrcs", 99, N, PIXEL_A) as writer:
         writer.write(stack.images(range(99)))
     write_star(tmp_path / "few.star", particle_tables("few.mrcs", 99, N, PIXEL_A))
-    with pytest.raises(InputError, match=r"99 particles are too few.* at least 100"):
-        initial_model(ParticleStack.open(tmp_path / "few.star", ctf=False), AbInitioConfig())
+    few = ParticleStack.open(tmp_path / "few.star", ctf=False)
+    one = torch.ones(99, dtype=torch.float64)
+    ctf = CTFParameters(9000 * one, 9000 * one, 0 * one, 300 * one, 2 * one, 0.1 * one, 0 * one)
+    with pytest.raises(InputError, match=r"99 particles are too few.* at least 100, or 20 class averages"):
+        initial_model(replace(few, ctf=ctf), AbInitioConfig())
+    assert half_sets(few).tolist() == [1, 2] * 49 + [1]
+    write_star(tmp_path / "fewer.star", particle_tables("few.mrcs", 19, N, PIXEL_A))
+    with pytest.raises(InputError, match=r"19 particles are too few.* at least 20$"):
+        initial_model(ParticleStack.open(tmp_path / "fewer.star", ctf=False), AbInitioConfig())
 
 
 def test_the_coarsest_bandwidth_allowed_works(stack):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from orbitrec.cryoem.config import FEWEST_PARTICLES
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap
 from orbitrec.cryoem.search.multi_start import Selection
@@ -92,7 +93,13 @@ def quality_checks(evidence: Evidence) -> list[str]:
 
 def _particles(evidence: Evidence) -> Iterator[str]:
     count = len(evidence.rotations)
-    if count < FEW_PARTICLES:
+    if count < FEWEST_PARTICLES:
+        yield (
+            f"{count} images without CTF are taken for class averages: each counts alike, however many particles it "
+            "stands for, and views that none of them shows are missing. Expect an outline at best, to begin from with "
+            "the particles themselves; resolutions of so few images mean little."
+        )
+    elif count < FEW_PARTICLES:
         yield f"{count} particles are few: expect the outline of the particle, and another run to differ in the rest."
 
 

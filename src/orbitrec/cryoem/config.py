@@ -15,6 +15,8 @@ from orbitrec.io.particles import ParticleStack
 from orbitrec.optim.solvers import Solver, em
 
 FEWEST_PARTICLES = 100
+FEWEST_AVERAGES = 20
+"""Least number of images where they have no CTF: then they may be class averages, each of which stands for many."""
 FEWEST_OF_HALF = 1000
 """Particles of a half-set below which it is searched by itself only where that is asked for."""
 NYQUIST_SHARE = 0.9
@@ -67,6 +69,11 @@ def _is_device(value: object) -> bool:
 
 def _ascends(value: object) -> bool:
     return isinstance(value, tuple) and len(value) > 0 and all(map(_is_positive, value)) and [*value] == sorted(value)
+
+
+def fewest_images(stack: ParticleStack) -> int:
+    """Least number of images that a map is made from."""
+    return FEWEST_AVERAGES if stack.ctf is None else FEWEST_PARTICLES
 
 
 def instance(kind: type, words: str) -> Constraint:

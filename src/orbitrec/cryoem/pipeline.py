@@ -9,7 +9,7 @@ from torch import Tensor
 from orbitrec.cryoem.ball import with_ball
 from orbitrec.cryoem.beginning import Beginning, beginning, beginnings_of_halves, some_of
 from orbitrec.cryoem.centring import Centring, centred
-from orbitrec.cryoem.config import FEWEST_PARTICLES, AbInitioConfig, Schedule
+from orbitrec.cryoem.config import FEWEST_AVERAGES, AbInitioConfig, Schedule, fewest_images
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
 from orbitrec.cryoem.memory import require_memory
@@ -46,8 +46,11 @@ def initial_model(
     Raises:
         InputError: for too few particles, bad images, or a configuration that does not fit the stack.
     """
-    if len(stack) < FEWEST_PARTICLES:
-        raise InputError(f"{len(stack)} particles are too few for an initial model; give at least {FEWEST_PARTICLES}")
+    if len(stack) < fewest_images(stack):
+        raise InputError(
+            f"{len(stack)} particles are too few for an initial model; give at least {fewest_images(stack)}"
+            + (f", or {FEWEST_AVERAGES} class averages, which have no CTF" if stack.ctf is not None else "")
+        )
     halves, statistics = half_sets(stack), image_statistics(stack)
     stack = statistics.applied(stack)
     shift_px = config.shift_px if config.shift_px is not None else 0.05 * stack.n

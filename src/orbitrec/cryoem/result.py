@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.checks import Evidence, quality_checks
-from orbitrec.cryoem.config import FEWEST_PARTICLES, SearchConfig
+from orbitrec.cryoem.config import SearchConfig, fewest_images
 from orbitrec.cryoem.image_statistics import ImageStatistics
 from orbitrec.cryoem.pose_refinement import FittedPoses, Poses, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes
@@ -91,11 +91,11 @@ def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
         InputError: if the input names other sets, or leaves too few particles to one of them.
     """
     given, path, image = stack.table.halves(), stack.table.path, stack.image_numbers()
-    different = int(image.max()) + 1
-    if different < FEWEST_PARTICLES:
+    different, fewest = int(image.max()) + 1, fewest_images(stack)
+    if different < fewest:
         raise InputError(
             f"{path} lists {len(stack)} particles but only {different} different images, too few for a map; "
-            f"give at least {FEWEST_PARTICLES}"
+            f"give at least {fewest}"
         )
     if given is None:
         return alternate_halves(different)[image]
@@ -109,7 +109,7 @@ def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:
     halves = torch.from_numpy(given[first_row]).long()[image]
     for half in (1, 2):
         own = len(image[halves == half].unique())
-        if own < FEWEST_PARTICLES // 2:
+        if own < fewest // 2:
             raise InputError(
                 f"{path} leaves {own} of its {different} different images to half-set "
                 f"{half}, too few for a map; remove the column of half-sets to have the particles split anew"

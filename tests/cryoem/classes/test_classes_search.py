@@ -309,16 +309,43 @@ def test_a_class_that_died_shares_the_members_of_the_largest():
     assert float(after.log_weights[2]) == pytest.approx(float(after.log_weights[parent]))
 
 
-@pytest.mark.parametrize("fold", [1, 2, 3, 5, 6])
-def test_rotational_symmetry_of_an_average(fold):
-    data = modes_of(torch.zeros(1, 32, 32, dtype=torch.float64))
-    level = ClassLevel.at(data.grid, RADIUS, BANDWIDTH, 1)
+def halves_of_average(fold: int, even: float, noise: float, seed: int) -> tuple[ClassLevel, Tensor, Tensor]:
+    """Two noisy halves of an average of random coefficients: modes that are no multiple of ``fold`` are zero, and that
+    with m = 2 is ``even`` times the others."""
+    level = ClassLevel.at(PolarGrid.for_radius(32, 24 / RADIUS, RADIUS + 3), RADIUS, 24.0, 1)
     basis: FourierBesselBasis = level.basis
-    generator = torch.Generator().manual_seed(fold)
-    w = torch.randn(1, len(basis), 2, generator=generator, dtype=torch.float64)
-    w = torch.view_as_complex(w) * (basis.mode % fold == 0)
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.view_as_complex(torch.randn(1, len(basis), 2, generator=generator, dtype=torch.float64))
+    w = w * (basis.mode % fold == 0) * torch.where(basis.mode == 2, even, 1.0)
     real = level.projector.real(w).float()
-    noise = 0.05 * torch.randn(2, len(real), generator=generator)
-    found, evidence = rotational_symmetry(level, real + noise[0], real + noise[1])
-    assert found.tolist() == [fold]
-    assert (float(evidence) > 0.9) == (fold > 1)
+    one, two = real + noise * torch.randn(2, len(real), generator=generator)
+    return level, one, two
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+@pytest.mark.parametrize("fold", [1, 2, 3, 5, 6])
+def test_rotational_symmetry_of_an_average(fold, noise):
+    for seed in range(5):
+        found, evidence = rotational_symmetry(*halves_of_average(fold, 1.0, noise, seed))
+        assert found.tolist() == [fold]
+        assert (float(evidence) > 0.9) == (fold > 1)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3, 1.0])
+def test_what_is_elongated_is_not_symmetric(noise):
+    """Nearly all of its power is in m = 2, and where noise hides the rest, nothing is known of a symmetry."""
+    for seed in range(5):
+        level, one, two = halves_of_average(1, 12.0, noise, seed)
+        power = level.projector.complex(one)[0].abs().square()
+        assert float(power[level.basis.mode == 2].sum() / power[level.basis.mode > 0].sum()) > 0.7
+        assert rotational_symmetry(level, one, two)[0].tolist() == [1]
+
+
+def test_noise_has_no_symmetry():
+    level, *_ = halves_of_average(1, 1.0, 1.0, 0)
+    generator = torch.Generator().manual_seed(9)
+    found = [
+        int(rotational_symmetry(level, *torch.randn(2, level.projector.dimension, generator=generator))[0])
+        for _ in range(200)
+    ]
+    assert found == [1] * 200

@@ -24,6 +24,9 @@ from orbitrec.inference.likelihood import Statistics
 FOLDS = range(2, 13)
 SYMMETRIC = 0.8
 """Evidence from which on an average is called symmetric (:func:`rotational_symmetry`)."""
+CLEAR, FEWEST_MODES = 5.0, 2
+"""Standard errors above which a mode is clear of the noise, and the fewest such modes that tell a symmetry: what is
+elongated has m = 2 before all else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class MeasuredClasses:
         likelihood: (d,) mean log-likelihood of a member, over that of an image of noise.
         offsets_px: (d,) distance of the centre of the average's density from the image's.
         fold: (d,) rotational symmetry, 1 where there is none.
-        symmetry: (d,) its evidence: the share of the angular power that it explains, between 0 and 1.
+        symmetry: (d,) its evidence, between 0 and 1 (:func:`rotational_symmetry`).
     """
 
     images: Float[Tensor, "d n n"]
@@ -151,9 +154,12 @@ def rotational_symmetry(
 ) -> tuple[Int[Tensor, "d"], Float[Tensor, "d"]]:
     """The rotational symmetry of each average about its origin, C2 … C12, and its evidence.
 
-    An n-fold average has no power in modes that are no multiple of n. With the share s of the power above mode 0 that
-    lies in multiples of n, the evidence is ``(s − 1/n) / (1 − 1/n)``: 0 where power is spread evenly, 1 for perfect
-    symmetry. Power is the product of the halves' averages, in which noise has no part.
+    An n-fold average has no power in modes that are no multiple of n. Power alone does not tell: that of anything
+    elongated is in even modes, above all in m = 2, whether or not what it consists of is symmetric. What tells is how
+    much is known of each mode that is clear of the noise, ``log(1 + signal/noise)`` times its number of functions: a
+    mode that is large counts little more than a small one. With the share s of that in multiples of n, the evidence is
+    ``(s − 1/n) / (1 − 1/n)``: 0 where all modes are known alike, 1 for perfect symmetry. The signal is the product of
+    the halves' averages, in which noise has no part; the noise is that of their mean.
 
     Args:
         level: the resolution.
@@ -161,20 +167,25 @@ def rotational_symmetry(
         second: (p,) of the other.
 
     Returns:
-        The highest fold with an evidence of :data:`SYMMETRIC`, 1 where there is none, and the evidence of that fold, or
-        else the largest of any.
+        The highest fold with an evidence of :data:`SYMMETRIC` in :data:`FEWEST_MODES` modes, 1 where there is none, and
+        the evidence of that fold, or else the largest of any.
     """
     a, b = (level.projector.complex(each.double()) for each in (first, second))
-    mode = level.basis.mode
-    by_mode = torch.zeros(len(a), level.basis.max_mode + 1, dtype=torch.float64)
-    by_mode.index_add_(1, mode, (a * b.conj()).real)
-    angular = by_mode[:, 1:].clamp(min=0)
-    orders = torch.arange(1, level.basis.max_mode + 1)
+    modes = level.basis.max_mode + 1
+    noise = level.shell_mean((a - b).abs().square() / 4)
+    ratio = torch.zeros(len(a), modes, dtype=torch.float64)
+    ratio.index_add_(1, level.basis.mode, (a * b.conj()).real / noise.clamp(min=torch.finfo(noise.dtype).tiny))
+    number = torch.tensor(level.basis.counts, dtype=torch.float64)
+    # Of averages of noise it has mean zero and variance 2 for each function, with the tail of an exponential.
+    clear = ratio > CLEAR * (1 + (2 * number).sqrt())
+    known = torch.where(clear, number * (1 + ratio / number).clamp(min=1).log(), 0.0)[:, 1:]
+    orders = torch.arange(1, modes)
     multiples = torch.stack([orders % n == 0 for n in FOLDS]).double()
-    total = angular.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     chance = 1 / torch.tensor([*FOLDS], dtype=torch.float64)
-    evidence = ((angular / total @ multiples.mT - chance) / (1 - chance)).clamp(min=0)
-    symmetric = evidence >= SYMMETRIC
+    share = known @ multiples.mT / known.sum(1, keepdim=True).clamp(min=1e-9)
+    evidence = ((share - chance) / (1 - chance)).clamp(min=0)
+    several = (known > 0).double() @ multiples.mT >= FEWEST_MODES
+    symmetric = (evidence >= SYMMETRIC) & several
     highest = len(FOLDS) - 1 - symmetric.flip(1).int().argmax(1)
     best = torch.where(symmetric.any(1), highest, evidence.argmax(1))
     fold = torch.where(symmetric.any(1), best + FOLDS.start, 1)

@@ -121,8 +121,12 @@ class ClassLevel:
         were it that of each class alone, weak classes would fade, and the others grow at their cost.
         """
         square = coefficients.abs().square() / torch.where(self.basis.mode > 0, 2.0, 1.0)
-        power = self._shell_average @ square.mean(0)
+        power = self.shell_mean(square.mean(0, keepdim=True))
         return PRIOR_FACTOR * power.clamp(min=torch.finfo(power.dtype).tiny).expand(len(square), -1)
+
+    def shell_mean(self, values: Float[Tensor, "d c"]) -> Float[Tensor, "d c"]:
+        """The mean of values at neighbouring frequencies, for each coefficient."""
+        return values @ self._shell_average.to(values.dtype).mT
 
     @cached_property
     def _shell_average(self) -> Float[Tensor, "c c"]:
