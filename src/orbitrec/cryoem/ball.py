@@ -55,13 +55,19 @@ def ball_radius(grid: PolarGrid, profile: Float[Tensor, "k"], ctf2_over_noise: F
 def with_ball(
     stack: ParticleStack, statistics: ImageStatistics, config: SearchConfig, shift_px: float
 ) -> ImageStatistics:
-    """The image statistics with the diameter of the particle's radial profile, if it ends within the box.
+    """Look for the ball of the particles' mean, which a radially symmetric template is fitted to.
 
     Args:
         stack: the particles, as their statistics demand.
         statistics: of the images; their diameter is a first guess.
         config: of the search.
         shift_px: first guess of the shifts' standard deviation per axis, in pixels.
+
+    Returns:
+        The statistics with the ball's diameter, or as they were if the radial profile does not end within the box.
+
+    Raises:
+        InputError: if an image is bad.
     """
     n, pixel = stack.n, stack.pixel_size_A
     assumed = statistics.diameter_A / pixel / 2
