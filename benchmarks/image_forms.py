@@ -1,7 +1,7 @@
 """One set as it is, with its phases flipped, and multiplied by its CTF: `orbitrec abinitio` finds the same map of all.
 
 The images of a set are multiplied by the sign of their CTF, by the CTF, or by nothing, the table is marked as RELION
-marks it, and each form is solved with the same seed and compared with the truth. Forms whose run is there are not solved
+marks it, and each form is solved with the same seed and compared with the truth. Runs that are there are not made
 again.
 
     OMP_NUM_THREADS=1 python benchmarks/image_forms.py PARTICLES.star TRUTH.mrc -n 3000 -o FOLDER
