@@ -318,7 +318,17 @@ class Sums:
         chunk_bytes: int | None = None,
         counted: bool = False,
     ) -> Assignment:
-        """Add the E-step's sums over a batch, whose arguments :func:`expectation` explains."""
+        """Add the E-step's sums over a batch (:func:`expectation`).
+
+        Args:
+            observed: b observations.
+            candidates: (b, c) indices of the directions that each observation is compared with; None for all.
+            chunk_bytes: size of the scores that are held at a time.
+            counted: whether significant samples are counted.
+
+        Returns:
+            What was found of each observation.
+        """
         bank = self.bank
         if chunk_bytes is None:
             chunk_bytes = CACHED if bank.templates.device.type == "cpu" else BUSY
