@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -182,6 +183,31 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         np.testing.assert_allclose(written[column], posed[column].iloc[kept], atol=2e-6)
     assert transferred() == 2
     assert "exists already; choose another --output" in capsys.readouterr().err
+
+    statistics = pd.DataFrame(
+        {
+            "log_likelihood": np.linspace(1.0, 9.0, count),
+            "inlier_probability": 1.0,
+            "max_probability": np.linspace(0.2, 0.8, count),
+            "significant_samples": np.arange(count) + 1,
+            "cross_correlation": 6.0,
+            "slice_power": 2.0,
+        }
+    )
+    statistics.to_csv(run / "particle_statistics.csv", index=False)
+    assert transferred("-o", tmp_path / "known.star") == 0
+    known = read_star(tmp_path / "known.star")["particles"]
+    for column, name in (
+        ("rlnMaxValueProbDistribution", "max_probability"),
+        ("rlnLogLikeliContribution", "log_likelihood"),
+        ("rlnNrOfSignificantSamples", "significant_samples"),
+    ):
+        np.testing.assert_allclose(known[column], statistics[name].iloc[kept], atol=1e-5)
+    statistics.iloc[1:].to_csv(run / "particle_statistics.csv", index=False)
+    assert transferred("-o", tmp_path / "fewer.star") == 2
+    assert f"lists {count - 1} particles and the run's table {count}" in capsys.readouterr().err
+    assert not (tmp_path / "fewer.star").exists()
+
     (run / "summary.json").unlink()
     assert transferred("-o", tmp_path / "x.star") == 2
     assert "holds no finished run" in capsys.readouterr().err

@@ -20,7 +20,8 @@ def transfer(
     """Write the poses of a run on to another table of its particles: unbinned, or extracted again in another box.
 
     Particles are told by their uid, or micrograph and coordinates, or image name. The rows of the table that the run
-    posed are written in its own dialect, with all its columns; only angles, origins and half-sets change.
+    posed are written in its own dialect, with all its columns; only angles, origins, half-sets and what the run found
+    of every particle change.
 
     Example:  orbitrec transfer run --onto Extract/job012/particles.star
     """
@@ -28,7 +29,7 @@ def transfer(
     from orbitrec.io.particle_table import require_new
     from orbitrec.io.tables import read_table
     from orbitrec.io.transfer import transfer_poses
-    from orbitrec.report.run_files import SUMMARY, posed_table
+    from orbitrec.report.run_files import STATISTICS, SUMMARY, particle_statistics, posed_table
     from orbitrec.report.summary import Summary
 
     if not (run / SUMMARY).is_file():
@@ -43,7 +44,8 @@ def transfer(
     if path.suffix.lower() != target.suffix:
         raise InputError(f"the table is written in the format of {onto}; name it {path.stem}{target.suffix}")
     require_new(path, target)
-    found = transfer_poses(posed, target, path)
+    statistics = particle_statistics(run / STATISTICS, len(posed)) if (run / STATISTICS).is_file() else None
+    found = transfer_poses(posed, target, path, statistics)
     left = len(posed) - len(found.rows)
     typer.echo(
         f"{len(found.rows)} of {len(target)} rows of {onto} have poses of {run}, told by {found.by}: {path}"

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 
 from orbitrec.errors import InputError
-from orbitrec.io.particle_table import ParticleTable
+from orbitrec.io.particle_table import ParticleStatistics, ParticleTable
 
 IMAGE_NAME = "image name"
 
@@ -63,7 +63,9 @@ def match(source: ParticleTable, target: ParticleTable) -> Match:
     return Match(by, rows, found)
 
 
-def transfer_poses(source: ParticleTable, target: ParticleTable, path: Path | str) -> Match:
+def transfer_poses(
+    source: ParticleTable, target: ParticleTable, path: Path | str, statistics: ParticleStatistics | None = None
+) -> Match:
     """Write the rows of a table that have poses in another, with these poses, in its dialect and with all its columns.
 
     Lengths in Å are the same for boxes of any pixel size at one place, so origins are too.
@@ -72,6 +74,7 @@ def transfer_poses(source: ParticleTable, target: ParticleTable, path: Path | st
         source: the posed particles.
         target: the table to pose.
         path: the file to write.
+        statistics: what else is known of each of the posed particles; None leaves what the other table says of it.
 
     Returns:
         Which rows were written.
@@ -85,7 +88,8 @@ def transfer_poses(source: ParticleTable, target: ParticleTable, path: Path | st
     found = match(source, target)
     rotations, shifts_A = (each[found.source] for each in poses)
     half_sets = None if halves is None else torch.from_numpy(halves[found.source]).long()
-    target.write_posed(path, rotations, shifts_A, None, half_sets, torch.from_numpy(found.rows))
+    known = None if statistics is None else statistics.subset(torch.from_numpy(found.source))
+    target.write_posed(path, rotations, shifts_A, None, half_sets, torch.from_numpy(found.rows), known)
     return found
 
 

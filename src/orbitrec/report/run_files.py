@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from orbitrec.evaluation.orientation import ConicalFSC, ViewAverages
 from orbitrec.geometry.grids import shell_frequencies
 from orbitrec.io.files import existing_file, write_csv
 from orbitrec.io.mrc import StackWriter, read_header, read_map
-from orbitrec.io.particle_table import ParticleTable, given_over_stated_pixel
+from orbitrec.io.particle_table import ParticleStatistics, ParticleTable, given_over_stated_pixel
 from orbitrec.io.particles import SAME_PIXEL
 from orbitrec.io.runs import RunFolder
 from orbitrec.io.tables import read_table
@@ -152,6 +152,32 @@ def _read_curves(path: Path, voxel_size_A: float) -> dict[str, FSC]:
         )
         for name in table.columns.drop(["shell", "resolution_A"])
     }
+
+
+def particle_statistics(path: Path, count: int) -> ParticleStatistics | None:
+    """What a run found of every particle beside its pose, in the order of the posed table.
+
+    Args:
+        path: the run's ``particle_statistics.csv``.
+        count: of the posed particles.
+
+    Returns:
+        The statistics; None of a run from before there were all of them.
+
+    Raises:
+        InputError: if the file is not one that a run wrote, or lists other particles.
+    """
+    names = [field.name for field in fields(ParticleStatistics)]
+    try:
+        table = pd.read_csv(existing_file(path))
+        if not set(names) <= set(table.columns):
+            return None
+        columns = {name: torch.from_numpy(table[name].to_numpy(copy=True)) for name in names}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is no list of particles that a run wrote; run again") from error
+    if len(table) != count:
+        raise InputError(f"{path} lists {len(table)} particles and the run's table {count}; run again")
+    return ParticleStatistics(**columns)
 
 
 def inlier_probabilities(path: Path) -> Float[Tensor, "N"]:
