@@ -5,7 +5,7 @@ import torch
 
 from oracles import whitened
 from orbitrec.errors import InputError
-from orbitrec.geometry.fourier import centred_fft
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
 from orbitrec.models.background import Background, corner_mask
 from orbitrec.models.noise import NoiseSpectrum, estimate_noise
@@ -44,6 +44,21 @@ def test_coloured_noise_behind_particles():
     assert float(relative[2:].max()) < 0.1
     assert float(relative[2:].mean()) < 0.02
     assert abs(estimate.pixel_variance / truth.pixel_variance - 1) < 0.02
+
+
+@pytest.mark.parametrize("n", [48, 49])
+def test_noise_before_a_ctf_is_not_what_particles_spread_at_the_lowest_frequencies(n):
+    k, generator, count, variance = radial_frequencies(n), torch.Generator().manual_seed(8), 1500, 2.0
+    factor = 0.1 + 0.9 * torch.sin((k * n / (2 * math.pi) / 9).clamp(max=math.pi / 2).square())
+    images = centred_ifft(centred_fft(NoiseSpectrum.white(n, variance).sample(count, generator)) * factor).real
+    x = torch.arange(n) - n // 2
+    halo = 0.1 * torch.exp(-(x[:, None] ** 2 + x**2) / (2 * (n / 3) ** 2))
+    estimated = estimate_noise([images + halo])
+    shell = 2 * math.pi / n * torch.arange(n // 2 + 1)
+    power = (0.1 + 0.9 * torch.sin((shell * n / (2 * math.pi) / 9).clamp(max=math.pi / 2).square())).square()
+    found = estimated.before_filter(power).shells
+    assert float(estimated.shells[0] / power[0]) > 2 * variance  # the halo outweighs the noise
+    assert float((found / variance - 1).abs().max()) < 0.1
 
 
 def test_chunks_do_not_matter():

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,6 +16,9 @@ from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies, radii, shell_frequencies, shell_indices
 from orbitrec.models.background import Background, corner_mask
+
+FAINT = 0.15
+"""Share of its mean below which a filter leaves too little noise to be told from other things."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +79,16 @@ class NoiseSpectrum:
         """The noise as it was before its spectrum was multiplied by ``power``, which is known on the shells.
 
         ``power`` is smoothed to the resolution that an estimated spectrum has, so that its zeros are not divided by.
+        Where it is still below :data:`FAINT` of its mean, the spectrum is that of the nearest shells: at the lowest
+        frequencies a CTF leaves so little noise that what the particles spread over their whole images outweighs it.
         """
         k = radial_frequencies(self.n)
         covariance = centred_ifft(NoiseSpectrum(power.double(), self.n).at(k).to(torch.complex128))
         taper = _hann(radii(self.n), self.n)
         smooth = _shell_means(centred_fft(covariance * taper).real)
-        return NoiseSpectrum(self.shells / smooth.to(self.shells).clamp(min=1e-3 * float(smooth.mean())), self.n)
+        seen = (smooth >= FAINT * smooth.mean()).cpu().nonzero().flatten().numpy()
+        before = (self.shells / smooth.to(self.shells)).cpu().numpy()
+        return NoiseSpectrum(torch.from_numpy(np.interp(np.arange(len(before)), seen, before[seen])), self.n)
 
     def sample(
         self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
