@@ -7,12 +7,20 @@ import numpy as np
 import torch
 
 from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
+from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import frequency_vectors, radial_frequencies
 from orbitrec.io.particles import ParticleStack
 from orbitrec.models.noise import Noise, NoiseSpectrum
 from orbitrec.moments.analytic import Moments
 from orbitrec.volumes.base import Volume
+
+TWO_CAPS = VonMisesFisherMixture(
+    torch.tensor([[0.6, 0.0, 0.8], [0.0, -1.0, 0.0]], dtype=torch.float64),
+    torch.tensor([3.0, 2.0], dtype=torch.float64),
+    torch.tensor([0.7, 0.3], dtype=torch.float64),
+)
+"""Uneven views, neither even nor odd."""
 
 
 def cartesian_templates(volume: Volume, n: int, rotations: torch.Tensor) -> torch.Tensor:

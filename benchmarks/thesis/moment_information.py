@@ -68,8 +68,8 @@ def main() -> None:
         for views, known in ((harmonics, "free"), (harmonics[:, :0], "known")):
             at = (projector, functions, coefficients, density, views)
             target = replace(matching.target, count=particles)
-            two = MomentInformation(target, *at).matrix()
-            three = two + CumulantInformation(cumulants, *at).matrix()
+            two = MomentInformation(*at, target).matrix()
+            three = two + CumulantInformation(*at, cumulants).matrix()
             for name, matrix in (("two", two), ("three", three)):
                 share = explained_variance(matrix, prior, basis, box)
                 shown.append((f"{name}, {particles:g}, views {known}", share))

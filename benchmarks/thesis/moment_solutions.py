@@ -106,7 +106,7 @@ class Problem:
         """Of the loss, as of moments that fit."""
         functions, target = self.shells.functions, replace(self.matching.target, count=trust)
         volume, views = x[: len(functions)], self.density(x)
-        information = MomentInformation(target, self.projector, functions, volume, views, self.harmonics)
+        information = MomentInformation(self.projector, functions, volume, views, self.harmonics, target)
         return information.matrix() + torch.eye(len(x), dtype=torch.float64)
 
     def descended(self, x: Point, trust: float) -> Point:

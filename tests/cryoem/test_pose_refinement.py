@@ -76,7 +76,8 @@ def _exact_likelihood(data: ParticleModes, volume: SphericalBesselVolume, rotati
     """``Re⟨Y, T⟩ − ½⟨h²T, T⟩`` in polar coordinates, with templates from the volume's own transform."""
     grid = data.grid
     points = torch.einsum("bij,pkj->bpki", rotations[:, :, :2], grid.points)
-    template = grid.from_circle(volume.fourier(points) * grid.shift_phases(shifts))
+    phases = torch.exp(-1j * torch.einsum("pkc,bc->bpk", grid.points, shifts))
+    template = grid.from_circle(volume.fourier(points) * phases)
     power = data.ctf2_over_noise(torch.arange(len(data))).double()[:, None]
     return ((data.modes.to(template.dtype) - 0.5 * power * template) * template.conj()).real.sum((1, 2))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from oracles import TWO_CAPS
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.quadrature import spherical_design
@@ -28,18 +28,13 @@ ATOMS = GaussianMixture(
     torch.full((4,), 1.1, dtype=torch.float64),
     torch.tensor([12.0, 16.0, 10.0, 13.0], dtype=torch.float64),
 )
-VIEWS = VonMisesFisherMixture(
-    torch.tensor([[0.6, 0.0, 0.8], [0.0, -1.0, 0.0]], dtype=torch.float64),
-    torch.tensor([3.0, 2.0], dtype=torch.float64),
-    torch.tensor([0.7, 0.3], dtype=torch.float64),
-)
 
 
 def matching(k_max: float) -> CumulantMatching:
     """Exact moments, trusted as those of COUNT images."""
     grid = PolarGrid.for_radius(BOX, k_max, RADIUS)
     directions = spherical_design(41)
-    templates, density = polar_templates(ATOMS, grid, directions), VIEWS.density(directions)
+    templates, density = polar_templates(ATOMS, grid, directions), TWO_CAPS.density(directions)
     density = density / density.sum()
     moments = uniform_moments(templates, density, grid)
     noise = SIGMA**2 * torch.diagonal(grid.noise_gram(), dim1=1, dim2=2).real
@@ -96,17 +91,17 @@ def test_a_point_is_taken_to_another_band():
     assert float((COARSE.loss(back).total - COARSE.loss(x).total) / COARSE.loss(x).total) < 0.05
 
 
-def test_a_descent_ends_as_low_as_the_truth_and_near_it():
+def test_a_descent_ends_below_the_truth():
+    """Where moments leave the truth open, the prior moves it; so the lowest loss is below that of the truth."""
     x = FINE.random_start(torch.Generator().manual_seed(4))
     own = fitted(FINE, x)
     generator = torch.Generator().manual_seed(5)
     away = x + 0.2 * torch.randn(len(x), generator=generator)
-    found = own.descended(away, 1.0, 60)
+    found = own.descended(away, 1.0, 120)
     losses = [own.loss(at) for at in (x, away, found)]
     assert losses[0].moments + losses[0].cumulants < 1
     assert losses[1].total > 20 * losses[0].total
-    assert losses[2].total < 1.05 * losses[0].total
-    assert correlation(own.volume(found), own.volume(x)) > 0.95
+    assert losses[2].total < losses[0].total
 
 
 class Wells:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from oracles import TWO_CAPS
 from orbitrec.errors import InputError
 from orbitrec.geometry.harmonics import nonconstant_harmonics
 from orbitrec.geometry.polar import PolarGrid
@@ -33,11 +33,6 @@ ATOMS = GaussianMixture(
     torch.tensor([1.6, 2.0, 1.8], dtype=torch.float64),
     torch.tensor([60.0, 90.0, 48.0], dtype=torch.float64),
 )
-VIEWS = VonMisesFisherMixture(
-    torch.tensor([[0.6, 0.0, 0.8], [0.0, -1.0, 0.0]], dtype=torch.float64),
-    torch.tensor([3.0, 2.0], dtype=torch.float64),
-    torch.tensor([0.7, 0.3], dtype=torch.float64),
-)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -45,7 +40,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def probabilities(directions: torch.Tensor) -> torch.Tensor:
-    density = VIEWS.density(directions)
+    density = TWO_CAPS.density(directions)
     return density / density.sum()
 
 
@@ -172,7 +167,7 @@ def test_the_information_is_that_of_autograd():
 
     jacobian = torch.autograd.functional.jacobian(residuals, x)
     expected = jacobian.mT @ jacobian
-    found = CumulantInformation(target, projector, functions, w, log_density.softmax(0), harmonics).matrix()
+    found = CumulantInformation(projector, functions, w, log_density.softmax(0), harmonics, target).matrix()
     for rows in (slice(len(w)), slice(len(w), None)):
         for columns in (slice(len(w)), slice(len(w), None)):
             apart = (found[rows, columns] - expected[rows, columns]).norm()
@@ -187,7 +182,7 @@ def test_the_information_of_single_precision_is_the_same():
         half = projector.half_templates(functions.sum(w.to(dtype), projector.basis.degree)).transpose(0, 1)
         density = log_density.softmax(0)
         target = CumulantTarget.of_cumulants(antipodal_third_cumulants(compression(half), density), compression, 1.0)
-        matrices.append(CumulantInformation(target, projector, functions, w, density, harmonics).matrix())
+        matrices.append(CumulantInformation(projector, functions, w, density, harmonics, target).matrix())
     assert matrices[1].dtype == torch.float32
     assert float((matrices[1] - matrices[0]).norm() / matrices[0].norm()) < 1e-4
 
@@ -198,7 +193,7 @@ def test_of_even_views_third_cumulants_see_what_two_moments_do_not():
     density = torch.full((len(projector.directions),), 1 / len(projector.directions), dtype=torch.float64)
     half = projector.half_templates(functions.sum(w, projector.basis.degree)).transpose(0, 1)
     target = CumulantTarget.of_cumulants(antipodal_third_cumulants(compression(half), density), compression, 1.0)
-    matrix = CumulantInformation(target, projector, functions, w, density, harmonics[:, :0]).matrix()
+    matrix = CumulantInformation(projector, functions, w, density, harmonics[:, :0], target).matrix()
 
     def seen(degrees):
         change, index = torch.zeros_like(w), {}
@@ -244,7 +239,7 @@ def fainter(contrast: float) -> GaussianMixture:
 def images(count: int, seed: int, n: int = N, contrast: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy images of shifted particles with CTFs, and their radial CTFs on the coordinates' grid."""
     generator = seeded(seed)
-    rotations, shifts = random_poses(count, generator, views=VIEWS, shift_px=SHIFT_PX)
+    rotations, shifts = random_poses(count, generator, views=TWO_CAPS, shift_px=SHIFT_PX)
     one = torch.ones(count, dtype=torch.float64)
     defocus = 4e3 + 8e3 * torch.rand(count, generator=generator, dtype=torch.float64)
     ctf = CTFParameters(defocus, defocus, 0 * one, 300 * one, 2 * one, 0.1 * one, 0 * one)

@@ -31,7 +31,7 @@ def information(log_density: torch.Tensor, degree: int = 2, count: float = 1e6) 
     density = log_density.softmax(0)
     moments = uniform_moments(PROJECTOR.templates(coefficients), density, GRID)
     target = MomentTarget.exact(moments, GRID, count)
-    return MomentInformation(target, PROJECTOR, FUNCTIONS, coefficients, density, harmonics)
+    return MomentInformation(PROJECTOR, FUNCTIONS, coefficients, density, harmonics, target)
 
 
 UNEVEN = 0.8 * DIRECTIONS[:, 2] + 0.5 * DIRECTIONS[:, 0] * DIRECTIONS[:, 1]

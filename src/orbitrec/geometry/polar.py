@@ -235,11 +235,6 @@ class PolarGrid:
         by_mode = (self._circular(x, y, m) for m in range(self.max_mode + 1))
         return torch.stack([a.mT @ a.conj() for a in by_mode])
 
-    def shift_phases(self, shifts: Float[Tensor, "s 2"]) -> Complex[Tensor, "s phi k"]:
-        """``e^{-ik·s}`` on half a circle for displacements ``s`` = (x, y) in pixels."""
-        angle = -torch.einsum("pkc,sc->spk", self.points.to(shifts.dtype).to(shifts.device), shifts)
-        return torch.polar(torch.ones_like(angle), angle)
-
     def displaced(
         self, modes: Complex[Tensor, "b m k"], displacements: Float[Tensor, "b s 2"]
     ) -> Complex[Tensor, "b s m k"]:

@@ -134,7 +134,7 @@ class CumulantMatching:
         pair, third = self._unit
         at = (self.projector, self._functions, volume, density, self.harmonics)
         counted = replace(pair, count=trust * self.target.count), third.with_count(trust * self.cumulants.count)
-        found = MomentInformation(counted[0], *at).matrix() + CumulantInformation(counted[1], *at).matrix()
+        found = MomentInformation(*at, counted[0]).matrix() + CumulantInformation(*at, counted[1]).matrix()
         rounding = len(x) * torch.finfo(torch.float32).eps * float(found.diagonal().max())
         return found.double() + (1 + rounding) * torch.eye(len(x), dtype=torch.float64)
 

@@ -35,14 +35,12 @@ _POINTS = 4096  # of a grid at a time
 
 
 @dataclass(frozen=True, eq=False)
-class MomentInformation:
-    """Fisher information of two moments with uniform in-plane angles about a volume and its views.
-
-    It is computed in the projector's precision.
+class _AtTheTruth:
+    """Volume and views at which moments are linearised, in the projector's precision.
 
     Attributes:
-        target: how well the moments are known; what they are does not matter.
-        projector: rotates shells to directions spread evenly. Of its own basis only the largest degree matters.
+        projector: rotates shells to directions spread evenly, in antipodal pairs. Of its own basis only the largest
+            degree matters.
         functions: what the volume is a sum of, on the target's shells.
         coefficients: the true volume.
         density: true probabilities of the directions.
@@ -50,12 +48,22 @@ class MomentInformation:
             column the views are known.
     """
 
-    target: MomentTarget
     projector: PolarProjector
     functions: ShellFunctions
     coefficients: Float[Tensor, "p"]
     density: Float[Tensor, "d"]
     harmonics: Float[Tensor, "d b"]
+
+
+@dataclass(frozen=True, eq=False)
+class MomentInformation(_AtTheTruth):
+    """Fisher information of two moments with uniform in-plane angles about a volume and its views.
+
+    Attributes:
+        target: how well the moments are known; what they are does not matter.
+    """
+
+    target: MomentTarget
 
     def matrix(self) -> Float[Tensor, "x x"]:
         """``F``, the Hessian of :meth:`MomentTarget.misfit` at moments that fit: coefficients first, then harmonics.
@@ -99,24 +107,14 @@ class MomentInformation:
 
 
 @dataclass(frozen=True, eq=False)
-class CumulantInformation:
-    """Fisher information of third cumulants, in the projector's precision; otherwise as :class:`MomentInformation`.
+class CumulantInformation(_AtTheTruth):
+    """Fisher information of third cumulants about a volume and its views.
 
     Attributes:
         target: how well the cumulants are known; what they are does not matter.
-        projector: rotates shells to directions in antipodal pairs.
-        functions: what the volume is a sum of, on the shells of the compressed grid.
-        coefficients: the true volume.
-        density: true probabilities of the directions.
-        harmonics: ways in which the views' log density may differ.
     """
 
     target: CumulantTarget
-    projector: PolarProjector
-    functions: ShellFunctions
-    coefficients: Float[Tensor, "p"]
-    density: Float[Tensor, "d"]
-    harmonics: Float[Tensor, "d b"]
 
     def matrix(self) -> Float[Tensor, "x x"]:
         """``F``, the Hessian of :meth:`CumulantTarget.misfit` at cumulants that fit: coefficients, then harmonics."""
