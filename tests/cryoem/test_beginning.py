@@ -1,5 +1,7 @@
 """Half-sets that are searched by themselves: from starts of their own, from a shared one, and where starts disagree."""
 
+import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +16,16 @@ from orbitrec.cryoem.config import FEWEST_OF_HALF, AbInitioConfig, Schedule
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.evaluation.alignment import align
-from orbitrec.geometry.grids import radii
-from orbitrec.io.mrc import read_map
+from orbitrec.geometry.fourier import centred_fft, centred_ifft
+from orbitrec.geometry.grids import radial_frequencies, radii
+from orbitrec.io.mrc import StackWriter, read_header, read_map
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.progress import Stage
 
 N, COUNT, SNR = 32, 500, 1.0
 SCHEDULE = Schedule(
     start_bandwidth=8.0, start_steps=40, settle_steps=5, settle_batch=500, select_bandwidth=12.0, select_steps=10,
-    bandwidths=(12.0, 16.0), passes=1, trial_passes=2,
+    bandwidths=(12.0, 16.0), passes=1,
 )  # fmt: skip
 CONFIG = AbInitioConfig(60.0, schedule=SCHEDULE, matched=0, random=2, independent_halves=True)
 
@@ -108,3 +111,27 @@ def test_half_sets_are_searched_by_themselves_where_half_of_the_particles_are_en
     assert not chosen.searches_halves(10 * FEWEST_OF_HALF, told=False)
     assert asked.searches_halves(100, told=False)
     assert not replace(chosen, independent_halves=False).searches_halves(10 * FEWEST_OF_HALF, told=True)
+
+
+def finest_bandwidth(folder: Path) -> float:
+    """Where the search of a stack ends that may go on from bandwidth 12 to 14 and to 16."""
+    schedule = replace(SCHEDULE, bandwidths=(12.0,), passes=2, finer=(14.0, 16.0))
+    config = replace(CONFIG, schedule=schedule, independent_halves=False)
+    stack = ParticleStack.open(folder / "particles.star")
+    found = initial_model(stack, config)
+    return 2 * math.pi * stack.pixel_size_A / found.search_resolution_A * config.radius_px(stack)
+
+
+def test_the_search_goes_on_as_far_as_the_particles_tell(folder, tmp_path):
+    assert finest_bandwidth(folder) > 13
+    header = read_header(folder / "particles.mrcs")
+    with header.path.open("rb") as file:
+        images = torch.from_numpy(header.read_sections(file, 0, COUNT).copy()).float()
+    limit = 9 / CONFIG.radius_px(ParticleStack.open(folder / "particles.star"))
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    beyond = radial_frequencies(N) > limit  # where these images are of the particle no longer
+    spectrum = torch.where(beyond, centred_fft(noise), centred_fft(images))
+    with StackWriter(tmp_path / "particles.mrcs", COUNT, N, header.voxel_size_A) as stack:
+        stack.write(centred_ifft(spectrum).real.float())
+    shutil.copy(folder / "particles.star", tmp_path)
+    assert finest_bandwidth(tmp_path) == pytest.approx(12)

@@ -12,7 +12,7 @@ from orbitrec import api
 from orbitrec.cli import main
 from orbitrec.cryoem import memory, pipeline
 from orbitrec.cryoem.config import AbInitioConfig, RefineConfig
-from orbitrec.cryoem.memory import MemoryEstimate, require_memory
+from orbitrec.cryoem.memory import MemoryEstimate, require_memory, small_enough
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.refine import refined_map
@@ -53,6 +53,13 @@ def test_what_would_fit_fits(stack, monkeypatch):
     available = 0.0
     with pytest.raises(InputError, match="GiB are free; take a machine with more"):
         require_memory(stack, K_MAX, RADIUS)
+
+
+def test_finer_bandwidths_are_those_whose_modes_are_small(stack, monkeypatch):
+    own = MemoryEstimate(COUNT, N, 8.0, RADIUS, copies=1.5)
+    monkeypatch.setattr(memory, "FINER_GiB", own.count * own.bytes_per_particle / GIB)
+    assert small_enough(stack, (6.0, 8.0, 10.0), RADIUS, copies=1.5) == (6.0, 8.0)
+    assert small_enough(stack, (6.0, 8.0, 10.0), RADIUS, copies=3.0) == ()
 
 
 def test_runs_are_refused_before_they_begin(stack, monkeypatch):

@@ -11,11 +11,10 @@ from orbitrec.cryoem.centring import Centring, centre
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.pipeline import marching_plan
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.search import multiresolution
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import centred_likelihood, searched_likelihood
 from orbitrec.cryoem.search.multi_start import Selection, held_out_likelihood, multi_start
-from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching, prolongated
+from orbitrec.cryoem.search.multiresolution import PosedVolume, Search, SearchState, frequency_marching
 from orbitrec.cryoem.search.pose_search import ParticleState, candidate_directions, shift_search, with_trials
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.geometry.rotations import geodesic_distance, in_plane, random_rotations
@@ -378,15 +377,3 @@ def test_passes_with_drawn_displacements_find_them(first):
     spread = found.particles.residual_px  # of the displacements, which EM has learnt
     assert abs(spread / float(truth.square().mean().sqrt()) - 1) < 0.25
     assert found.particles.centres.eq(0).all()
-
-
-def test_a_level_that_has_settled_is_left_alone(first, monkeypatch):
-    search, begun = trial_search(first)
-    once = search.trial_pass(80)(first.selection.level, begun)
-    assert not once.settled  # the first pass at a level has nothing to be compared with
-    monkeypatch.setattr(multiresolution, "GAIN", math.inf)
-    monkeypatch.setattr(multiresolution, "MEMORIES", (1.0,))  # a level does not settle while memory grows
-    twice = search.trial_pass(80)(first.selection.level, once)
-    assert twice.settled
-    assert search.trial_pass(80)(first.selection.level, twice) is twice
-    assert not prolongated(first.selection.level, first.selection.level, twice).settled

@@ -99,10 +99,14 @@ def beginning(
     )  # fmt: skip
     run.timer("starts")
     level, model, symmetry = _symmetric(session, config, selection, data, particles)
-    if drawn is None or level is not selection.level:  # what is known of views would be of another frame
-        return Beginning(selection, symmetry, level, SearchState(model, particles))
-    assert drawn.best is not None
-    return Beginning(selection, symmetry, level, drawn.best)
+    begun = SearchState(model, particles)
+    if drawn is None:
+        return Beginning(selection, symmetry, level, begun)
+    if level is selection.level:  # otherwise what is known of views would be of another frame
+        assert drawn.best is not None
+        begun = drawn.best
+    # From here on displacements are marginalised: at few of them EM is too slow to tell fine shells.
+    return Beginning(selection, symmetry, level, begun.on_lattice(level))
 
 
 def _symmetric(

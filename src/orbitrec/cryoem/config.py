@@ -129,13 +129,13 @@ class Schedule:
         held_out: particles whose likelihood ranks the starts.
         bandwidths: of frequency marching, which the best start goes through.
         passes: over the particles at each of these.
+        finer: bandwidths beyond these, a pass at each, for as long as the likelihood of the particles gains.
         candidates: directions that a particle is compared with once its search has been narrowed.
         batch: particles after which the model is updated.
         first_trials: where images do not tell their displacements, so that those are drawn
             (:func:`orbitrec.cryoem.search.pose_search.with_trials`): passes at the first level of every start that goes
             on.
         second_trials: its passes at the second level, before the starts are compared.
-        trial_passes: the most passes then at each bandwidth of frequency marching.
         trial_batch: particles after which the model is then updated.
         rounds: for a solver other than online EM, which makes no such steps: its rounds with every start, each with the
             prior of the present volume.
@@ -156,11 +156,11 @@ class Schedule:
     held_out: int = 1000
     bandwidths: tuple[float, ...] = (19.0, 24.0, 28.0)
     passes: int = 2
+    finer: tuple[float, ...] = (32.0, 37.0, 42.0, 48.0, 55.0)
     candidates: int = 32
     batch: int = 1000
     first_trials: int = 5
     second_trials: int = 2
-    trial_passes: int = 8
     trial_batch: int = 250
     rounds: int = 6
     round_passes: float = 3.0
@@ -180,6 +180,7 @@ class Schedule:
             start_bandwidth=min(self.start_bandwidth, limit),
             select_bandwidth=min(self.select_bandwidth, limit),
             bandwidths=tuple(cut),
+            finer=tuple(b for b in self.finer if cut[-1] < b <= limit),
         )
 
     def under(self, group: PointGroup) -> "Schedule":
@@ -204,8 +205,9 @@ _SCHEDULE = {
     **dict.fromkeys(("start_steps", "settle_steps", "select_steps"), COUNT),
     **dict.fromkeys(("start_batch", "settle_batch", "select_batch"), SIZE),
     **dict.fromkeys(("held_out", "passes", "candidates", "batch", "rounds"), SIZE),
-    **dict.fromkeys(("first_trials", "second_trials", "trial_passes", "trial_batch"), SIZE),
+    **dict.fromkeys(("first_trials", "second_trials", "trial_batch"), SIZE),
     "bandwidths": BANDWIDTHS,
+    "finer": Constraint(lambda value: value == () or _ascends(value), f"an empty tuple, or {BANDWIDTHS.words}"),
 }
 
 

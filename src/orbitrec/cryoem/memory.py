@@ -14,6 +14,8 @@ PROGRAM_GiB = 0.4
 """Libraries."""
 SEARCH_GiB, SEARCH_BANDWIDTH = 0.6, 28.0
 """Templates, and the particles that are compared with them: runs of 5000 particles have taken 1.1 GiB in all."""
+FINER_GiB = 1.0
+"""Of particles' modes, above which a search is not tried at bandwidths beyond the usual ones."""
 BYTES_PER_VOXEL = 350
 """Of a map's reconstruction: three complex grids of twice the box and the non-uniform FFT's own, finer by a quarter."""
 
@@ -68,6 +70,26 @@ class MemoryEstimate:
                 return bandwidth
             bandwidth *= 0.98
         return None
+
+
+def small_enough(
+    stack: ParticleStack, bandwidths: tuple[float, ...], radius: float, copies: float
+) -> tuple[float, ...]:
+    """The bandwidths at which the particles' modes take at most :data:`FINER_GiB`.
+
+    They do not depend on what memory is free, so that a stack has the same result wherever it is worked on.
+
+    Args:
+        stack: the particles.
+        bandwidths: to choose from.
+        radius: of the particle's ball, in pixels.
+        copies: of the modes that the run holds.
+
+    Returns:
+        Those that are small enough, in their order.
+    """
+    estimates = (MemoryEstimate(len(stack), stack.n, b, radius, copies=copies) for b in bandwidths)
+    return tuple(e.bandwidth for e in estimates if e.count * e.bytes_per_particle <= FINER_GiB * GIB)
 
 
 def require_memory(stack: ParticleStack, k_max: float, radius: float, copies: float = 1.0) -> None:

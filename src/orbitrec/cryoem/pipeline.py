@@ -1,5 +1,6 @@
 """The ab initio search: stack → modes → centres → starts → frequency marching → poses → map."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,18 +13,22 @@ from orbitrec.cryoem.centring import Centring, centred
 from orbitrec.cryoem.config import FEWEST_AVERAGES, AbInitioConfig, Schedule, fewest_images
 from orbitrec.cryoem.halves import joined, placed
 from orbitrec.cryoem.image_statistics import image_statistics
-from orbitrec.cryoem.memory import require_memory
+from orbitrec.cryoem.memory import require_memory, small_enough
 from orbitrec.cryoem.outliers import with_outliers
 from orbitrec.cryoem.pose_refinement import Poses
 from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
+from orbitrec.cryoem.search.level import ResolutionLevel
 from orbitrec.cryoem.search.multi_start import work_of_starts
-from orbitrec.cryoem.search.multiresolution import MEMORIES, Plan, PosedVolume, Search, frequency_marching
+from orbitrec.cryoem.search.multiresolution import Plan, PosedVolume, Search, SearchState, stepped
 from orbitrec.cryoem.search.pose_search import ParticleState, with_trials
 from orbitrec.errors import InputError
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.runtime.progress import Callback, RunState, Stage, ignore
+
+GAIN = 0.05
+"""Log-likelihood of one particle that finer shells must add. Poses that fit noise have gained up to 0.05."""
 
 
 def initial_model(
@@ -62,10 +67,11 @@ def initial_model(
     apart = config.searches_halves(len(stack), told=True)
     run = RunState(generator, total_work(len(stack), config, schedule, apart), callback, checkpoints or Checkpoints())
 
-    finest = max(schedule.bandwidths)
+    copies = 1.5 if apart else 1.0  # a half-set that is searched alone is held beside all particles
+    schedule = replace(schedule, finer=small_enough(stack, schedule.finer, radius, copies))
+    finest = max(*schedule.bandwidths, *schedule.finer)
     k_max = finest / radius
-    # A half-set that is searched alone is held beside all particles.
-    require_memory(stack, k_max, radius, copies=1.5 if apart else 1.0)
+    require_memory(stack, k_max, radius, copies)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     data = with_outliers(data, radius)
     run.timer("read")
@@ -89,8 +95,8 @@ def _together(
     """The result of one search on all particles."""
     rows = torch.arange(len(session.data))
     begun = beginning(session, config, schedule, rows, particles)
-    found = marched(session, config, schedule, rows, begun)
-    return session.result(found.poses, halves, begun.selection, begun.symmetry, None)
+    (found,) = marched(session, config, schedule, {"": (rows, begun)})
+    return session.result(found.poses, found.volume.level, halves, begun.selection, begun.symmetry)
 
 
 def _in_halves(
@@ -99,15 +105,12 @@ def _in_halves(
     """The result of a search on each half-set."""
     parts = [(halves == half).nonzero().flatten() for half in (1, 2)]
     begun = beginnings_of_halves(session, config, schedule, parts, particles)
-    found = []
-    for half in (0, 1):
-        with session.run.working_on(f"half {half + 1}"):
-            found.append(marched(session, config, schedule, parts[half], begun.of_halves[half]))
-    first, second = found
+    sets = {f"half {i + 1}": (parts[i], begun.of_halves[i]) for i in (0, 1)}
+    first, second = marched(session, config, schedule, sets)
     moved = placed(second.poses, second.volume, first.volume, apart=begun.apart)
-    chosen = begun.of_halves[0]
+    chosen, together = begun.of_halves[0], joined(halves, (first.poses, moved.poses))
     result = session.result(
-        joined(halves, (first.poses, moved.poses)), halves, chosen.selection, chosen.symmetry, moved.agreement
+        together, first.volume.level, halves, chosen.selection, chosen.symmetry, agreement=moved.agreement
     )
     return replace(result, checks=[*result.checks, *begun.checks])
 
@@ -137,29 +140,70 @@ class Marched:
 
 
 def marched(
-    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], begun: Beginning
-) -> Marched:
-    """Frequency marching and refined poses of some of the particles.
+    session: Session,
+    config: AbInitioConfig,
+    schedule: Schedule,
+    sets: Mapping[str, tuple[Int[Tensor, "n"], Beginning]],
+) -> list[Marched]:
+    """Frequency marching of sets of particles to one resolution, and their refined poses.
+
+    Beyond the schedule's bandwidths it goes on for as long as finer shells add :data:`GAIN` to the likelihood of
+    particles that have no part in them (:meth:`Search.finer_pass`).
 
     Args:
         session: the run.
         config: of the search.
         schedule: its sizes.
-        rows: (n,) indices of the particles.
-        begun: where to begin.
+        sets: names of the sets; indices (n,) of the particles of each, and what it begins with.
 
     Returns:
-        Volume and poses.
+        Volume and poses of each set.
     """
-    data = some_of(session, rows)
-    search = Search(data, schedule.candidates, session.run, Stage.MARCHING)
-    drawn = begun.state.particles.trials is not None
-    plan = trial_plan(search, schedule, begun) if drawn else marching_plan(search, config, schedule)
-    found = frequency_marching("frequency marching", search, begun.level, begun.state, plan)
-    session.run.timer("frequency marching")
-    poses = session.refined_poses(found, "poses", data)
-    session.run.timer("poses")
-    return Marched(found, poses)
+    run = session.run
+    searches = {
+        name: Search(some_of(session, rows), schedule.candidates, run, Stage.MARCHING)
+        for name, (rows, _) in sets.items()
+    }
+
+    def climbed(record: str, plan: Callable[[Search], Plan], states: States) -> States:
+        ended = {}
+        for name, (level, state) in states.items():
+            with run.working_on(name):
+                ended[name] = stepped(record, searches[name], level, state, plan(searches[name]))
+        return ended
+
+    begun = {name: (begun.level, begun.state) for name, (_, begun) in sets.items()}
+    found = climbed("frequency marching", lambda search: marching_plan(search, config, schedule), begun)
+    reached = schedule.bandwidths[-1]
+    for number, bandwidth in enumerate(schedule.finer if config.solver is None else (), start=1):
+        finer = climbed(f"finer {number}", _finer_plan(schedule, bandwidth, reached), found)
+        if _gain(finer) < GAIN:
+            run.total -= Stage.MARCHING.cost * (len(schedule.finer) - number) * len(session.data)
+            break
+        reached, found = bandwidth, finer
+    run.timer("frequency marching")
+    ended = []
+    for name, (level, state) in found.items():
+        with run.working_on(name):
+            volume = PosedVolume.of(level, state)
+            ended.append(Marched(volume, session.refined_poses(volume, "poses", searches[name].data)))
+    run.timer("poses")
+    return ended
+
+
+States = Mapping[str, tuple[ResolutionLevel, SearchState]]
+"""Where sets of particles are in frequency marching."""
+
+
+def _gain(states: States) -> float:
+    """Log-likelihood of one particle that the last bandwidth added, the mean over all sets."""
+    counts = [len(state.particles.centres) for _, state in states.values()]
+    return sum(n * state.gain for n, (_, state) in zip(counts, states.values(), strict=True)) / sum(counts)
+
+
+def _finer_plan(schedule: Schedule, bandwidth: float, before: float) -> Callable[[Search], Plan]:
+    """One pass at a bandwidth beyond ``before``, which may be the last."""
+    return lambda search: [(bandwidth, replace(search, counted=True).finer_pass(schedule.batch, before))]
 
 
 def marching_plan(search: Search, config: AbInitioConfig, schedule: Schedule) -> Plan:
@@ -178,42 +222,16 @@ def marching_plan(search: Search, config: AbInitioConfig, schedule: Schedule) ->
         Bandwidth (radius · k_max) and step, in order.
     """
     solver = config.solver
-    last = replace(search, counted=True)
     if solver is None:
         plan = [(b, search.online_pass(schedule.batch)) for b in schedule.bandwidths for _ in range(schedule.passes)]
-        return [*plan[:-1], (schedule.bandwidths[-1], last.online_pass(schedule.batch))]
+        return [*plan[:-1], (schedule.bandwidths[-1], replace(search, counted=True).online_pass(schedule.batch))]
     plan = []
     for bandwidth in schedule.bandwidths:
         for number in range(schedule.passes):
             name = f"solver at {bandwidth:g}, pass {number + 1}"
             plan.append((bandwidth, search.pose_search))
             plan.append((bandwidth, search.solved(solver, schedule.round_passes, config.seed, name)))
-    return [*plan, (schedule.bandwidths[-1], last.pose_search)]
-
-
-def trial_plan(search: Search, schedule: Schedule, begun: Beginning) -> Plan:
-    """The steps of frequency marching where displacements are drawn, each with its bandwidth.
-
-    EM converges slowly where most of what would make the likelihood complete is missing, so a level has as many passes
-    as gain likelihood.
-
-    Args:
-        search: makes the steps.
-        schedule: the bandwidths, and the most passes at each.
-        begun: where frequency marching begins; passes that were made there count.
-
-    Returns:
-        Bandwidth (radius · k_max) and step, in order.
-    """
-    finest = replace(search, counted=True)
-    may_end = min(len(MEMORIES), schedule.trial_passes)  # the first pass that can turn out to be the last at its level
-    plan = []
-    for bandwidth in schedule.bandwidths:
-        made = begun.state.passes if bandwidth == begun.level.bandwidth else 0
-        for number in range(made + 1, schedule.trial_passes + 1):
-            counts = bandwidth == schedule.bandwidths[-1] and number >= may_end
-            plan.append((bandwidth, (finest if counts else search).trial_pass(schedule.trial_batch)))
-    return plan
+    return [*plan, (schedule.bandwidths[-1], replace(search, counted=True).pose_search)]
 
 
 def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bool, drawn: bool = False) -> float:
@@ -231,10 +249,7 @@ def total_work(count: int, config: AbInitioConfig, schedule: Schedule, apart: bo
     """
     ends = Stage.READING.cost + Stage.POSE_REFINEMENT.cost + Stage.RECONSTRUCTION.cost
     passes = float(len(schedule.bandwidths) * schedule.passes)
-    if drawn:
-        passes = float(len(schedule.bandwidths) * schedule.trial_passes)
-    elif config.solver is not None:
-        passes *= 1 + schedule.round_passes
+    passes = passes + len(schedule.finer) if config.solver is None else passes * (1 + schedule.round_passes)
     sets = 2 if apart and not drawn else 1
     starts = sets * work_of_starts(config.starts, count // sets, config, schedule, drawn)
     return starts + (Stage.MARCHING.cost * passes + ends) * count

@@ -92,7 +92,7 @@ def refined_map(
     moved = placed(poses[1], found[1], found[0], apart=False)
     together = joined(halves, (poses[0], moved.poses))
     given = Selection(level, start, 0, ["map"], [], [])
-    return session.result(together, halves, given, symmetry, moved.agreement)
+    return session.result(together, found[0].level, halves, given, symmetry, agreement=moved.agreement)
 
 
 def _half_refined(

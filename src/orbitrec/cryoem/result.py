@@ -1,6 +1,5 @@
 """The last steps of every run on particles: half-sets, refined poses, the map, and the result."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from orbitrec.cryoem.image_statistics import ImageStatistics
 from orbitrec.cryoem.pose_refinement import FittedPoses, Poses, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes
 from orbitrec.cryoem.reconstruct import CombinedMap, alternate_halves, combined, half_map
+from orbitrec.cryoem.search.level import ResolutionLevel
 from orbitrec.cryoem.search.multi_start import Selection
 from orbitrec.cryoem.search.multiresolution import PosedVolume
 from orbitrec.cryoem.symmetry import SymmetryCheck
@@ -197,15 +197,18 @@ class Session:
     def result(
         self,
         poses: Poses,
+        level: ResolutionLevel,
         halves: Int[Tensor, "N"],
         selection: Selection,
         symmetry: SymmetryCheck | None,
-        agreement: float | None,
+        *,
+        agreement: float | None = None,
     ) -> PosedMap:
         """Compute the map and put the result together, dense positive and in the handedness of the configuration.
 
         Args:
             poses: of all particles.
+            level: the finest at which they were searched for.
             halves: (N,) their half-sets, 1 or 2.
             selection: the starts that the run had.
             symmetry: what the model before said of the symmetry that was imposed; None without.
@@ -250,7 +253,7 @@ class Session:
             agreement=agreement,
             statistics=poses.statistics,
             radius_px=radius,
-            search_resolution_A=2 * math.pi * pixel / float(self.data.grid.k_max),
+            search_resolution_A=self.data.resolution_A(level.bandwidth / radius),
             shift_spread_px=float((shifts_px - shifts_px.mean(0)).square().mean().sqrt()),
             selection=selection,
             symmetry=symmetry,

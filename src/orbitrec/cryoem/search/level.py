@@ -149,6 +149,11 @@ class ResolutionLevel:
         coefficients, log_views = unknowns.to(self.projector.dtype).split([len(self.basis), len(self.directions)])
         return VolumeAndViews(coefficients, log_views)
 
+    def without_shells(self, unknowns: Float[Tensor, "p_plus_d"], bandwidth: float) -> Float[Tensor, "p_plus_d"]:
+        """A solver's vector whose coefficients at frequencies beyond a bandwidth are zero."""
+        beyond = self.basis.frequency * self.basis.radius > bandwidth
+        return torch.where(torch.nn.functional.pad(beyond, (0, len(self.directions))), 0.0, unknowns)
+
     def prior_variance(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
         """τ² of every coefficient from the power of coefficients at neighbouring frequencies."""
         w = w.to(self.projector.dtype)

@@ -33,12 +33,10 @@ from orbitrec.runtime.progress import RunState, Stage
 FEWEST_BATCHES = 5
 """Least number of batches in a pass of online EM, so that the model changes during the pass."""
 MEMORIES = (0.25, 0.25, 0.5, 0.5, 1.0)
-"""Passes that the statistics stand for, pass by pass at a level, while displacements are drawn. EM is slow there: a
+"""Passes that the statistics stand for, pass by pass at a level, where displacements are drawn. EM is slow there: a
 short memory is quicker and a long one has less noise, as with the falling steps of Cappé and Moulines (2009)."""
 RELAXATION = 1.8
 """Of EM while displacements are drawn (:attr:`orbitrec.optim.online.OnlineEM.relaxation`)."""
-GAIN = 0.05
-"""Log-likelihood of one particle below which a pass has gained too little for another one at its level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +51,9 @@ class SearchState:
         statistics: of online EM, kept from pass to pass at one level.
         terms: how many particles the statistics stand for.
         log_likelihood: of one particle, the mean over the last pass; minus infinity before the first at a level.
+        gain: what the shells beyond the bandwidth before add to it, of particles that these shells are not yet made of
+            (:meth:`Search.finer_pass`); zero after other passes.
         passes: made at the level.
-        settled: whether the last pass at the level, with the longest memory, gained less than :data:`GAIN`.
     """
 
     model: VolumeAndViews
@@ -64,8 +63,16 @@ class SearchState:
     statistics: Float[Tensor, "s"] | None = None
     terms: float = 0.0
     log_likelihood: float = -math.inf
+    gain: float = 0.0
     passes: int = 0
-    settled: bool = False
+
+    def on_lattice(self, level: ResolutionLevel) -> "SearchState":
+        """The same model, with the displacements of a lattice to be compared instead of drawn ones.
+
+        Args:
+            level: its resolution.
+        """
+        return SearchState(self.model, self.particles.on_lattice(level))
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,13 @@ class PosedVolume:
     particles: ParticleState
     rotations: Float[Tensor, "N 3 3"]
     shifts_px: Float[Tensor, "N 2"]
+
+    @classmethod
+    def of(cls, level: ResolutionLevel, state: SearchState) -> "PosedVolume":
+        """The volume and the poses of a state, after at least one pass."""
+        assert state.rotations is not None
+        assert state.shifts_px is not None
+        return cls(level, state.model, state.particles, state.rotations, state.shifts_px)
 
 
 @dataclass(frozen=True)
@@ -122,37 +136,60 @@ class Search:
         """
 
         def step(level: ResolutionLevel, state: SearchState) -> SearchState:
-            found = PosesFound(level, state.particles, self.candidates)
-            problem = searched_likelihood(
-                self.data, level, state.particles, self.candidates, found.record, self.counted
-            )
-            size = min(batch, -(-len(self.data) // FEWEST_BATCHES))
-            solver, epochs = OnlineEM(size, memory=memory, relaxation=relaxation), -(-len(self.data) // size)
-            begun = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
-            reported, values = self._reported(level), []
-
-            def callback(info: StepInfo) -> None:
-                reported(info)
-                values.append(-info.value)
-
-            ended = continued(solver, problem, begun, self.run.generator, epochs, callback)
-            poses, mean = (found.state(), found.rotations, found.shifts_px), sum(values) / len(values)
-            settled = memory == MEMORIES[-1] and mean < state.log_likelihood + GAIN
-            model, passes = level.model(ended.w), state.passes + 1
-            return SearchState(model, *poses, ended.statistics, ended.terms, mean, passes, settled)
+            return self._passed(level, state, OnlineEM(self._even(batch), memory=memory, relaxation=relaxation))
 
         return step
 
+    def finer_pass(self, batch: int, before: float) -> Callable[[ResolutionLevel, SearchState], SearchState]:
+        """The first pass at a finer bandwidth, which also finds whether the particles tell anything there.
+
+        The particles of its last batch have no part yet in the shells beyond the bandwidth before. Shells of noise make
+        them less likely.
+
+        Args:
+            batch: particles after which the model is updated.
+            before: the bandwidth before.
+
+        Returns:
+            The step: a function of the level and of the state before, which returns the state after.
+        """
+
+        def step(level: ResolutionLevel, state: SearchState) -> SearchState:
+            return self._passed(level, state, OnlineEM(self._even(batch)), before)
+
+        return step
+
+    def _even(self, batch: int) -> int:
+        """The size of equal batches of at most ``batch``, of which there are at least :data:`FEWEST_BATCHES`."""
+        return -(-len(self.data) // max(FEWEST_BATCHES, -(-len(self.data) // batch)))
+
+    def _passed(
+        self, level: ResolutionLevel, state: SearchState, solver: OnlineEM, before: float | None = None
+    ) -> SearchState:
+        """The state after a pass; its gain is that of the shells beyond the bandwidth ``before``."""
+        found = PosesFound(level, state.particles, self.candidates)
+        problem = searched_likelihood(self.data, level, state.particles, self.candidates, found.record, self.counted)
+        at = _with_statistics(solver.init(problem, level.unknowns(state.model)), state)
+        epochs, values, reported = -(-len(self.data) // solver.batch), [], self._reported(level)
+
+        def callback(info: StepInfo) -> None:
+            reported(info)
+            values.append(-info.value)
+
+        at = continued(solver, problem, at, self.run.generator, epochs - 1, callback)
+        without = 0.0 if before is None else -problem.value(level.without_shells(at.w, before), at.left)
+        at = continued(solver, problem, at, self.run.generator, 1, callback)
+        gain = 0.0 if before is None else values[-1] - without
+        poses, mean = (found.state(), found.rotations, found.shifts_px), sum(values) / len(values)
+        return SearchState(level.model(at.w), *poses, at.statistics, at.terms, mean, gain, state.passes + 1)
+
     def trial_pass(self, batch: int) -> Callable[[ResolutionLevel, SearchState], SearchState]:
-        """The same with displacements that are drawn for each particle; nothing is done once the level has settled.
+        """The same with displacements that are drawn for each particle.
 
         See :func:`orbitrec.cryoem.search.pose_search.with_trials`.
         """
 
         def step(level: ResolutionLevel, state: SearchState) -> SearchState:
-            if state.settled:
-                self.run.advance(self.stage, len(self.data), self.part)
-                return state
             particles = with_trials(state.particles, self.run.generator)
             memory = MEMORIES[min(state.passes, len(MEMORIES) - 1)]
             return self.online_pass(batch, memory, RELAXATION)(level, replace(state, particles=particles))
@@ -261,10 +298,7 @@ def frequency_marching(
     Raises:
         ValueError: if there is no step.
     """
-    finest, ended = stepped(name, search, level, state, plan)
-    assert ended.rotations is not None
-    assert ended.shifts_px is not None
-    return PosedVolume(finest, ended.model, ended.particles, ended.rotations, ended.shifts_px)
+    return PosedVolume.of(*stepped(name, search, level, state, plan))
 
 
 def stepped(

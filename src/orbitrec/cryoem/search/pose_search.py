@@ -86,6 +86,17 @@ class ParticleState:
         posterior = None if self.posterior is None else self.posterior.subset(rows)
         return ParticleState(self.centres[rows], self.residual_px, directions, posterior, trials, tried)
 
+    def on_lattice(self, level: ResolutionLevel) -> "ParticleState":
+        """The same particles, with the displacements of a lattice to be compared instead of drawn ones.
+
+        Args:
+            level: the resolution of their posteriors. Directions that are not known are all as likely as one another.
+        """
+        count = len(level.directions)
+        uniform = torch.full((len(self.centres), count), 1 / count)
+        directions = uniform if self.directions is None else self.directions
+        return replace(self, directions=directions, trials=None, tried=None)
+
     def prolongated(self, level: ResolutionLevel, finer: ResolutionLevel) -> "ParticleState":
         """The same particles, with their posteriors on the directions of a finer level."""
         if self.directions is None:
