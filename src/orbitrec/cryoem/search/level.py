@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.densities.kernel import smoothing_weights
@@ -157,14 +157,17 @@ class ResolutionLevel:
     def prior_variance(self, w: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
         """τ² of every coefficient from the power of coefficients at neighbouring frequencies."""
         w = w.to(self.projector.dtype)
-        return PRIOR_FACTOR * (self._shell_average @ w.square()).clamp(min=torch.finfo(w.dtype).tiny)
+        average, radial = self._shell_average
+        power = average @ w.new_zeros(len(average)).index_add_(0, radial, w.square())
+        return PRIOR_FACTOR * power[radial].clamp(min=torch.finfo(w.dtype).tiny)
 
     @cached_property
-    def _shell_average(self) -> Float[Tensor, "p p"]:
-        frequency = self.basis.frequency
+    def _shell_average(self) -> tuple[Float[Tensor, "r r"], Int[Tensor, "p"]]:
+        """Weights of the power of each radial function in the mean around each other's frequency; every function's."""
+        frequency, radial, count = self.basis.frequency.unique(return_inverse=True, return_counts=True)
         width = 0.35 * math.pi / self.basis.radius  # a third of the spacing of radial functions of one degree
         kernel = torch.exp(-0.5 * ((frequency[:, None] - frequency) / width).square())
-        return (kernel / kernel.sum(1, keepdim=True)).to(self.projector.dtype)
+        return (kernel / (kernel @ count.to(kernel.dtype))[:, None]).to(self.projector.dtype), radial
 
     def random_model(
         self, generator: torch.Generator, ctf2_over_noise: Float[Tensor, "k"], energy: float = 0.5
