@@ -80,12 +80,13 @@ def test_starts_that_disagree_are_replaced_by_the_better_one(stack, folder, monk
     assert_right(result, folder)
 
 
-def test_half_sets_part_after_the_starts_where_images_tell_little(stack, folder, monkeypatch):
+def test_half_sets_part_after_a_common_search_where_images_tell_little(stack, folder, monkeypatch):
     monkeypatch.setattr(Centring, "tells", lambda self, k_max: False)
-    result = initial_model(stack, CONFIG)
+    result = initial_model(stack, replace(CONFIG, schedule=replace(SCHEDULE, finer=(18.0,))))
     assert starts_of(result) == {"1", "2"}
     marched = {row.alternative for row in result.history if row.stage is Stage.MARCHING}
-    assert marched == {"half 1", "half 2"}
+    assert marched == {"", "half 1", "half 2"}
+    assert any("for half of them" in sentence for sentence in result.checks)
     assert result.independent
     assert_right(result, folder)
 

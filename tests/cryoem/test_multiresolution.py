@@ -377,3 +377,19 @@ def test_passes_with_drawn_displacements_find_them(first):
     spread = found.particles.residual_px  # of the displacements, which EM has learnt
     assert abs(spread / float(truth.square().mean().sqrt()) - 1) < 0.25
     assert found.particles.centres.eq(0).all()
+
+
+def test_a_search_that_begins_anew_forgets_poses_and_keeps_the_model(first):
+    coarse, fine = first.selection.level, first.found.level
+    state = SearchState(first.found.model, first.found.particles, first.found.rotations, first.found.shifts_px)
+    anew = state.reopened(fine, coarse, SHIFT_PX)
+    assert anew.particles.centres.eq(0).all()
+    assert anew.rotations is None
+    assert candidate_directions(coarse, anew.particles, 4).shape[1] == len(coarse.directions)
+    shifts, _ = shift_search(coarse, anew.particles)
+    assert float(shifts.norm(dim=1).max()) > 2 * SHIFT_PX
+    density, kept = fine.volume(first.found.model).to_grid(N), coarse.volume(anew.model).to_grid(N)
+    # The part at the coarser resolution is an orthogonal projection.
+    inner = float((density * kept).sum() / kept.square().sum())
+    assert inner == pytest.approx(1, abs=0.02)
+    assert float(anew.model.log_views.exp().sum()) == pytest.approx(1, abs=1e-5)

@@ -132,6 +132,20 @@ def test_a_volume_keeps_its_coefficients_in_a_larger_basis():
         v.basis.embed(v.coefficients, SphericalBesselBasis(12.5, 0.8))
 
 
+def test_the_part_of_a_volume_in_a_smaller_basis_is_the_nearest_there():
+    larger = SphericalBesselBasis(12.0, 0.8)
+    smaller = SphericalBesselBasis(12.0, 0.5)
+    w = torch.randn(len(larger), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    part = larger.restrict(w, smaller)
+    rest = w - smaller.embed(part, larger)  # functions are orthonormal: the nearest leaves what they are normal to
+    assert rest[larger.frequency <= float(smaller.frequency.max())].eq(0).all()
+    assert torch.equal(smaller.embed(part, larger)[larger.frequency <= 0.5], w[larger.frequency <= 0.5])
+    with pytest.raises(InputError, match="same radius"):
+        smaller.restrict(part, larger)
+    with pytest.raises(InputError, match="same radius"):
+        larger.restrict(w, SphericalBesselBasis(12.5, 0.5))
+
+
 @pytest.mark.parametrize(
     ("dtype", "complex_dtype"), [(torch.float32, torch.complex64), (torch.float64, torch.complex128)]
 )

@@ -1,16 +1,12 @@
 """What frequency marching begins with: starts, of which one is chosen, for all particles or for each half-set.
 
-Half-sets that have starts of their own share nothing, so their agreement says whether the map is right. Two things are
-in the way. Where images tell little, half of them may not be enough to find any model that all of them would: the
-half-sets then part after the starts, as after a low-pass filtered reference (Scheres and Chen, Nat. Methods 9,
-2012). And where the chosen starts are not the same map, one of them is wrong, which each half-set can tell of the
-other's.
+Half-sets that have starts of their own share nothing, so their agreement says whether the map is right. Where the
+chosen starts are not the same map, one of them is wrong, which each half-set can tell of the other's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -43,10 +39,6 @@ class Beginning:
     symmetry: SymmetryCheck | None
     level: ResolutionLevel
     state: SearchState
-
-    def of(self, rows: Int[Tensor, "n"]) -> "Beginning":
-        """The same model for some of the particles alone."""
-        return replace(self, state=SearchState(self.state.model, self.state.particles.subset(rows)))
 
 
 @dataclass(frozen=True)
@@ -177,19 +169,11 @@ def beginnings_of_halves(
         config: of the search.
         schedule: its sizes.
         halves: indices of the particles of half-set 1 and of half-set 2.
-        particles: what is known of all particles; trials, if displacements are to be drawn.
+        particles: what is known of all particles.
 
     Returns:
         The two beginnings.
     """
-    if particles.trials is not None:
-        begun = beginning(session, config, schedule, torch.arange(len(session.data)), particles)
-        finest_A = session.data.resolution_A(begun.level.basis.k_max)
-        sentence = (
-            f"The images tell too little for half of them to be searched alone: the half-sets have one start, to "
-            f"{finest_A:.0f} Å, and what they agree in up to there is no witness."
-        )
-        return BeginningsOfHalves((begun.of(halves[0]), begun.of(halves[1])), apart=False, checks=[sentence])
     found: list[Beginning] = []
     for number, rows in enumerate(halves, start=1):
         with session.run.working_on(f"half {number}"):

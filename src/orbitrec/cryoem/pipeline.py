@@ -1,6 +1,5 @@
 """The ab initio search: stack → modes → centres → starts → frequency marching → poses → map."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from orbitrec.cryoem.ball import with_ball
-from orbitrec.cryoem.beginning import Beginning, beginning, beginnings_of_halves, some_of
+from orbitrec.cryoem.beginning import Beginning, BeginningsOfHalves, beginning, beginnings_of_halves, some_of
 from orbitrec.cryoem.centring import Centring, centred
 from orbitrec.cryoem.config import FEWEST_AVERAGES, AbInitioConfig, Schedule, fewest_images
 from orbitrec.cryoem.halves import joined, placed
@@ -29,6 +28,25 @@ from orbitrec.runtime.progress import Callback, RunState, Stage, ignore
 
 GAIN = 0.05
 """Log-likelihood of one particle that finer shells must add. Poses that fit noise have gained up to 0.05."""
+
+
+At = tuple[ResolutionLevel, SearchState]
+"""Where frequency marching is."""
+Sets = dict[str, tuple[Int[Tensor, "n"], At]]
+"""Names of sets of particles; the indices of the particles of each, and where it is."""
+
+
+@dataclass(frozen=True)
+class Marched:
+    """Where frequency marching of some of the particles ended.
+
+    Attributes:
+        volume: at the finest bandwidth, with the poses of the search.
+        poses: refined.
+    """
+
+    volume: PosedVolume
+    poses: Poses
 
 
 def initial_model(
@@ -85,7 +103,7 @@ def initial_model(
         # The fitted centres are what the images' noise says: given as prior, it would be believed twice.
         particles = with_trials(ParticleState(torch.zeros_like(centring.centres), centring.prior_px), generator)
         run.total = total_work(len(stack), config, schedule, apart, drawn=True)
-    found = _in_halves if apart else _together
+    found = _together if not apart else _in_halves if particles.trials is None else _parted
     return _told(centring, particles, found(session, config, schedule, particles, halves))
 
 
@@ -95,7 +113,9 @@ def _together(
     """The result of one search on all particles."""
     rows = torch.arange(len(session.data))
     begun = beginning(session, config, schedule, rows, particles)
-    (found,) = marched(session, config, schedule, {"": (rows, begun)})
+    drawn = particles.trials is not None
+    at = _climbed_anew(session, schedule, begun) if drawn else _climbed(session, config, schedule, rows, begun)
+    (found,) = _finished(session, config, schedule, {"": (rows, at)})
     return session.result(found.poses, found.volume.level, halves, begun.selection, begun.symmetry)
 
 
@@ -103,10 +123,41 @@ def _in_halves(
     session: Session, config: AbInitioConfig, schedule: Schedule, particles: ParticleState, halves: Int[Tensor, "N"]
 ) -> PosedMap:
     """The result of a search on each half-set."""
-    parts = [(halves == half).nonzero().flatten() for half in (1, 2)]
-    begun = beginnings_of_halves(session, config, schedule, parts, particles)
-    sets = {f"half {i + 1}": (parts[i], begun.of_halves[i]) for i in (0, 1)}
-    first, second = marched(session, config, schedule, sets)
+    parts = {half: (halves == half).nonzero().flatten() for half in (1, 2)}
+    begun = beginnings_of_halves(session, config, schedule, [parts[1], parts[2]], particles)
+    sets: Sets = {}
+    for half, rows in parts.items():
+        with session.run.working_on(f"half {half}"):
+            at = _climbed(session, config, schedule, rows, begun.of_halves[half - 1])
+            sets[f"half {half}"] = rows, at
+    return _of_halves(session, _finished(session, config, schedule, sets), halves, begun)
+
+
+def _parted(
+    session: Session, config: AbInitioConfig, schedule: Schedule, particles: ParticleState, halves: Int[Tensor, "N"]
+) -> PosedMap:
+    """The result of one search on all particles as far as the schedule goes, and of each half-set beyond.
+
+    That is for images that tell little: from half of them the search might not find what it does from all. Half-sets
+    part as after a low-pass filtered reference (Scheres and Chen, Nat. Methods 9, 2012).
+    """
+    begun = beginning(session, config, schedule, torch.arange(len(session.data)), particles)
+    level, state = _climbed_anew(session, schedule, begun)
+    sets: Sets = {}
+    for half in (1, 2):
+        own = (halves == half).nonzero().flatten()
+        sets[f"half {half}"] = own, (level, state.of(own))
+    sentence = (
+        "The images tell too little for half of them to be searched alone: the half-sets have one model, to "
+        f"{session.data.resolution_A(level.basis.k_max):.0f} Å, and what they agree in up to there is no witness."
+    )
+    shared = BeginningsOfHalves((begun, begun), apart=False, checks=[sentence])
+    return _of_halves(session, _finished(session, config, schedule, sets), halves, shared)
+
+
+def _of_halves(session: Session, found: list[Marched], halves: Int[Tensor, "N"], begun: BeginningsOfHalves) -> PosedMap:
+    """The result of two half-sets, in the frame of the first."""
+    first, second = found
     moved = placed(second.poses, second.volume, first.volume, apart=begun.apart)
     chosen, together = begun.of_halves[0], joined(halves, (first.poses, moved.poses))
     result = session.result(
@@ -126,84 +177,71 @@ def _told(centring: Centring, particles: ParticleState, found: PosedMap) -> Pose
     return replace(found, checks=[*found.checks, sentence])
 
 
-@dataclass(frozen=True)
-class Marched:
-    """Where frequency marching of some of the particles ended.
+def _climbed(
+    session: Session, config: AbInitioConfig, schedule: Schedule, rows: Int[Tensor, "n"], begun: Beginning
+) -> At:
+    """Where some of the particles are after the schedule's bandwidths."""
+    search = _search(session, schedule, rows)
+    plan = marching_plan(search, config, schedule)
+    found = stepped("frequency marching", search, begun.level, begun.state, plan)
+    session.run.timer("frequency marching")
+    return found
 
-    Attributes:
-        volume: at the finest bandwidth, with the poses of the search.
-        poses: refined.
+
+def _climbed_anew(session: Session, schedule: Schedule, begun: Beginning) -> At:
+    """The same of all particles, where images do not tell their displacements: one pass at each bandwidth, from anew.
+
+    Poses that the first model mistook are not mended from near them. A better one is compared with all of them again.
     """
+    search, spread_px = _search(session, schedule, torch.arange(len(session.data))), begun.state.particles.residual_px
+    level, state = begun.level, begun.state
+    for number in range(1, schedule.passes + 1):
+        if number > 1:
+            state = state.reopened(level, begun.level, spread_px)
+        last = replace(search, counted=number == schedule.passes)
+        plan = [(bandwidth, last.online_pass(schedule.batch)) for bandwidth in schedule.bandwidths]
+        level, state = stepped(f"frequency marching {number}", search, begun.level, state, plan)
+    session.run.timer("frequency marching")
+    return level, state
 
-    volume: PosedVolume
-    poses: Poses
+
+def _search(session: Session, schedule: Schedule, rows: Int[Tensor, "n"]) -> Search:
+    """What makes passes over some of the particles."""
+    return Search(some_of(session, rows), schedule.candidates, session.run, Stage.MARCHING)
 
 
-def marched(
-    session: Session,
-    config: AbInitioConfig,
-    schedule: Schedule,
-    sets: Mapping[str, tuple[Int[Tensor, "n"], Beginning]],
-) -> list[Marched]:
-    """Frequency marching of sets of particles to one resolution, and their refined poses.
+def _finished(session: Session, config: AbInitioConfig, schedule: Schedule, sets: Sets) -> list[Marched]:
+    """Frequency marching of sets of particles beyond the schedule's bandwidths, and their refined poses.
 
-    Beyond the schedule's bandwidths it goes on for as long as finer shells add :data:`GAIN` to the likelihood of
-    particles that have no part in them (:meth:`Search.finer_pass`).
-
-    Args:
-        session: the run.
-        config: of the search.
-        schedule: its sizes.
-        sets: names of the sets; indices (n,) of the particles of each, and what it begins with.
-
-    Returns:
-        Volume and poses of each set.
+    All sets go on for as long as finer shells add :data:`GAIN` to the likelihood of particles that have no part in them
+    (:meth:`Search.finer_pass`).
     """
-    run = session.run
-    searches = {
-        name: Search(some_of(session, rows), schedule.candidates, run, Stage.MARCHING)
-        for name, (rows, _) in sets.items()
-    }
-
-    def climbed(record: str, plan: Callable[[Search], Plan], states: States) -> States:
-        ended = {}
-        for name, (level, state) in states.items():
-            with run.working_on(name):
-                ended[name] = stepped(record, searches[name], level, state, plan(searches[name]))
-        return ended
-
-    begun = {name: (begun.level, begun.state) for name, (_, begun) in sets.items()}
-    found = climbed("frequency marching", lambda search: marching_plan(search, config, schedule), begun)
-    reached = schedule.bandwidths[-1]
+    run, reached = session.run, schedule.bandwidths[-1]
+    searches = {name: _search(session, schedule, rows) for name, (rows, _) in sets.items()}
     for number, bandwidth in enumerate(schedule.finer if config.solver is None else (), start=1):
-        finer = climbed(f"finer {number}", _finer_plan(schedule, bandwidth, reached), found)
+        finer: Sets = {}
+        for name, (rows, at) in sets.items():
+            step = replace(searches[name], counted=True).finer_pass(schedule.batch, reached)
+            with run.working_on(name):
+                finer[name] = rows, stepped(f"finer {number}", searches[name], *at, [(bandwidth, step)])
         if _gain(finer) < GAIN:
             run.total -= Stage.MARCHING.cost * (len(schedule.finer) - number) * len(session.data)
             break
-        reached, found = bandwidth, finer
+        reached, sets = bandwidth, finer
     run.timer("frequency marching")
-    ended = []
-    for name, (level, state) in found.items():
+    found = []
+    for name, (_, at) in sets.items():
         with run.working_on(name):
-            volume = PosedVolume.of(level, state)
-            ended.append(Marched(volume, session.refined_poses(volume, "poses", searches[name].data)))
+            volume = PosedVolume.of(*at)
+            found.append(Marched(volume, session.refined_poses(volume, "poses", searches[name].data)))
     run.timer("poses")
-    return ended
+    return found
 
 
-States = Mapping[str, tuple[ResolutionLevel, SearchState]]
-"""Where sets of particles are in frequency marching."""
-
-
-def _gain(states: States) -> float:
+def _gain(sets: Sets) -> float:
     """Log-likelihood of one particle that the last bandwidth added, the mean over all sets."""
-    counts = [len(state.particles.centres) for _, state in states.values()]
-    return sum(n * state.gain for n, (_, state) in zip(counts, states.values(), strict=True)) / sum(counts)
-
-
-def _finer_plan(schedule: Schedule, bandwidth: float, before: float) -> Callable[[Search], Plan]:
-    """One pass at a bandwidth beyond ``before``, which may be the last."""
-    return lambda search: [(bandwidth, replace(search, counted=True).finer_pass(schedule.batch, before))]
+    gains = [(len(rows), state.gain) for rows, (_, state) in sets.values()]
+    return sum(count * gain for count, gain in gains) / sum(count for count, _ in gains)
 
 
 def marching_plan(search: Search, config: AbInitioConfig, schedule: Schedule) -> Plan:

@@ -176,10 +176,26 @@ class SphericalBesselBasis:
             raise InputError(
                 "coefficients can only be embedded in a basis of the same radius and of an equal or larger k_max"
             )
-        position = {(lm, round(u, 9)): i for i, (lm, u) in enumerate(zip(*larger._index, strict=True))}
         out = w.new_zeros(len(larger))
-        out[[position[lm, round(u, 9)] for lm, u in zip(*self._index, strict=True)]] = w
+        out[self._places_in(larger)] = w
         return out
+
+    def restrict(self, w: Float[Tensor, "p"], smaller: "SphericalBesselBasis") -> Float[Tensor, "q"]:
+        """The coefficients of a volume's part in a basis of the same radius and a smaller ``k_max``.
+
+        Raises:
+            InputError: if the radii differ or the other basis is larger.
+        """
+        if smaller.radius != self.radius or smaller.k_max > self.k_max:
+            raise InputError(
+                "coefficients can only be restricted to a basis of the same radius and of an equal or smaller k_max"
+            )
+        return w[smaller._places_in(self)]
+
+    def _places_in(self, larger: "SphericalBesselBasis") -> list[int]:
+        """Where the functions of this basis are in a larger one."""
+        position = {(lm, round(u, 9)): i for i, (lm, u) in enumerate(zip(*larger._index, strict=True))}
+        return [position[lm, round(u, 9)] for lm, u in zip(*self._index, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,16 @@ class ResolutionLevel:
 
     def prolongated(self, model: VolumeAndViews, to: "ResolutionLevel") -> VolumeAndViews:
         """The model on a finer level: the same volume, the view density interpolated."""
+        return VolumeAndViews(self.basis.embed(model.coefficients, to.basis), self._views_on(model, to))
+
+    def restricted(self, model: VolumeAndViews, to: "ResolutionLevel") -> VolumeAndViews:
+        """The model on a coarser level: the volume's part at its resolution, the view density smoothed."""
+        return VolumeAndViews(self.basis.restrict(model.coefficients, to.basis), self._views_on(model, to))
+
+    def _views_on(self, model: VolumeAndViews, to: "ResolutionLevel") -> Float[Tensor, "e"]:
         views = to.directional_kernel(self) @ model.log_views.exp()
         views = views.clamp(min=float(views.max()) * 1e-6)
-        return VolumeAndViews(self.basis.embed(model.coefficients, to.basis), (views / views.sum()).log())
+        return (views / views.sum()).log()
 
     def directional_kernel(self, coarse: "ResolutionLevel") -> Float[Tensor, "d e"]:
         """Smoothing weights from a coarser level's directions to this one's: von Mises–Fisher of its spacing."""

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -73,6 +74,22 @@ class SearchState:
             level: its resolution.
         """
         return SearchState(self.model, self.particles.on_lattice(level))
+
+    def reopened(self, level: ResolutionLevel, coarser: ResolutionLevel, spread_px: float) -> "SearchState":
+        """The model's part at a coarser resolution, and particles of which nothing is known but how far they spread.
+
+        Args:
+            level: of the state.
+            coarser: the level to begin at anew.
+            spread_px: standard deviation of the displacements, in pixels.
+        """
+        particles = ParticleState(torch.zeros_like(self.particles.centres), spread_px)
+        return SearchState(level.restricted(self.model, coarser), particles.on_lattice(coarser))
+
+    def of(self, rows: Int[Tensor, "n"]) -> "SearchState":
+        """The same model, for some of the particles alone."""
+        rotations, shifts_px = (None if each is None else each[rows] for each in (self.rotations, self.shifts_px))
+        return SearchState(self.model, self.particles.subset(rows), rotations, shifts_px)
 
 
 @dataclass(frozen=True)
