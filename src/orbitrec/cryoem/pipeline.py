@@ -83,13 +83,13 @@ def initial_model(
     radius, schedule = config.radius_px(stack), config.schedule_for(stack)
     generator = torch.Generator().manual_seed(config.seed)
     apart = config.searches_halves(len(stack), told=True)
-    run = RunState(generator, total_work(len(stack), config, schedule, apart), callback, checkpoints or Checkpoints())
-
     copies = 1.5 if apart else 1.0  # a half-set that is searched alone is held beside all particles
     schedule = replace(schedule, finer=small_enough(stack, schedule.finer, radius, copies))
-    finest = max(*schedule.bandwidths, *schedule.finer)
+    run = RunState(generator, total_work(len(stack), config, schedule, apart), callback, checkpoints or Checkpoints())
+
+    finest = max((*schedule.bandwidths, *schedule.finer))
     k_max = finest / radius
-    require_memory(stack, k_max, radius, copies)
+    require_memory(stack, k_max, radius, copies=copies)
     data = preprocess(stack, k_max, radius + 3, progress=run.counter(Stage.READING), device=config.device)
     data = with_outliers(data, radius)
     run.timer("read")
