@@ -82,6 +82,9 @@ class SearchState:
             level: of the state.
             coarser: the level to begin at anew.
             spread_px: standard deviation of the displacements, in pixels.
+
+        Returns:
+            The state at the coarser level.
         """
         particles = ParticleState(torch.zeros_like(self.particles.centres), spread_px)
         return SearchState(level.restricted(self.model, coarser), particles.on_lattice(coarser))
