@@ -20,7 +20,8 @@ from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies, radii
 from orbitrec.io.mrc import StackWriter, read_header, read_map
 from orbitrec.io.particles import ParticleStack
-from orbitrec.runtime.progress import Stage
+from orbitrec.runtime.checkpoints import Checkpoints
+from orbitrec.runtime.progress import Stage, Status
 
 N, COUNT, SNR = 32, 500, 1.0
 SCHEDULE = Schedule(
@@ -89,6 +90,23 @@ def test_half_sets_part_after_a_common_search_where_images_tell_little(stack, fo
     assert any("for half of them" in sentence for sentence in result.checks)
     assert result.independent
     assert_right(result, folder)
+
+
+@pytest.mark.parametrize("record", ["frequency marching 2", "half 1 finer 1"])
+def test_a_search_in_rounds_that_was_interrupted_ends_as_if_it_was_not(stack, tmp_path, monkeypatch, record):
+    monkeypatch.setattr(Centring, "tells", lambda self, k_max: False)
+    config, kept = replace(CONFIG, schedule=replace(SCHEDULE, passes=2, finer=(18.0,))), Checkpoints(tmp_path / "kept")
+
+    def interrupt(status: Status) -> None:
+        if kept.load(record) is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        initial_model(stack, config, interrupt, kept)
+    resumed, whole = initial_model(stack, config, checkpoints=kept), initial_model(stack, config)
+    assert torch.equal(resumed.combined.volume, whole.combined.volume)
+    assert torch.equal(resumed.rotations, whole.rotations)
+    assert [row.log_likelihood for row in resumed.history] == [row.log_likelihood for row in whole.history]
 
 
 def test_starts_are_compared_after_passes_with_drawn_displacements(stack, folder, monkeypatch):
