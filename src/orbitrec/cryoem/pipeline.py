@@ -26,9 +26,9 @@ from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.runtime.progress import Callback, RunState, Stage, ignore
 
-GAIN = 0.1
-"""Log-likelihood of one particle that finer shells must add: 0.06 made no map better, and poses fit noise to 0.05."""
-
+FIT_TO_NOISE, LEAST_SHARE = 0.05, 0.005
+"""What finer shells must add to the log-likelihood of one particle: more than poses gain by fitting noise, and this
+share of it. Where they added a hundredth of it maps were better, and no better where they added a two-thousandth."""
 
 At = tuple[ResolutionLevel, SearchState]
 """Where frequency marching is."""
@@ -213,8 +213,8 @@ def _search(session: Session, schedule: Schedule, rows: Int[Tensor, "n"]) -> Sea
 def _finished(session: Session, config: AbInitioConfig, schedule: Schedule, sets: Sets) -> list[Marched]:
     """Frequency marching of sets of particles beyond the schedule's bandwidths, and their refined poses.
 
-    All sets go on for as long as finer shells add :data:`GAIN` to the likelihood of particles that have no part in them
-    (:meth:`Search.finer_pass`).
+    All sets go on for as long as finer shells add enough to the likelihood of particles that have no part in them
+    (:meth:`Search.finer_pass`, :data:`LEAST_SHARE`).
     """
     run, reached = session.run, schedule.bandwidths[-1]
     searches = {name: _search(session, schedule, rows) for name, (rows, _) in sets.items()}
@@ -224,7 +224,7 @@ def _finished(session: Session, config: AbInitioConfig, schedule: Schedule, sets
             step = replace(searches[name], counted=True).finer_pass(schedule.batch, reached)
             with run.working_on(name):
                 finer[name] = rows, stepped(f"finer {number}", searches[name], *at, [(bandwidth, step)])
-        if _gain(finer) < GAIN:
+        if not _gained(finer):
             run.total -= Stage.MARCHING.cost * (len(schedule.finer) - number) * len(session.data)
             break
         reached, sets = bandwidth, finer
@@ -238,10 +238,12 @@ def _finished(session: Session, config: AbInitioConfig, schedule: Schedule, sets
     return found
 
 
-def _gain(sets: Sets) -> float:
-    """Log-likelihood of one particle that the last bandwidth added, the mean over all sets."""
-    gains = [(len(rows), state.gain) for rows, (_, state) in sets.values()]
-    return sum(count * gain for count, gain in gains) / sum(count for count, _ in gains)
+def _gained(sets: Sets) -> bool:
+    """Whether the last bandwidth's shells added enough to the likelihood of the particles of all sets."""
+    total = sum(len(rows) for rows, _ in sets.values())
+    gain = sum(len(rows) * state.gain for rows, (_, state) in sets.values()) / total
+    likelihood = sum(len(rows) * state.log_likelihood for rows, (_, state) in sets.values()) / total
+    return gain > max(FIT_TO_NOISE, LEAST_SHARE * likelihood)
 
 
 def marching_plan(search: Search, config: AbInitioConfig, schedule: Schedule) -> Plan:
