@@ -68,5 +68,5 @@ def test_the_true_symmetry_helps_and_the_map_has_it(folder):
 
 
 def test_a_wrong_symmetry_fails_its_check(folder):
-    wrong = _found(folder, PointGroup.named("C4"), replace(SCHEDULE, bandwidths=(8.0,)))
+    wrong = _found(folder, PointGroup.named("C4"), replace(SCHEDULE, bandwidths=(12.0,), finer=()))
     assert any("does not show the symmetry C4 that was asked for" in sentence for sentence in wrong.checks)

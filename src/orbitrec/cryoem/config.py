@@ -173,12 +173,12 @@ class Schedule:
         return min(self.held_out, count // 5)
 
     def limited(self, limit: float) -> "Schedule":
-        """The schedule with no bandwidth above ``limit``."""
+        """The schedule with no bandwidth above ``limit``, and no start above those of frequency marching."""
         cut = [b for b in self.bandwidths if b < limit] + ([limit] if max(self.bandwidths) >= limit else [])
         return replace(
             self,
-            start_bandwidth=min(self.start_bandwidth, limit),
-            select_bandwidth=min(self.select_bandwidth, limit),
+            start_bandwidth=min(self.start_bandwidth, cut[-1]),
+            select_bandwidth=min(self.select_bandwidth, cut[-1]),
             bandwidths=tuple(cut),
             finer=tuple(b for b in self.finer if cut[-1] < b <= limit),
         )
