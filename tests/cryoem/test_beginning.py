@@ -146,6 +146,7 @@ def test_the_search_goes_on_as_far_as_the_particles_tell(folder, tmp_path):
     header = read_header(folder / "particles.mrcs")
     with header.path.open("rb") as file:
         images = torch.from_numpy(header.read_sections(file, 0, COUNT).copy()).float()
+    # Functions of the ball are π wide in frequency · radius: those beyond 12 reach down to 9.
     limit = 9 / CONFIG.radius_px(ParticleStack.open(folder / "particles.star"))
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     beyond = radial_frequencies(N) > limit  # where these images are of the particle no longer

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from orbitrec.cryoem.preprocess import ParticleModes
-from orbitrec.cryoem.search.level import DENSITY_FLOOR, ResolutionLevel, VolumeAndViews
+from orbitrec.cryoem.search.level import DENSITY_FLOOR, PRIOR_FACTOR, ResolutionLevel, VolumeAndViews
 from orbitrec.cryoem.search.likelihood import centred_likelihood
 from orbitrec.geometry.polar import PolarGrid
 from orbitrec.inference.likelihood import Observations, Statistics
@@ -223,3 +223,12 @@ def test_the_bandwidth_sets_every_size(bandwidth):
 def test_a_larger_bandwidth_is_a_larger_search():
     sizes = [(len(at.basis), len(at.directions), at.circle.angles) for at in (level(5.0), level(8.0), level(11.0))]
     assert all(a < b for small, large in pairwise(sizes) for a, b in zip(small, large, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_prior_variances_are_the_mean_power_around_each_frequency(dtype, tolerance):
+    at = level(dtype=dtype)
+    w, frequency = coefficients(at, 3, 1.0), at.basis.frequency
+    weight = torch.exp(-0.5 * ((frequency[:, None] - frequency) * RADIUS / (0.35 * math.pi)).square())
+    expected = PRIOR_FACTOR * (weight @ w.double().square()) / weight.sum(1)  # over all pairs of coefficients
+    assert torch.allclose(at.prior_variance(w).double(), expected, rtol=tolerance, atol=0)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from orbitrec.cryoem.preprocess import ParticleModes
 
-BANDS = (4.0, 8.0, 12.0, 16.0, 20.0)
-"""Edges of the bands in which energies are compared, as bandwidths (radius · frequency)."""
+BANDS = (4.0, 8.0, 12.0, 16.0, 20.0, 28.0)
+"""Upper edges of the bands in which energies are compared, as bandwidths (radius · frequency): beyond is only noise."""
 FAR = 4.0
 """Robust standard deviations of log energies above the median beyond which an image is no view of the particle. Views
 and contrasts of clean and of crowded particles stay below 4.3; thickness of ice is part of what they vary by."""
@@ -47,7 +47,8 @@ def energy_outliers(data: ParticleModes, radius: float) -> Bool[Tensor, "N"]:
     weight = data.ctf2_over_noise(torch.arange(len(data)))
     band = torch.bucketize(data.grid.nodes * radius, torch.tensor(BANDS, dtype=torch.float64))
     energies = torch.stack(
-        [power[:, band == b].sum(1) / weight[:, band == b].sum(1) for b in band.unique().tolist()], dim=1
+        [power[:, band == b].sum(1) / weight[:, band == b].sum(1) for b in band.unique().tolist() if b < len(BANDS)],
+        dim=1,
     )
     tiny = torch.finfo(energies.dtype).tiny
     return (robust_deviations(energies.clamp(min=tiny).log()) > FAR).any(1)

@@ -103,8 +103,9 @@ def initial_model(
         # The fitted centres are what the images' noise says: given as prior, it would be believed twice.
         particles = with_trials(ParticleState(torch.zeros_like(centring.centres), centring.prior_px), generator)
         run.total = total_work(len(stack), config, schedule, apart, drawn=True)
-    found = _together if not apart else _in_halves if particles.trials is None else _parted
-    return _told(centring, particles, found(session, config, schedule, particles, halves))
+    halved = _in_halves if particles.trials is None else _parted
+    found = (halved if apart else _together)(session, config, schedule, particles, halves)
+    return _told(centring, particles, found)
 
 
 def _together(
@@ -198,8 +199,9 @@ def _climbed_anew(session: Session, schedule: Schedule, begun: Beginning) -> At:
     for number in range(1, schedule.passes + 1):
         if number > 1:
             state = state.reopened(level, begun.level, spread_px)
+        plan = [(bandwidth, search.online_pass(schedule.batch)) for bandwidth in schedule.bandwidths[:-1]]
         last = replace(search, counted=number == schedule.passes)
-        plan = [(bandwidth, last.online_pass(schedule.batch)) for bandwidth in schedule.bandwidths]
+        plan.append((schedule.bandwidths[-1], last.online_pass(schedule.batch)))
         level, state = stepped(f"frequency marching {number}", search, begun.level, state, plan)
     session.run.timer("frequency marching")
     return level, state

@@ -92,9 +92,9 @@ class ParticleState:
         Args:
             level: the resolution of their posteriors. Directions that are not known are all as likely as one another.
         """
-        count = len(level.directions)
-        uniform = torch.full((len(self.centres), count), 1 / count)
-        directions = uniform if self.directions is None else self.directions
+        directions, count = self.directions, len(level.directions)
+        if directions is None:
+            directions = torch.full((len(self.centres), count), 1 / count)
         return replace(self, directions=directions, trials=None, tried=None)
 
     def prolongated(self, level: ResolutionLevel, finer: ResolutionLevel) -> "ParticleState":
