@@ -19,7 +19,7 @@ STACK = "particles.mrcs"
 
 
 def make_set(trial: Trial, folder: Path, shared: Path) -> None:
-    """Blind particles.star, truth.star, truth.mrc and class.npy (−1 for junk) in ``folder``.
+    """Blind particles.star, truth.star, truth.mrc (truth1.mrc of another species) and class.npy (−1 for junk).
 
     Args:
         trial: which map, condition and seed.
@@ -33,11 +33,11 @@ def make_set(trial: Trial, folder: Path, shared: Path) -> None:
     if trial.condition.ice:
         options["snr"] = NOISELESS
     words = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    map_file = shared / "data" / "panel" / f"{trial.map}.mrc"
-    for needed in (map_file, shared / "tools" / "make_set.py"):
+    maps = [shared / "data" / "panel" / f"{name}.mrc" for name in (trial.map, *trial.others)]
+    for needed in (*maps, shared / "tools" / "make_set.py"):
         if not needed.is_file():
             raise InputError(f"{needed}: no such file; --shared names the folder that has data/ and tools/")
-    run_tool(["tools/make_set.py", str(folder), str(map_file), "--seed", str(trial.seed), *words], shared)
+    run_tool(["tools/make_set.py", str(folder), ",".join(map(str, maps)), "--seed", str(trial.seed), *words], shared)
     if trial.condition.ice:
         patches = binned(shared / "data" / trial.condition.ice.file, trial.condition.ice)
         put_ice_behind(folder / STACK, patches, trial.condition.set["snr"], np.random.default_rng(trial.seed))
@@ -68,17 +68,23 @@ def put_ice_behind(stack: Path, patches: np.ndarray, snr: float, generator: np.r
         file.update_header_stats()
 
 
-def known_poses(folder: Path) -> Path:
-    """RELION's map from the true poses of the good particles.
+def truth_of(folder: Path, species: int) -> Path:
+    """The map of a species, as make_set.py names it."""
+    return folder / f"truth{species or ''}.mrc"
+
+
+def known_poses(folder: Path, species: int) -> Path:
+    """RELION's map from the true poses of the good particles of a species.
 
     Raises:
         InputError: if relion_reconstruct fails.
     """
     tables = starfile.read(folder / "truth.star", always_dict=True)
-    tables["particles"] = tables["particles"][np.load(folder / "class.npy") >= 0]
+    tables["particles"] = tables["particles"][np.load(folder / "class.npy") == species]
     starfile.write(tables, folder / "good.star")
-    run_tool(["relion_reconstruct", "--i", "good.star", "--o", "known_poses.mrc", "--ctf"], folder)
-    return folder / "known_poses.mrc"
+    name = f"known_poses{species or ''}.mrc"
+    run_tool(["relion_reconstruct", "--i", "good.star", "--o", name, "--ctf"], folder)
+    return folder / name
 
 
 def run_tool(command: list[str], folder: Path) -> str:

@@ -27,27 +27,33 @@ class Ice:
 
 @dataclass(frozen=True)
 class Condition:
-    """How particles are made: make_set.py's options by name, and the real noise that takes the place of its own."""
+    """How particles are made: make_set.py's options by name, and the real noise that takes the place of its own.
+
+    Where there are several species, as many particles of each: of the map, and of those that are next by name.
+    """
 
     name: str
     set: Mapping[str, Any]
     maps: Sequence[str]
     seeds: Mapping[Half, Sequence[int]]
     ice: Ice | None = None
+    species: int = 1
 
     def settings(self) -> dict[str, Any]:
         """What decides the images."""
-        return {"set": dict(self.set), "ice": asdict(self.ice) if self.ice else None}
+        several = {"species": self.species} if self.species > 1 else {}
+        return {"set": dict(self.set), "ice": asdict(self.ice) if self.ice else None, **several}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of particles and one run on it."""
+    """One set of particles and one run on it; ``others`` are the maps that share it."""
 
     map: str
     half: Half
     condition: Condition
     seed: int
+    others: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,14 +133,16 @@ class Plan:
         for condition in self.conditions.values():
             for name in sorted(condition.maps):
                 half = self.halves[name]
+                own = sorted(other for other, its in self.halves.items() if its is half)
+                next_ones = [*own, *own][own.index(name) + 1 :][: condition.species - 1]
                 for seed in condition.seeds[half] if seeds is None else seeds:
-                    yield Trial(name, half, condition, seed)
+                    yield Trial(name, half, condition, seed, tuple(next_ones))
 
 
 def _condition(
     name: str, part: Mapping[str, Any], halves: Mapping[str, Half], seeds: Mapping[Half, Sequence[int]]
 ) -> Condition:
-    unknown = part.keys() - {"set", "maps", "seeds", "ice"}
+    unknown = part.keys() - {"set", "maps", "seeds", "ice", "species"}
     if unknown:
         raise ValueError(f"condition {name} has the unknown entry {min(unknown)!r}")
     maps = part.get("maps", list(halves))
@@ -142,4 +150,5 @@ def _condition(
         if each not in halves:
             raise ValueError(f"condition {name} names the map {each!r}, which is in no half")
     own = dict.fromkeys(Half, part["seeds"]) if "seeds" in part else seeds
-    return Condition(name, part["set"], maps, own, Ice(**part["ice"]) if "ice" in part else None)
+    ice = Ice(**part["ice"]) if "ice" in part else None
+    return Condition(name, part["set"], maps, own, ice, int(part.get("species", 1)))

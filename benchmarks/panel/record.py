@@ -17,7 +17,7 @@ import pandas as pd
 
 from orbitrec.errors import InputError
 from orbitrec.io.files import write_json
-from particles import STACK, known_poses, make_set, run_tool
+from particles import STACK, known_poses, make_set, run_tool, truth_of
 from plan import Trial
 
 RECORD = "record.json"
@@ -125,41 +125,49 @@ def run_trial(trial: Trial, program: Program, output: Path, shared: Path, keep: 
     folder.mkdir(parents=True)
     particles = folder / "set"
     make_set(trial, particles, shared)
-    known = judged(known_poses(particles), particles, shared, "--nohand")
-    if known is None:
-        raise InputError(f"the map from known poses in {particles} has no resolution")
+    known = []
+    for species in range(trial.condition.species):
+        answer = judged(known_poses(particles, species), truth_of(particles, species), shared, "--nohand")
+        if answer is None:
+            raise InputError(f"the map from known poses in {particles} has no resolution")
+        known.append(answer["fsc05_A"])
     record: dict[str, Any] = {
         "map": trial.map, "half": trial.half, "condition": trial.condition.name, "seed": trial.seed,
-        "settings": trial.condition.settings(), "known_fsc05_A": known["fsc05_A"],
+        "settings": trial.condition.settings(), "known_fsc05_A": known[0],
         **program.run(folder, trial.seed),
     }  # fmt: skip
     if record["reason"] is None:
-        record |= _what_was_found(folder, shared)
+        record |= _what_was_found(folder, known, shared)
     if not keep:
         (particles / STACK).unlink()
     write_json(folder / RECORD, record)
     return record
 
 
-def _what_was_found(folder: Path, shared: Path) -> dict[str, Any]:
+def _what_was_found(folder: Path, known: list[float], shared: Path) -> dict[str, Any]:
+    """How the map agrees with the truth, of several species with the one that it agrees with best; what was said."""
     run, particles = folder / "run", folder / "set"
-    found = judged(run / "initial_model.mrc", particles, shared)
-    if found is None:
-        return {"reason": "its map is constant or not finite"}
+    answers = []
+    for species, known_A in enumerate(known):
+        found = judged(run / "initial_model.mrc", truth_of(particles, species), shared)
+        if found is None:
+            return {"reason": "its map is constant or not finite"}
+        answers.append({**found, "known_fsc05_A": known_A})
+    best = min(answers, key=lambda answer: answer["fsc05_A"] / answer["known_fsc05_A"])
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     told = {name: summary.get(name) for name in ("checks", "half_maps_fsc0143_A", "half_sets", "diameter_A")}
     told["checks"] = told["checks"] or summary.get("warnings", [])  # as version 0.1 called them
-    return {**found, **told, **outliers(run / STATISTICS, np.load(particles / "class.npy"))}
+    return {**best, **told, **outliers(run / STATISTICS, np.load(particles / "class.npy"))}
 
 
-def judged(map_file: Path, particles: Path, shared: Path, *options: str) -> dict[str, Any] | None:
+def judged(map_file: Path, truth: Path, shared: Path, *options: str) -> dict[str, Any] | None:
     """FSC 0.5 and 0.143 with the truth in Å, hand and correlation; None for a map that has none.
 
-    The judge's own answer, curve included, stays beside the particles.
+    The judge's own answer, curve included, stays beside the truth.
     """
-    command = ["tools/judge_map.py", str(map_file), str(particles / "truth.mrc"), *options]
+    command = ["tools/judge_map.py", str(map_file), str(truth), *options]
     answer = json.loads(run_tool(command, shared))
-    write_json(particles / f"{map_file.stem}.json", answer)
+    write_json(truth.parent / f"{map_file.stem}-{truth.stem}.json", answer)
     curve = answer.pop("fsc")
     return answer if all(map(math.isfinite, [*curve, answer["cc"]])) else None
 

@@ -58,6 +58,7 @@ def picture(n=32, dtype=torch.float32, *, truth=True, rows=None, chosen=None):
         history() if rows is None else rows,
         fourier_shell_correlation(volume, noisy) if truth else None,
         "a phantom",
+        13.5,  # coarser than the last step of the history
         chosen,
     )
 
@@ -128,7 +129,7 @@ def test_axes_of_the_maps_are_those_of_the_density(drawn, n):
         torch.ones(1, dtype=torch.float64),
     )
     shown = picture(n, torch.float64)
-    panels = drawn(draw_run, RunPicture(blob.to_grid(n), VOXEL_A, shown.rotations, shown.shifts_px, [], None, ""))
+    panels = drawn(draw_run, RunPicture(blob.to_grid(n), VOXEL_A, shown.rotations, shown.shifts_px, [], None, "", 9.0))
     titles = ["slice xy", "slice xz", "slice yz", "projection along z", "projection along y", "projection along x"]
     for title in titles:
         axes = panels[title]
@@ -230,6 +231,12 @@ def test_a_curve_without_resolution_says_so(drawn):
     curve = FSC(2 * math.pi / 8 * torch.arange(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64))
     legend = drawn(draw_fsc, curve, VOXEL_A)["Fourier shell correlation with the truth"].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["0.5: none", "0.143: none"]
+
+
+def test_the_search_ended_where_the_poses_are_from(drawn):
+    panels = drawn(draw_run, picture())
+    said = [text.get_text() for axes in panels.values() for text in axes.texts]
+    assert said[said.index("poses searched to") + 1] == "13.5 Å"
 
 
 def test_curves_have_thresholds_of_their_own():

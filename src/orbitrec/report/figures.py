@@ -43,6 +43,7 @@ class RunPicture:
         history: the steps of the run, in order.
         fsc: correlation with the truth; None where there is no truth.
         title: headline.
+        search_resolution_A: finest resolution of the poses; the history may have a finer one that gained nothing.
         chosen: the alternative of the history that became the map ("3"); None marks the one that ends highest.
     """
 
@@ -53,6 +54,7 @@ class RunPicture:
     history: Sequence[HistoryRow]
     fsc: FSC | None
     title: str
+    search_resolution_A: float
     chosen: str | None = None
 
 
@@ -189,7 +191,7 @@ def _draw_facts(axes: Axes, picture: RunPicture) -> None:
         "pixel size": f"{voxel:.4g} Å",
     }
     if picture.history:
-        facts["poses searched to"] = f"{picture.history[-1].resolution_A:.1f} Å"
+        facts["poses searched to"] = f"{picture.search_resolution_A:.1f} Å"
         facts["time of the search"] = f"{max(row.seconds for row in picture.history):,.0f} s"
     if picture.fsc is not None:
         facts |= {f"FSC {t:g}": resolution_text(picture.fsc.cutoff_A(t, voxel)) for t in (0.5, 0.143)}

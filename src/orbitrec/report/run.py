@@ -159,8 +159,9 @@ def write_run(
     title = f"{printable(stack.table.path.name)}: {len(stack)} particles, {stack.n} px of {pixel:g} Å"
     chosen = str(result.selection.chosen + 1)
     picture = RunPicture(
-        rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title, chosen
-    )
+        rebuilt.volume, pixel, result.rotations, result.shifts_px, result.history, against, title,
+        result.search_resolution_A, chosen,
+    )  # fmt: skip
     draw_run(run.file("summary.png"), picture)
     views = view_averages(
         stack, result.rotations, result.shifts_px, rebuilt.volume, radius_px=result.radius_px,
