@@ -90,6 +90,21 @@ def test_particles_of_the_usual_size_get_the_usual_ball(tmp_path: Path) -> None:
     assert found.notes() == []
 
 
+@pytest.mark.parametrize("with_ctf", [True, False])
+def test_bright_contamination_changes_neither_size_nor_contrast(tmp_path: Path, with_ctf: bool) -> None:
+    ctf = _ctf() if with_ctf else None
+    images = _images(_ball(8.0), ctf)
+    clean = image_statistics(_on_disk(tmp_path, images, ctf))
+    x = torch.arange(N, dtype=torch.float64) - N // 2
+    wide = torch.exp(-(x[:, None].square() / (2 * 10.0**2) + x.square() / (2 * 4.0**2)))
+    blobs = torch.linspace(-30, -5, COUNT // 5)[:, None, None] * wide  # dark, and wider than the particle
+    images[::5] = blobs + torch.randn(len(blobs), N, N, generator=torch.Generator().manual_seed(3))
+    dirty = image_statistics(_on_disk(tmp_path, images, ctf))
+    assert dirty.diameter_found
+    assert dirty.diameter_A == pytest.approx(clean.diameter_A, rel=0.1)
+    assert dirty.contrast == pytest.approx(clean.contrast, rel=0.25)  # of four fifths of the images
+
+
 def test_noise_shows_no_particle(tmp_path: Path) -> None:
     noise = torch.randn(COUNT, N, N, generator=torch.Generator().manual_seed(1))
     found = image_statistics(_on_disk(tmp_path, noise, None))

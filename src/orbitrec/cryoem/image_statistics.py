@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.config import DIAMETER_SHARE
+from orbitrec.cryoem.outliers import FAR, robust_deviations
 from orbitrec.cryoem.preprocess import estimated_noise, sampled_runs
 from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.grids import radial_frequencies, shell_indices
@@ -23,6 +24,8 @@ MARGIN = 1.1
 """Radius of the ball over the radius that the images show, otherwise."""
 HELD = 0.98
 """Share of the signal's energy within the radius that the images show."""
+WITHIN = 0.4
+"""Radius in boxes at which a single particle has ended. Neighbours, and rings of the CTF around a shell, end later."""
 CYCLES = 6
 """Standard deviation of the low-pass filter before sizes are measured, in cycles per box."""
 UNEVEN_MEAN, UNEVEN_DEVIATION = 0.2, 0.1
@@ -145,7 +148,8 @@ def _uneven(stack: ParticleStack) -> bool:
 @dataclass(frozen=True)
 class _GroupStatistics:
     """Of one noise group: ``profile``: mean variance of the low-passed signal at each radius in pixels, ``error``: its
-    standard error; ``signal``: what the signal's power is proportional to; ``contrast``: in standard errors.
+    standard error; ``signal``: what the signal's power is proportional to; ``contrast``: in standard errors. Images
+    with far more energy than the others have no part in them: a few bright ones would outweigh all views.
     """
 
     count: int
@@ -178,9 +182,11 @@ def _group_statistics(stack: ParticleStack, noise: Noise, rows: Int[Tensor, "g"]
         contrasts.append((shown - shown.mean(1, keepdim=True)).pow(3).mean(1))
         weights.append((square * low.square()).mean((-2, -1)).double().expand(len(run)))
     profile, contrast = torch.cat(profiles), torch.cat(contrasts)
+    views = robust_deviations((profile @ pixels)[:, None])[:, 0] <= FAR
+    profile, contrast = profile[views], contrast[views]
     mean, error = profile.mean(0), profile.std(0) / math.sqrt(len(profile))
     radii = torch.arange(n // 4 + 1)
-    signal = (mean * pixels)[radii].sum() / torch.cat(weights).mean()
+    signal = (mean * pixels)[radii].sum() / torch.cat(weights)[views].mean()
     significance = contrast.mean() / (contrast.std() / math.sqrt(len(contrast)))
     return _GroupStatistics(len(rows), mean[: n // 2 + 1], error[: n // 2 + 1], signal, significance)
 
@@ -189,7 +195,7 @@ def particle_radius(profile: Float[Tensor, "r"], error: Float[Tensor, "r"]) -> f
     """Radius in pixels of the disc that holds nearly all of a signal, or None if the images do not show it.
 
     The signal ends where its variance first falls below a hundredth of the largest, or below three standard errors.
-    There is no radius if the signal is nowhere clear of the noise, if it has not ended at 0.45 of the box, or if it is
+    There is no radius if the signal is nowhere clear of the noise, if it has not ended at :data:`WITHIN`, or if it is
     smaller than a tenth of the box: such images do not show a single particle.
 
     Args:
@@ -208,4 +214,4 @@ def particle_radius(profile: Float[Tensor, "r"], error: Float[Tensor, "r"]) -> f
     # A shell's energy lies half a pixel to both sides of its radius.
     radius = float(np.interp(HELD * float(energy[-1]), energy.numpy(), radii[: end + 1].numpy() + 0.5))
     box = 2 * (len(profile) - 1)
-    return radius if 0.1 * box <= radius and end <= 0.45 * box else None
+    return radius if 0.1 * box <= radius and end <= WITHIN * box else None
