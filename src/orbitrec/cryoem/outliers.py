@@ -20,6 +20,12 @@ BANDS = (4.0, 8.0, 12.0, 16.0, 20.0, 28.0)
 FAR = 4.0
 """Robust standard deviations of log energies above the median beyond which an image is no view of the particle. Views
 and contrasts of clean and of crowded particles stay below 4.3; thickness of ice is part of what they vary by."""
+BRIGHT = 3.0
+"""The same for the cube root of the energy below the first of the bands, of the images as they are. It is nearly normal
+(Wilson and Hilferty, PNAS 17, 1931); of views of the particle one in two hundred at most was beyond. The CTF lets hardly
+anything of a view pass there, which the bands' weights make up for, but contamination need not be seen through it."""
+FAINTEST = 1e-6
+"""Of the largest h²: below it an image says nothing."""
 EMPTY_ODDS = 0.1 / 0.9
 """Odds, before the templates are looked at, that an image holds no particle."""
 
@@ -34,7 +40,8 @@ def robust_deviations(values: Float[Tensor, "N b"]) -> Float[Tensor, "N b"]:
 def energy_outliers(data: ParticleModes, radius: float) -> Bool[Tensor, "N"]:
     """Which images have more energy at some resolution than views of the particle have.
 
-    The energy of an image in a band of frequencies is ``Σ|Y|² / Σh²``, which is the same for all images of noise.
+    The energy of an image in a band of frequencies is ``Σ|Y|² / Σh²``, which is the same for all images of noise; in
+    the lowest one also ``Σ|Y|²/h²``, that of the image as it is (:data:`BRIGHT`).
 
     Args:
         data: the particles.
@@ -51,7 +58,9 @@ def energy_outliers(data: ParticleModes, radius: float) -> Bool[Tensor, "N"]:
         dim=1,
     )
     tiny = torch.finfo(energies.dtype).tiny
-    return (robust_deviations(energies.clamp(min=tiny).log()) > FAR).any(1)
+    far = (robust_deviations(energies.clamp(min=tiny).log()) > FAR).any(1)
+    plain = (power / weight.clamp(min=FAINTEST * float(weight.max())))[:, band == 0].sum(1, keepdim=True)
+    return far | (robust_deviations(plain.pow(1 / 3)) > BRIGHT)[:, 0]
 
 
 def outlier_odds(certain: Bool[Tensor, "N"]) -> Float[Tensor, "N"]:
