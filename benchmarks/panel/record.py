@@ -23,6 +23,11 @@ from plan import Trial
 RECORD = "record.json"
 STATISTICS, INLIER = "particle_statistics.csv", "inlier_probability"
 """File of a run with a row for every particle, and its column: of being a view. Older versions write no such file."""
+WITNESSES = (
+    "probability_right", "particle_log_likelihood", "correlation_beyond_search", "starts_agreement",
+    "search_resolution_A", "scf_star",
+)  # fmt: skip
+"""What a run's summary says for its map or against it, beside the half-maps' resolution (confidence.py)."""
 LIKELY = 0.5
 """Probability below which a particle had no part in the map: it is flagged."""
 POLL_S = 0.2
@@ -155,7 +160,9 @@ def _what_was_found(folder: Path, known: list[float], shared: Path) -> dict[str,
         answers.append({**found, "known_fsc05_A": known_A})
     best = min(answers, key=lambda answer: answer["fsc05_A"] / answer["known_fsc05_A"])
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    told = {name: summary.get(name) for name in ("checks", "half_maps_fsc0143_A", "half_sets", "diameter_A")}
+    told = {
+        name: summary.get(name) for name in ("checks", "half_maps_fsc0143_A", "half_sets", "diameter_A", *WITNESSES)
+    }
     told["checks"] = told["checks"] or summary.get("warnings", [])  # as version 0.1 called them
     return {**best, **told, **outliers(run / STATISTICS, np.load(particles / "class.npy"))}
 

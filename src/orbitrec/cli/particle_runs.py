@@ -92,7 +92,7 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
 
     from orbitrec.cli.messages import for_command_line
     from orbitrec.report.fsc_curves import resolution_text
-    from orbitrec.report.page_facts import handedness_text
+    from orbitrec.report.page_facts import confidence_text, handedness_text
     from orbitrec.report.summary import Handedness
 
     halves, truth = summary.half_maps, summary.truth
@@ -109,6 +109,8 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
         "time": f"{summary.total_seconds:.0f} s"
         + ("" if summary.peak_memory_GiB is None else f", peak memory {summary.peak_memory_GiB:.2f} GiB"),
     }
+    if (told := summary.confidence) is not None:
+        rows = {"the map is right": confidence_text(told)} | rows
     if (found := summary.directions) is not None:
         rows["by direction"] = (
             f"{resolution_text(found.finest_A, 2)} to {resolution_text(found.coarsest_A, 2)}, cFAR {found.cfar:.2f}; "

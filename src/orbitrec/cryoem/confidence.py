@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+import torch
+
+from orbitrec.evaluation.fsc import FSC
+
 FURTHEST = 1.25
 """Frequencies up to this many times the finest of the search are beyond it."""
-UNSURE, DOUBTFUL = 0.9, 0.5
-"""Probabilities below which a run says that its map may be wrong, and that it probably is."""
+SURE, DOUBTFUL = 0.9, 0.5
+"""Probabilities from which on a map is called right, and below which a run says that it is probably wrong."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class Witnesses:
     """What speaks for a map or against it.
 
     Attributes:
-        log_likelihood: of one particle, mean over those that are views, over that of no signal.
-        beyond: mean correlation of the half-maps, within the mask and corrected for it, at frequencies up to
-            :data:`FURTHEST` beyond the search. Poses did not see these, so noise cannot agree there.
+        log_likelihood: of one particle over that of no signal, mean over those that are views.
+        beyond: mean correlation of the half-maps, corrected for the mask, at frequencies up to :data:`FURTHEST` times
+            the finest of the search. Poses did not see these, so noise cannot agree there.
         resolved: logarithm of the finest resolution of the search over the half-maps' at 0.143.
         starts: the largest correlation of another start's map with the chosen one.
         scf_star: how evenly views sample Fourier space, SCF*.
@@ -43,14 +47,20 @@ class Witnesses:
             "log of the log-likelihood": math.log(max(self.log_likelihood, 1.0)),
             "correlation beyond the search": self.beyond,
             "log of search over resolution": min(max(self.resolved, -1.0), 1.0),
-            "agreement of starts": -math.log1p(-min(self.starts, 0.99)),
+            "starts, -log(1 - correlation)": -math.log1p(-min(self.starts, 0.99)),
             "log of SCF*": math.log(max(self.scf_star, 0.01)),
         }
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted logistic regression: its intercept, the weight of each term, and the number of runs it is fitted to."""
+    """A fitted logistic regression.
+
+    Attributes:
+        intercept: of the log odds.
+        weights: of :meth:`Witnesses.terms`, by name.
+        runs: how many it is fitted to.
+    """
 
     intercept: float
     weights: Mapping[str, float]
@@ -59,11 +69,41 @@ class Calibration:
     def probability(self, witnesses: Witnesses) -> float:
         """That the map is right."""
         terms = witnesses.terms()
-        sum_ = self.intercept + sum(weight * terms[name] for name, weight in self.weights.items())
-        return 1 / (1 + math.exp(-sum_)) if sum_ > -700 else 0.0
+        return _sigmoid(self.intercept + sum(weight * terms[name] for name, weight in self.weights.items()))
 
 
 @cache
 def calibration() -> Calibration:
-    """The one that this version was shipped with."""
+    """The calibration that this version comes with."""
     return Calibration(**json.loads(files(__package__).joinpath("calibration.json").read_text(encoding="utf-8")))
+
+
+def correlation_beyond(curve: FSC, k_max: float) -> float:
+    """Mean correlation of half-maps on the shells from ``k_max`` (radians per pixel) to :data:`FURTHEST` times it.
+
+    Of the last shell where there is none, since the search went to the end of the curve.
+    """
+    beyond = (curve.frequency > k_max) & (curve.frequency <= FURTHEST * k_max)
+    return float(curve.value[beyond].mean() if bool(beyond.any()) else curve.value[-1])
+
+
+def verdict(probability: float) -> str:
+    """The probability in words."""
+    if probability >= SURE:
+        return "right"
+    return "probably wrong" if probability < DOUBTFUL else "uncertain"
+
+
+def doubt(probability: float) -> list[str]:
+    """A sentence where the map may be wrong, with what to try; none where it is called right."""
+    if probability >= SURE:
+        return []
+    begins = "This map is probably wrong" if probability < DOUBTFUL else "This map may be wrong"
+    return [
+        f"{begins}: of maps with such likelihood, half-maps, starts and views {100 * probability:.0f} % are right. Try "
+        "more or cleaner particles (`orbitrec classify2d`), other seeds, the symmetry or the diameter if you know them."
+    ]
+
+
+def _sigmoid(x: float) -> float:
+    return float(torch.sigmoid(torch.tensor(x, dtype=torch.float64)))

@@ -22,8 +22,8 @@ FAR = 4.0
 and contrasts of clean and of crowded particles stay below 4.3; thickness of ice is part of what they vary by."""
 BRIGHT = 3.0
 """The same for the cube root of the energy below the first of the bands, of the images as they are. It is nearly normal
-(Wilson and Hilferty, PNAS 17, 1931); of views of the particle one in two hundred at most was beyond. The CTF lets hardly
-anything of a view pass there, which the bands' weights make up for, but contamination need not be seen through it."""
+(Wilson and Hilferty, PNAS 17, 1931); of views of the particle at most one in two hundred was beyond. The CTF lets little
+of a view pass there, which the bands' weights make up for, but contamination need not be seen through it."""
 FAINTEST = 1e-6
 """Of the largest h²: below it an image says nothing."""
 EMPTY_ODDS = 0.1 / 0.9

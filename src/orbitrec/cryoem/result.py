@@ -1,5 +1,6 @@
 """The last steps of every run on particles: half-sets, refined poses, the map, and the result."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from orbitrec.cryoem.checks import Evidence, quality_checks
+from orbitrec.cryoem.confidence import Witnesses, correlation_beyond
 from orbitrec.cryoem.config import SearchConfig, fewest_images
 from orbitrec.cryoem.image_statistics import ImageStatistics
 from orbitrec.cryoem.pose_refinement import FittedPoses, Poses, refine_poses
@@ -50,6 +52,8 @@ class PosedMap:
         symmetry: the group that was imposed, and how symmetric the map was before; None without a symmetry.
         sampling: how evenly the slices of the views sample Fourier space.
         conical_fsc: the half-maps' correlation in each direction, within the mask.
+        witnesses: what speaks for the map or against it; None where there was but one start, as in a refinement, or a
+            symmetry under which all starts are alike.
         history: every step of the search.
         seconds: of each part of the run.
         image_statistics: of the images, before the run.
@@ -70,6 +74,7 @@ class PosedMap:
     symmetry: SymmetryCheck | None
     sampling: FourierSampling
     conical_fsc: ConicalFSC
+    witnesses: Witnesses | None
     history: list[HistoryRow]
     seconds: dict[str, float]
     image_statistics: ImageStatistics
@@ -259,8 +264,25 @@ class Session:
             symmetry=symmetry,
             sampling=sampling,
             conical_fsc=conical,
+            witnesses=_witnesses(evidence, poses.statistics, level.bandwidth / radius),
             history=self.run.history,
             seconds=self.run.timers,
             image_statistics=self.image_statistics,
             checks=[*told_copies(self.stack, halves), *quality_checks(evidence)],
         )
+
+
+def _witnesses(evidence: Evidence, statistics: ParticleStatistics, k_max: float) -> Witnesses | None:
+    """What a search to the frequency ``k_max`` knows of its map (:attr:`PosedMap.witnesses`)."""
+    others = [each for each in evidence.selection.candidates if each.start != evidence.selection.chosen]
+    if not others or evidence.selection.level.basis.group.polyhedral:
+        return None
+    curve, views = evidence.combined.masked.corrected, statistics.inlier_probability > LIKELY
+    search_A = 2 * math.pi * evidence.pixel_size_A / k_max
+    return Witnesses(
+        log_likelihood=float(statistics.log_likelihood[views].double().mean()) if bool(views.any()) else 0.0,
+        beyond=correlation_beyond(curve, k_max),
+        resolved=math.log(search_A / min(curve.cutoff_A(0.143, evidence.pixel_size_A), 1e9)),
+        starts=max(each.agreement for each in others),
+        scf_star=evidence.sampling.scf_star,
+    )

@@ -1,8 +1,9 @@
 """What the page of a run says in words and numbers."""
 
+from orbitrec.cryoem.confidence import verdict
 from orbitrec.report.fsc_curves import resolution_text
 from orbitrec.report.run_files import RunFiles
-from orbitrec.report.summary import HalfSetKind, Handedness, Summary
+from orbitrec.report.summary import Confidence, HalfSetKind, Handedness, Summary
 
 Facts = dict[str, str]
 
@@ -11,6 +12,8 @@ def tile_facts(run: RunFiles) -> Facts:
     """The few numbers that head the page."""
     summary = run.summary
     tiles = {"particles": f"{summary.particles:,}"}
+    if summary.confidence is not None:
+        tiles["the map is right"] = f"{100 * summary.confidence.probability:.0f} %"
     if summary.truth is not None:
         tiles["FSC 0.5 with the truth"] = resolution_text(summary.truth.fsc05_A)
     tiles["half-maps, FSC 0.143"] = resolution_text(summary.half_maps.fsc0143_A)
@@ -47,6 +50,15 @@ def assumed_facts(summary: Summary) -> Facts:
         "noise": "its spectrum taken from the corners of the images",
         "seed": f"{summary.seed}; {_repeatability(summary)} this map again",
     }
+
+
+def confidence_text(found: Confidence) -> str:
+    """The probability that the map is right, and what says so."""
+    return (
+        f"with a probability of {100 * found.probability:.0f} %: {verdict(found.probability)} (log-likelihood of a "
+        f"particle {found.log_likelihood:.1f}, half-maps just beyond the search {found.beyond:.2f}, nearest other "
+        f"start {found.starts:.2f})"
+    )
 
 
 def handedness_text(handedness: Handedness) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orbitrec import __version__
+from orbitrec.cryoem.confidence import calibration, doubt
 from orbitrec.cryoem.config import SearchConfig
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.cryoem.search.multi_start import Selection
@@ -28,6 +29,7 @@ from orbitrec.report.fsc_tables import fsc_blocks, fsc_rows
 from orbitrec.report.page import REPORT, write_report
 from orbitrec.report.run_files import CURVES, HISTORY, STATISTICS, SUMMARY, write_conical_fsc, write_views
 from orbitrec.report.summary import (
+    Confidence,
     Contrast,
     Directions,
     HalfMaps,
@@ -190,6 +192,8 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
     """
     pixel, statistics = stack.pixel_size_A, result.image_statistics
     notes = statistics.notes(result.inverted, diameter_given=config.diameter_A is not None)
+    confidence = _confidence(result)
+    doubts = [] if confidence is None else doubt(confidence.probability)
     return Summary(
         orbitrec=__version__,
         input=printable(stack.table.path),
@@ -199,7 +203,7 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         dialect=stack.table.dialect,
         posed=_posed_name(stack),
         ctf=stack.ctf is not None,
-        checks=(*result.checks, *notes, *_ignored(stack, result), *_doubtful(stack)),
+        checks=(*doubts, *result.checks, *notes, *_ignored(stack, result), *_doubtful(stack)),
         seed=config.seed,
         threads=torch.get_num_threads(),
         device=config.device,
@@ -212,6 +216,7 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
             result.conical_fsc.area_ratio,
             *result.conical_fsc.extremes_A(pixel),
         ),
+        confidence=confidence,
         shift_spread_px=result.shift_spread_px,
         contrast=Contrast.DARK if result.inverted else Contrast.BRIGHT,
         contrast_of_images=Contrast(statistics.contrast_text()),
@@ -224,6 +229,13 @@ def summary_of(stack: ParticleStack, config: SearchConfig, result: PosedMap, tru
         seconds=result.seconds | {"total": sum(result.seconds.values())},
         peak_memory_GiB=peak_GiB(),
     )
+
+
+def _confidence(result: PosedMap) -> Confidence | None:
+    found = result.witnesses
+    if found is None:
+        return None
+    return Confidence(calibration().probability(found), found.log_likelihood, found.beyond, found.starts)
 
 
 def _half_maps(stack: ParticleStack, result: PosedMap) -> HalfMaps:

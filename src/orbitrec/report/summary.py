@@ -149,6 +149,24 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """Whether the map is right, and what says so beside the half-maps and the views.
+
+    Attributes:
+        probability: that its FSC 0.5 with the truth is at most twice that of known poses, calibrated on runs whose
+            truth is known.
+        log_likelihood: of one particle over that of no signal, mean over those that are views.
+        beyond: mean correlation of the half-maps just beyond the resolution of the search.
+        starts: the largest correlation of another start's map with the chosen one.
+    """
+
+    probability: float
+    log_likelihood: float
+    beyond: float
+    starts: float
+
+
+@dataclass(frozen=True)
 class Summary:
     """The facts of a run.
 
@@ -169,6 +187,7 @@ class Summary:
         search_resolution_A: finest resolution in Å of the search for poses.
         half_maps: how far the maps of two half-sets agree.
         directions: how evenly the views cover the particle; None in runs that did not look.
+        confidence: whether the map is right; None in runs that cannot tell.
         shift_spread_px: standard deviation of the shifts along x and y, in pixels.
         contrast: what the map was made with.
         contrast_of_images: what the images showed before.
@@ -198,6 +217,7 @@ class Summary:
     search_resolution_A: float
     half_maps: HalfMaps
     directions: Directions | None
+    confidence: Confidence | None
     shift_spread_px: float
     contrast: Contrast
     contrast_of_images: Contrast
@@ -296,6 +316,12 @@ _FLAT = {
         "finest_A": "finest_direction_A",
         "coarsest_A": "coarsest_direction_A",
     },
+    "confidence": {
+        "probability": "probability_right",
+        "log_likelihood": "particle_log_likelihood",
+        "beyond": "correlation_beyond_search",
+        "starts": "starts_agreement",
+    },
     "truth": {
         "path": "truth",
         "fsc05_A": "fsc05_A",
@@ -305,7 +331,7 @@ _FLAT = {
     },
 }
 """Nested records whose parts lie flat in JSON, where scripts look for them: part → key."""
-_ABSENT = {"directions": "scf_star", "truth": "truth"}
+_ABSENT = {"directions": "scf_star", "confidence": "probability_right", "truth": "truth"}
 """Those that a run may lack, and the key that tells."""
 _LATER = {"half_sets_agreement", "symmetry_kept"}
 """Keys that files of this format did not have from the beginning; what they name may be None."""
