@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from orbitrec.cryoem.confidence import DOUBTFUL, calibration
 from orbitrec.cryoem.config import AbInitioConfig, Schedule
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.result import PosedMap, half_sets
@@ -97,6 +98,19 @@ def test_result_says_what_was_done(model, stack):
     assert steps[Stage.MARCHING, "", finest] == list(range(1, 6))  # a pass is five batches at least
     assert all(a.seconds <= b.seconds for a, b in pairwise(model.history))
     assert finest == pytest.approx(model.search_resolution_A, rel=0.1)
+
+
+def test_a_map_of_noise_is_probably_wrong_and_that_of_the_phantom_is_not(model, stack, tmp_path):
+    noise = torch.randn(COUNT, N, N, generator=torch.Generator().manual_seed(2))
+    with StackWriter(tmp_path / "noise.mrcs", COUNT, N, PIXEL_A) as writer:
+        writer.write(noise)
+    write_star(tmp_path / "noise.star", particle_tables("noise.mrcs", COUNT, N, PIXEL_A, ctf=stack.ctf))
+    found = initial_model(ParticleStack.open(tmp_path / "noise.star"), CONFIG).witnesses
+    assert found is not None
+    assert model.witnesses is not None
+    assert calibration().probability(found) < DOUBTFUL < calibration().probability(model.witnesses)
+    assert found.log_likelihood < 0.2 * model.witnesses.log_likelihood
+    assert model.witnesses.starts == min(each.agreement for each in model.selection.candidates)  # two were followed
 
 
 def test_progress_rises_to_one(model, told):

@@ -32,6 +32,7 @@ from orbitrec.report.page import write_report
 from orbitrec.report.page_facts import assumed_facts
 from orbitrec.report.run_files import RunFiles, write_conical_fsc, write_views
 from orbitrec.report.summary import (
+    Confidence,
     Contrast,
     Directions,
     HalfMaps,
@@ -63,7 +64,7 @@ def summary(stack):
         pixel_size_A=stack.pixel_size_A, dialect="RELION 3.1", posed="particles.star", ctf=True, checks=(CHECK,),
         seed=1, threads=1, device="cpu", diameter_A=80.0, search_resolution_A=14.0,
         half_maps=HalfMaps(HalfSetKind.ONE_REFERENCE, HalfSetOrigin.EVERY_OTHER, math.inf, 12.0),
-        directions=Directions(0.93, 0.02, 0.61, 9.0, 11.0),
+        directions=Directions(0.93, 0.02, 0.61, 9.0, 11.0), confidence=Confidence(0.84, 21.5, 0.12, 0.91),
         shift_spread_px=1.0, contrast=Contrast.BRIGHT, contrast_of_images=Contrast.UNCLEAR,
         handedness=Handedness.AS_FOUND, symmetry="C1", symmetry_score=None, symmetry_kept=None,
         starts=(
@@ -166,6 +167,7 @@ def test_the_page_holds_everything(run):
         "240",
         "32 px = 128 Å",
         "none (FSC 0.143",
+        "with a probability of 84 %: uncertain",
         "117 min",
         "2 – became the map",
         "Views: SCF* 0.93",

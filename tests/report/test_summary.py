@@ -16,6 +16,7 @@ from orbitrec.report.history import read_history
 from orbitrec.report.run_files import RunFiles
 from orbitrec.report.summary import (
     FORMAT,
+    Confidence,
     Contrast,
     Directions,
     HalfMaps,
@@ -39,7 +40,7 @@ def summary():
         orbitrec="0", input="p.star", particles=500, box_px=32, pixel_size_A=3.0, dialect="cryoSPARC",
         posed="particles.cs", ctf=False, checks=("one", "two"), seed=4, threads=2, device="cuda:0", diameter_A=60.0,
         search_resolution_A=12.0, half_maps=HalfMaps(HalfSetKind.INDEPENDENT, HalfSetOrigin.INPUT, 8.0, math.inf),
-        directions=Directions(0.8, 0.01, 0.4, 7.0, math.inf),
+        directions=Directions(0.8, 0.01, 0.4, 7.0, math.inf), confidence=Confidence(0.7, 12.0, 0.1, 0.9),
         shift_spread_px=1.5, contrast=Contrast.DARK, contrast_of_images=Contrast.UNCLEAR,
         handedness=Handedness.MIRRORED, symmetry="D2", symmetry_score=0.9, symmetry_kept=0.98,
         starts=(StartSummary(StartSource.MOMNET, 3.0, 0.5, True), StartSummary(StartSource.RANDOM, 2.0, None, False)),
@@ -52,10 +53,11 @@ def test_what_is_written_is_what_is_read(summary):
     text = summary.to_json()
     assert Summary.from_json(text) == summary
     without = replace(
-        summary, truth=None, directions=None, symmetry_score=None, symmetry_kept=None, starts=(), checks=()
-    )
+        summary, truth=None, directions=None, confidence=None, symmetry_score=None, symmetry_kept=None, starts=(),
+        checks=(),
+    )  # fmt: skip
     assert Summary.from_json(without.to_json()) == without
-    assert not {"truth", "scf_star"} & json.loads(without.to_json()).keys()
+    assert not {"truth", "scf_star", "probability_right"} & json.loads(without.to_json()).keys()
 
 
 def test_scripts_find_the_numbers_where_they_were(summary):
@@ -64,6 +66,8 @@ def test_scripts_find_the_numbers_where_they_were(summary):
     expected = {
         "fsc05_A": 9.0, "fsc0143_A": None, "correlation": 0.8, "mirrored": True, "truth": "truth.mrc",
         "half_maps_fsc0143_A": 8.0, "half_maps_unmasked_fsc0143_A": None, "half_sets": "independent",
+        "probability_right": 0.7, "particle_log_likelihood": 12.0, "correlation_beyond_search": 0.1,
+        "starts_agreement": 0.9,
         "scf_star": 0.8, "unsampled": 0.01, "cfar": 0.4, "finest_direction_A": 7.0, "coarsest_direction_A": None,
         "diameter_A": 60.0, "search_resolution_A": 12.0, "seconds": {"read": 1.0, "total": 2.0},
         "peak_memory_GiB": 0.5, "particles": 500, "checks": ["one", "two"], "format": FORMAT,

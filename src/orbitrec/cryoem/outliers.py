@@ -21,9 +21,10 @@ FAR = 4.0
 """Robust standard deviations of log energies above the median beyond which an image is no view of the particle. Views
 and contrasts of clean and of crowded particles stay below 4.3; thickness of ice is part of what they vary by."""
 BRIGHT = 3.0
-"""The same for the cube root of the energy below the first of the bands, of the images as they are. It is nearly normal
-(Wilson and Hilferty, PNAS 17, 1931); of views of the particle at most one in two hundred was beyond. The CTF lets little
-of a view pass there, which the bands' weights make up for, but contamination need not be seen through it."""
+"""The same for the cube root of the energy below the first of the bands, of the images as they are. It is nearly
+normal (Wilson and Hilferty, PNAS 17, 1931); of views of the particle at most one in two hundred was beyond. The CTF
+lets little of a view pass there, which the weights of the bands make up for; contamination is not always seen through
+it."""
 FAINTEST = 1e-6
 """Of the largest h²: below it an image says nothing."""
 EMPTY_ODDS = 0.1 / 0.9

@@ -6,6 +6,10 @@ from orbitrec.report.run_files import RunFiles
 from orbitrec.report.summary import Confidence, HalfSetKind, Handedness, Summary
 
 Facts = dict[str, str]
+CALIBRATED = (
+    "Right is a map that agrees with the truth (FSC 0.5) to at least half the resolution that known poses would give; "
+    "the probability is calibrated on simulated runs whose truth is known, many of them wrong."
+)
 
 
 def tile_facts(run: RunFiles) -> Facts:
@@ -76,11 +80,13 @@ def resolution_sentences(run: RunFiles) -> list[str]:
         else "The poses of both halves were found with one reference, so this says how far the map is reproducible; "
         "how far it is right it does not say."
     )
-    sentences = [
+    told = run.summary.confidence
+    sentences = [] if told is None else [f"The map is right {confidence_text(told)}. {CALIBRATED}"]
+    sentences.append(
         f"The maps of two halves of the particles agree to {resolution_text(halves.fsc0143_A)} (FSC 0.143, within the "
         "mask and corrected for its effect on the correlation; "
         f"{resolution_text(halves.unmasked_fsc0143_A)} without a mask). {worth}"
-    ]
+    )
     if truth is not None:
         sentences.append(
             f"With the truth that was given: FSC 0.5 at {resolution_text(truth.fsc05_A)}, 0.143 at "
