@@ -1,6 +1,7 @@
 """The panel of molecules: what it plans, how it judges, that it goes on, and a small one from end to end."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from orbitrec.errors import InputError
 PANEL = Path(__file__).resolve().parents[2] / "benchmarks" / "panel"
 sys.path.insert(0, str(PANEL))
 
+import confidence  # noqa: E402
 import particles  # noqa: E402
 import rates  # noqa: E402
 import record  # noqa: E402
@@ -107,6 +109,20 @@ def test_a_panel_that_cannot_be(small, old, new, said):
         Plan.read(small)
 
 
+def test_a_mixture_has_the_maps_that_are_next_in_its_half(small):
+    maps = '["blob", "bar", "cube"]'
+    text = SMALL.replace('["blob"]', maps).replace("snr = 0.1 }", "snr = 0.1 }\nspecies = 2")
+    small.write_text(text.replace('maps = ["rod"]', f"maps = {maps}"), encoding="utf-8")
+    trials = [trial for trial in Plan.read(small).trials() if trial.condition.name == "hard"]
+    assert [(trial.map, trial.others) for trial in trials] == [
+        ("bar", ("blob",)),
+        ("blob", ("cube",)),
+        ("cube", ("bar",)),
+    ]
+    assert trials[0].condition.settings()["species"] == 2
+    assert "species" not in Plan.read(FILE).conditions["clean"].settings()  # records of before are of these settings
+
+
 def test_interval_is_wilson_s():
     """The closed form, and what it gives where nothing or everything succeeds: z²/(n + z²)."""
     z, n, k = 1.959964, 14, 12
@@ -183,6 +199,59 @@ def test_ice_behind_projections_has_the_snr_that_was_asked(tmp_path):
     assert outside.var() == pytest.approx(1, abs=5 * (2 * 10 / outside.size) ** 0.5)
     assert inside.var() - outside.var() == pytest.approx(0.25, abs=5 * (4 * 10 / inside.size) ** 0.5)
     assert len({image[0].tobytes() for image in images}) > 300  # places, turns and mirrors differ
+
+
+def told(likelihood, right, half):
+    """A record of a run whose likelihood alone says whether it is right."""
+    witnesses = {"particle_log_likelihood": likelihood, "correlation_beyond_search": 0.1, "starts_agreement": 0.9}
+    more = {"search_resolution_A": 15.0, "half_maps_fsc0143_A": None, "scf_star": 0.5}
+    return a_record(10.0 if right else 30.0, half=half, **witnesses, **more)
+
+
+def several(half, seed, count=3000):
+    """Runs that are right with the odds (likelihood / 20)³."""
+    generator = np.random.default_rng(seed)
+    likelihood = np.exp(generator.normal(np.log(20), 0.7, count))
+    odds = (likelihood / 20) ** 3
+    right = generator.uniform(size=count) < odds / (1 + odds)
+    return [told(float(x), bool(y), half) for x, y in zip(likelihood, right, strict=True)]
+
+
+def test_a_calibration_is_the_odds_that_runs_were_drawn_with(tmp_path):
+    panel = {"right": 2.0, "runs": [*several("tuning", 1), *several("held out", 2), a_record(None, reason="killed")]}
+    (tmp_path / "panel.json").write_text(json.dumps(panel), encoding="utf-8")
+    written = {f"--{name}": tmp_path / f"{name}.out" for name in ("calibration", "json")}
+    chart = ["--chart", str(tmp_path / "chart.png")]
+    words = [str(word) for pair in written.items() for word in pair]
+    assert confidence.main([str(tmp_path / "panel.json"), *words, *chart]) == 0
+    found = confidence.Calibration(**json.loads(written["--calibration"].read_text()))
+    for likelihood in (10.0, 20.0, 35.0):
+        odds = (likelihood / 20) ** 3
+        probability = found.probability(confidence.witnesses_of(told(likelihood, True, "tuning")))
+        # 3000 runs tell the log odds here to about 0.1, which is at most 0.025 of a probability.
+        assert probability == pytest.approx(odds / (1 + odds), abs=4 * 0.025)
+    test = json.loads(written["--json"].read_text())["held out"]
+    assert test["runs"] == 3000
+    # Every bin of the curve is right as often as it says, within four standard errors.
+    for point in test["curve"]:
+        p, n = point["mean_probability"], point["runs"]
+        assert abs(point["right"] / n - p) < 4 * math.sqrt(p * (1 - p) / n) + 0.02
+    assert (tmp_path / "chart.png").stat().st_size > 5000
+
+
+def test_the_score_of_a_test_is_brier_s():
+    probability, right = np.array([0.95, 0.95, 0.4, 0.05]), np.array([True, False, True, False])
+    found = confidence.tested(probability, right)
+    assert found["brier"] == pytest.approx((0.05**2 + 0.95**2 + 0.6**2 + 0.05**2) / 4)
+    assert (found["called_right"], found["called_right_and_wrong"], found["right_and_called_so"]) == (2, 1, 1)
+    assert [point["runs"] for point in found["curve"]] == [1, 1, 2]
+
+
+def test_a_half_without_wrong_runs_calibrates_nothing(tmp_path, capsys):
+    runs = [told(30.0, True, half) for half in ("tuning", "held out") for _ in range(3)]
+    (tmp_path / "panel.json").write_text(json.dumps({"right": 2.0, "runs": runs}), encoding="utf-8")
+    assert confidence.main([str(tmp_path / "panel.json")]) == 2
+    assert "runs that are wrong" in capsys.readouterr().err
 
 
 STUB = """
