@@ -75,7 +75,7 @@ class Calibration:
 @cache
 def calibration() -> Calibration:
     """The calibration that this version comes with."""
-    return Calibration(**json.loads(files(__package__).joinpath("calibration.json").read_text(encoding="utf-8")))
+    return Calibration(**json.loads(files("orbitrec.cryoem").joinpath("calibration.json").read_text(encoding="utf-8")))
 
 
 def correlation_beyond(curve: FSC, k_max: float) -> float:
