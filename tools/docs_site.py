@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer.main
 from mkdocs.config.defaults import MkDocsConfig
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks" / "panel")]  # mkdocs runs this file by its path
 
 import api_reference  # noqa: E402
+import confidence  # noqa: E402
 import rates  # noqa: E402
 import run_tutorials  # noqa: E402
 import thesis_tables  # noqa: E402
@@ -31,8 +33,10 @@ COMMANDS = "commands.md"
 CONTRIBUTING = "contributing.md"
 SIZES = "<!-- rooms -->"
 """Stands in a page where the table that ``tools/house_report.py`` wrote is to be."""
-PANEL = "<!-- panel -->"
-"""Stands in a page where the success rates that ``benchmarks/panel`` wrote to ``results/panel.json`` are to be."""
+PANEL = re.compile("<!-- panel (\\w+) -->")
+"""Stands in a page where the success rates that ``benchmarks/panel`` wrote to a file of ``results`` are to be."""
+CONFIDENCE = "<!-- confidence -->"
+"""Stands in a page where the test that ``benchmarks/panel/confidence.py`` wrote is to be."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -65,15 +69,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def _result(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A tutorial with what its code printed below each block; the sizes of rooms and results where asked for."""
     address = Path(page.file.src_uri)
     if address.parent.name == "tutorials":
         return run_tutorials.with_outputs(markdown, address.stem)
     markdown = thesis_tables.with_tables(markdown, Path(config.docs_dir) / address.parent)
-    if PANEL in markdown:
-        panel = json.loads((ROOT / "docs" / "results" / "panel.json").read_text(encoding="utf-8"))
-        markdown = markdown.replace(PANEL, rates.as_markdown(panel))
+    markdown = PANEL.sub(lambda found: rates.as_markdown(_result(found[1])), markdown)
+    if CONFIDENCE in markdown:
+        markdown = markdown.replace(CONFIDENCE, confidence.as_markdown(_result("confidence")))
     by_rooms_of_now, _, _ = (ROOT / "docs" / "results" / "rooms.txt").read_text(encoding="utf-8").partition("By the")
     return markdown.replace(SIZES, by_rooms_of_now)
 
