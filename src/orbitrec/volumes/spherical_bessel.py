@@ -32,7 +32,7 @@ HALVINGS = 50
 def bessel_zeros(max_value: float) -> list[np.ndarray]:
     """Positive zeros of j_l up to ``max_value``, for l = 0, 1, … until there is none.
 
-    Zeros of j_{l+1} interlace those of j_l, so each is bracketed by its neighbours below, and halving finds all at once.
+    Zeros of j_{l+1} interlace those of j_l, so each is bracketed by its neighbours below: halving finds all at once.
     """
     count = int(max_value / math.pi) + 2
     below = math.pi * np.arange(1, count + int(max_value) + 3)
