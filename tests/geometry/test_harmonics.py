@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
+from scipy.special import sph_harm_y
 
 from orbitrec.geometry.harmonics import (
     degree_of,
@@ -49,3 +51,18 @@ def test_phases_are_exact_powers():
     phases = harmonic_phases(7)
     assert phases[harmonic_index(1, 0)] == -1j
     assert phases[harmonic_index(2, -2)] == -1
+
+
+def test_harmonics_are_those_of_scipy_to_high_degree_at_the_poles_and_at_the_origin():
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    points[:4] = torch.tensor([[0, 0, 2.0], [0, 0, -1.0], [1e-9, 0, 1.0], [0, 0, 0]])
+    y, (theta, phi) = real_spherical_harmonics(points, 60), _angles(points)
+    for l, m in [(0, 0), (1, -1), (1, 1), (2, 1), (37, 0), (60, 3), (60, -31), (60, 60)]:
+        value = sph_harm_y(l, abs(m), theta, phi) * (1 if m == 0 else math.sqrt(2) * (-1) ** m)
+        expected = torch.from_numpy(value.imag if m < 0 else value.real)
+        assert torch.allclose(y[:, harmonic_index(l, m)], expected, atol=1e-12)
+
+
+def _angles(points: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    x, y, z = points.numpy().T
+    return np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)

@@ -8,6 +8,7 @@ import typer
 from orbitrec.cli.options.devices import Device, usable
 from orbitrec.cli.options.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.cli.options.solver_names import SolverName
+from orbitrec.cli.options.threads import Threads
 from orbitrec.cli.particle_runs import (
     AsJson,
     Flip,
@@ -67,6 +68,7 @@ def abinitio(
     flip: Flip = False,
     truth: Truth = None,
     device: Device = "cpu",
+    threads: Threads = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:

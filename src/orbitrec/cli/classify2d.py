@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orbitrec.cli.options.inputs import Datadir, Diameter, NoCTF, Particles, Passthrough, PixelSize
+from orbitrec.cli.options.threads import Threads
 from orbitrec.cli.particle_runs import AsJson, Output, Resume, Seed, ShiftPx, progress, settings, shared_run
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def classify2d(
     datadir: Datadir = None,
     pixel_size: PixelSize = None,
     passthrough: Passthrough = None,
+    threads: Threads = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:

@@ -34,6 +34,7 @@ from orbitrec.cli import (
 )
 from orbitrec.cli.messages import say
 from orbitrec.errors import InputError
+from orbitrec.runtime.memory import keep_freed_memory
 
 # Read once, when torch loads: threads that spin while they wait slow every step wherever another program has work for
 # the same cores.
@@ -114,6 +115,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that has no Å shows a question mark
             stream.reconfigure(errors="replace")
+    keep_freed_memory()
     try:
         app(ordered)
     except Exception as error:

@@ -67,7 +67,8 @@ def settings(command: str, given: dict[str, object]) -> dict[str, object]:
     from orbitrec import __version__
     from orbitrec.io.files import existing_file
 
-    kept = {key: value for key, value in given.items() if key not in ("output", "resume", "as_json", "truth", "device")}
+    without = ("output", "resume", "as_json", "truth", "device", "threads")
+    kept = {key: value for key, value in given.items() if key not in without}
     files = {key: value for key, value in kept.items() if isinstance(value, Path) and not os.path.isdir(value)}
     return {
         "command": command,

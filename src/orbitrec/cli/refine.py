@@ -9,6 +9,7 @@ from orbitrec.cli.messages import say
 from orbitrec.cli.options.devices import Device, usable
 from orbitrec.cli.options.inputs import Datadir, Diameter, Invert, NoCTF, Particles, Passthrough, PixelSize
 from orbitrec.cli.options.solver_names import SolverName
+from orbitrec.cli.options.threads import Threads
 from orbitrec.cli.particle_runs import (
     AsJson,
     Flip,
@@ -49,6 +50,7 @@ def refine(
     flip: Flip = False,
     truth: Truth = None,
     device: Device = "cpu",
+    threads: Threads = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int, Shaped
-from scipy.special import sph_harm_y, sph_harm_y_all
+from scipy.special import sph_harm_y
 from torch import Tensor
 
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
@@ -56,16 +56,23 @@ def real_spherical_harmonics(points: Float[Tensor, "*shape 3"], degree: int) -> 
     m > 0, so that ``Y_1`` is (y, z, x) up to a positive factor.
     """
     x, y, z = points.to(torch.float64).cpu().numpy().reshape(-1, 3).T
-    theta, phi = np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
-    out = np.empty((len(x), harmonic_count(degree)))
-    table = sph_harm_y_all(degree, degree, theta, phi)
+    theta, turn = np.arctan2(np.hypot(x, y), z), np.exp(1j * np.arctan2(y, x))
+    cosine, sine, turned = np.cos(theta), np.sin(theta), np.ones_like(turn)
+    diagonal = np.full(len(x), 1 / math.sqrt(4 * math.pi))  # √2 times the normalised Legendre function P_mm, for m > 0
+    out = np.empty((harmonic_count(degree), len(x)))
     for m in range(degree + 1):
-        values = table[m:, m].T * (1 if m == 0 else math.sqrt(2) * (-1) ** m)
-        ls = np.arange(m, degree + 1)
-        out[:, ls * ls + ls + m] = values.real
         if m:
-            out[:, ls * ls + ls - m] = values.imag
-    return torch.from_numpy(out).reshape(*points.shape[:-1], -1)
+            diagonal = diagonal * sine * math.sqrt((2 * m + 1) / (2 * m) * (2 if m == 1 else 1))
+            turned = turned * turn
+        # Degrees l = m, m + 1, … by the recursion of three terms (Holmes and Featherstone 2002, eq. 11).
+        before, legendre, last = np.zeros_like(diagonal), diagonal, 0.0
+        for l in range(m, degree + 1):
+            out[harmonic_index(l, m)] = legendre * turned.real
+            if m:
+                out[harmonic_index(l, -m)] = legendre * turned.imag
+            factor = math.sqrt((4 * (l + 1) ** 2 - 1) / ((l + 1) ** 2 - m**2))
+            before, legendre, last = legendre, factor * (cosine * legendre - last * before), 1 / factor
+    return torch.from_numpy(out).mT.reshape(*points.shape[:-1], -1)
 
 
 def harmonic_phases(degree: int) -> Complex[Tensor, "lm"]:

@@ -17,14 +17,13 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from orbitrec.inference.significance import significant_samples
 from orbitrec.inference.template_bank import TemplateBank
 from orbitrec.runtime.distributed import summed
 
 T = TypeVar("T")
 
-SIGNIFICANT = 0.999
-"""Share of an observation's posterior that its significant samples hold, RELION's adaptive fraction."""
-CACHED, BUSY = 1 << 22, 1 << 28
+CACHED, BUSY = 1 << 21, 1 << 28
 """Bytes of scores held at once: as many as a processor's caches hold, and as many as keep any other device busy."""
 
 
@@ -89,27 +88,6 @@ def posterior(score: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Fl
     return score, (peak + total.log()).reshape(len(score))
 
 
-def significant_samples(p: Float[Tensor, "b ..."], share: float = SIGNIFICANT) -> Int[Tensor, "b"]:
-    """How many samples make up a share of each observation's posterior, the largest first.
-
-    Args:
-        p: posterior probabilities, which sum to 1 for each observation.
-        share: of the posterior, below 1.
-
-    Returns:
-        (b,) the fewest samples that together hold more than the share.
-    """
-    p = p.flatten(1)
-    # All samples below this together hold less than what may be left out, so that only the others need be sorted.
-    counted = p > (1 - share) / p.shape[1]
-    counts, rows = counted.sum(1), counted.nonzero()[:, 0]
-    place = torch.arange(len(rows), device=p.device) - (counts.cumsum(0) - counts)[rows]
-    largest = p.new_zeros(len(p), int(counts.max()))
-    largest[rows, place] = p[counted]
-    held = largest.sort(1, descending=True).values.cumsum(1)
-    return torch.minimum((held <= share).sum(1) + 1, counts)
-
-
 @dataclass
 class Statistics:
     """What EM needs of the data: sums over observations of posterior-weighted, rotated-back modes.
@@ -155,7 +133,7 @@ class Assignment:
         log_likelihood: (b,) log marginal likelihoods of the templates, over that of no signal at all.
         inlier: (b,) posterior probability that the observation is no outlier.
         max_probability: (b,) posterior of the most probable displacement, direction and angle.
-        significant: (b,) how many of these make up :data:`SIGNIFICANT` of the posterior; zeros if not counted.
+        significant: (b,) how many of these are significant (:func:`significant_samples`); zeros if not counted.
     """
 
     direction: Float[Tensor, "b c"]
@@ -229,7 +207,7 @@ def _scores(
     level = density[..., 0] - 0.5 * energy if bank.flat else -0.5 * energy
     products = products.contiguous()
     products[0, 0] += part.log_shift[:, None] + level[:, None]  # cos 0 = 1: the same at every angle
-    score = (bank.synthesis @ products.reshape(q * p, -1)).unflatten(1, (b, s, -1))
+    score = bank.synthesis.values(products.reshape(q * p, -1)).unflatten(1, (b, s, -1))
     if not bank.flat:
         score += density.movedim(-1, 0).reshape(len(score), -1, 1, score.shape[-1])
     return score
@@ -358,7 +336,7 @@ class Sums:
         weight = found.inlier * found.max_probability  # what is left of the posterior's normalisation
         repeated = weight.repeat_interleave(s)
         rows = rows * repeated
-        planes = (self.bank.synthesis.mT @ p.flatten(1)).unflatten(0, (q, -1))  # (q, p, bsc)
+        planes = self.bank.synthesis.adjoint(p.flatten(1)).unflatten(0, (q, -1))  # (q, p, bsc)
         by_direction = found.direction * found.inlier[:, None]
         if own is None:
             self.first.baddbmm_(rows.flatten(2), planes.reshape(q, -1, c))

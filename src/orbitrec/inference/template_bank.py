@@ -10,6 +10,9 @@ So scores are two products, and the sums of an E-step are their adjoints:
 
     products[q, p] = rows_p(Y)[q] · rows(T)[q],          score = synthesis · products,
     planes = synthesisᵀ · posterior,           first[q] = Σ_p rows_p(Y)[q] · planes[q, p].
+
+Half a turn changes the sign of odd q alone: on an even number of angles, rows of even q come before those of odd q,
+and the two are synthesised on half of the circle, whose sum and difference are the whole (:class:`Synthesis`).
 """
 
 from dataclasses import dataclass
@@ -20,6 +23,56 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from orbitrec.models.base import Circle
+
+
+def orders(angles: int) -> Int[Tensor, "q"]:
+    """The orders q = 0 … A/2 in the order of rows: even ones before odd ones where the number of angles is even."""
+    q = torch.arange(angles // 2 + 1)
+    return q if angles % 2 else torch.cat([q[::2], q[1::2]])
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """``Σ_q (C_q cos qα + S_q sin qα)`` at every angle, and its adjoint.
+
+    Attributes:
+        tables: cosines and sines of all q at every angle; of an even number of angles those of even q, and those of odd
+            q, on the first half of the circle.
+    """
+
+    tables: tuple[Float[Tensor, "_ _"], ...]
+
+    @classmethod
+    def of(cls, table: Float[Tensor, "a qp"], parts: int) -> "Synthesis":
+        """From the matrix (a, q·parts) of the whole sum, its q as :func:`orders` has them."""
+        angles, columns = table.shape
+        if angles % 2:
+            return cls((table,))
+        even = parts * (angles // 4 + 1)
+        return cls(tuple(part.contiguous() for part in table[: angles // 2].split([even, columns - even], dim=1)))
+
+    def values(self, products: Float[Tensor, "qp x"]) -> Float[Tensor, "a x"]:
+        """The sums at every angle."""
+        columns = [table.shape[1] for table in self.tables]
+        sums = [table @ part for table, part in zip(self.tables, products.split(columns), strict=True)]
+        if len(sums) == 1:
+            return sums[0]
+        even, odd = sums
+        values = even.new_empty(2, *even.shape)
+        torch.add(even, odd, out=values[0])
+        torch.sub(even, odd, out=values[1])
+        return values.flatten(0, 1)
+
+    def adjoint(self, values: Float[Tensor, "a x"]) -> Float[Tensor, "qp x"]:
+        """The transpose of :meth:`values`."""
+        if len(self.tables) == 1:
+            return self.tables[0].mT @ values
+        here, opposite = values.chunk(2)
+        even, odd = self.tables
+        products = values.new_empty(even.shape[1] + odd.shape[1], values.shape[1])
+        torch.mm(even.mT, here + opposite, out=products[: even.shape[1]])
+        torch.mm(odd.mT, here - opposite, out=products[even.shape[1] :])
+        return products
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +101,13 @@ class Fold:
             dtype: of the factors, a real type.
 
         Returns:
-            The fold, with a row for each q from 0 to half the number of angles.
+            The fold, with a row for each of the :func:`orders`.
         """
         device = kept.device
         residue = circle.modes.cpu() % circle.angles
         order = torch.minimum(residue, circle.angles - residue)
         kept, columns = kept.cpu(), torch.arange(kept.numel()).reshape(kept.shape)
-        members = [columns[order == q][kept[order == q]] for q in range(circle.angles // 2 + 1)]
+        members = [columns[order == q][kept[order == q]] for q in orders(circle.angles).tolist()]
         length = max(1, *map(len, members))
         index = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in members])
         real = torch.stack([(torch.arange(length) < len(row)).to(dtype) for row in members])
@@ -141,11 +194,11 @@ class TemplateBank:
         return bool((self.log_density == self.log_density[:, :1]).all())
 
     @cached_property
-    def synthesis(self) -> Float[Tensor, "a qp"]:
-        """Rows (cos qα, sin qα) for q = 0 … A/2, or cosines alone."""
-        circle = Circle(torch.arange(self.circle.angles // 2 + 1), self.circle.angles)
-        table = circle.synthesis(self.templates.real.dtype, self.templates.device)
-        return table[:, :: 3 - self.fold.parts].contiguous()
+    def synthesis(self) -> "Synthesis":
+        """From the products of all q and parts to the scores at all angles."""
+        circle = Circle(orders(self.circle.angles), self.circle.angles)
+        table = circle.synthesis(self.templates.real.dtype, self.templates.device)[:, :: 3 - self.fold.parts]
+        return Synthesis.of(table.contiguous(), self.fold.parts)
 
     @cached_property
     def rows(self) -> Float[Tensor, "q two_r d"]:

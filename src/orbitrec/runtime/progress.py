@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -163,7 +163,7 @@ class RunState:
         """Save a record, replacing an earlier one of the same ``name``, and return it as it would be loaded."""
         state = {
             "generator": self.generator.get_state(),
-            "history": [asdict(row) for row in self.history],
+            "history": [dict(vars(row)) for row in self.history],
             "times": [self.elapsed(), self._last_timer, self._done],
             "timers": self.timers,
         }
@@ -200,9 +200,9 @@ class RunState:
             seconds: since the beginning of the run; now if None.
         """
         alternative = self.named(alternative)
-        step = 1 + sum(
-            (row.stage, row.alternative, row.resolution_A) == (stage, alternative, resolution_A) for row in self.history
-        )
+        own = stage, alternative, resolution_A
+        before = (r.step for r in reversed(self.history) if (r.stage, r.alternative, r.resolution_A) == own)
+        step = 1 + next(before, 0)
         now = self.elapsed() if seconds is None else seconds
         self.history.append(HistoryRow(stage, alternative, step, resolution_A, log_likelihood, now))
 

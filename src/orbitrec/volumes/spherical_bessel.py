@@ -11,14 +11,12 @@ resolution.
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import pairwise
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
-from scipy.optimize import brentq
-from scipy.special import spherical_jn
+from scipy.special import jv, spherical_jn
 from torch import Tensor
 
 from orbitrec.errors import InputError
@@ -26,11 +24,15 @@ from orbitrec.geometry.grids import pixel_vectors
 from orbitrec.geometry.harmonics import InvariantHarmonics
 from orbitrec.geometry.point_groups import NO_SYMMETRY, PointGroup
 
+HALVINGS = 50
+"""Of an interval between two zeros, which are less than 5 apart: to the last bits of float64."""
 
+
+@cache
 def bessel_zeros(max_value: float) -> list[np.ndarray]:
     """Positive zeros of j_l up to ``max_value``, for l = 0, 1, … until there is none.
 
-    Zeros of j_{l+1} interlace those of j_l, so each is bracketed by its neighbours below.
+    Zeros of j_{l+1} interlace those of j_l, so each is bracketed by its neighbours below: halving finds all at once.
     """
     count = int(max_value / math.pi) + 2
     below = math.pi * np.arange(1, count + int(max_value) + 3)
@@ -40,8 +42,13 @@ def bessel_zeros(max_value: float) -> list[np.ndarray]:
         if not len(kept):
             break
         zeros.append(kept)
-        pairs = pairwise(below)
-        below = np.array([brentq(lambda x, d=degree + 1: spherical_jn(d, x), a, b, xtol=1e-13) for a, b in pairs])
+        low, high = below[:-1], below[1:]
+        left = np.sign(jv(degree + 1.5, low))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            same = np.sign(jv(degree + 1.5, middle)) == left
+            low, high = np.where(same, middle, low), np.where(same, high, middle)
+        below = (low + high) / 2
     return zeros
 
 
