@@ -115,7 +115,7 @@ def separated(
         )
     half_sets(stack)  # what is wrong with them is said before hours of work
     kept = checkpoints or Checkpoints()
-    run = RunState(torch.Generator().manual_seed(config.seed), 1.0, _part_of(callback, 0, PARTING_SHARE), kept)
+    run = RunState(torch.Generator().manual_seed(config.seed), 1.0, _part_of(callback, 0.0, PARTING_SHARE), kept)
     first = _parted(stack, config, classes, run)
     begun = large_enough(first.posterior, stack.image_numbers(), fewest)
     found = []
@@ -164,7 +164,7 @@ def _parted(stack: ParticleStack, config: AbInitioConfig, classes: int, run: Run
     return found
 
 
-def large_enough(posterior: Float[Tensor, "N c"], images: Int[Tensor, "N"], fewest: int) -> list[Int[Tensor, "n"]]:
+def large_enough(posterior: Float[Tensor, "N c"], images: Int[Tensor, "N"], fewest: int) -> list[Int[Tensor, "_"]]:
     """Rows of each class, the largest first; the particles of a class that has too few go to their next likely one.
 
     Args:
@@ -189,7 +189,7 @@ def large_enough(posterior: Float[Tensor, "N c"], images: Int[Tensor, "N"], fewe
 def _compared(
     stack: ParticleStack,
     config: AbInitioConfig,
-    begun: list[Int[Tensor, "n"]],
+    begun: list[Int[Tensor, "_"]],
     found: list[PosedMap],
     run: RunState,
 ) -> "list[Member]":
@@ -243,8 +243,8 @@ def _in_order(members: list[Member], first: Parted, asked: int, run: RunState, s
     checks = []
     if len(members) < asked:
         checks.append(
-            f"{len(members)} of {asked} classes are left: the others had too few particles for a map, which went to the "
-            "class that is next likely."
+            f"{len(members)} of {asked} classes are left: the others had too few particles for a map, which are now of "
+            "the class that is next likely."
         )
     checks += same_maps([each.found for each in members], stack.pixel_size_A)
     run.timer("checks")
