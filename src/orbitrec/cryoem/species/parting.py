@@ -155,7 +155,7 @@ def _revived(
     """The model with classes that have died begun anew from the most populous one, where the likelihood gains."""
     revived, run = 0, climb.run
     for attempt in range(level.classes - 1):
-        shares = shares_of(climb, level, model)
+        shares = _shares_of(climb, level, model)
         dead, largest = int(shares.argmin()), int(shares.argmax())
         if float(shares[dead]) >= DEAD / level.classes:
             break
@@ -177,7 +177,7 @@ def _revived(
     return model, revived
 
 
-def shares_of(climb: _Climb, level: MixtureLevel, model: VolumesAndViews) -> Float[Tensor, "c"]:
+def _shares_of(climb: _Climb, level: MixtureLevel, model: VolumesAndViews) -> Float[Tensor, "c"]:
     """Share of the held-out particles that each class has."""
     problem = level.likelihood(climb.data, climb.centres, climb.held, NO_SHIFT, torch.zeros(1), equal=0.0)
     occupancy = problem.statistics(level.unknowns(model)).occupancy.sum(1).cpu()
