@@ -36,7 +36,7 @@ class Structures:
     def classes(self) -> tuple[Reconstruction, ...]:
         """Map and poses of each class's particles."""
         kind = RunKind.INITIAL_MODEL
-        return tuple(Reconstruction(each.stack, each.config, each.found, kind) for each in self.found.classes)
+        return tuple(Reconstruction(each.stack, self.config, each.found, kind) for each in self.found.classes)
 
     @property
     def members(self) -> Int[Tensor, "N"]:

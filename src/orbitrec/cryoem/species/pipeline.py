@@ -43,14 +43,12 @@ class OfClass:
     Attributes:
         rows: (n,) its particles, counted from 0, in increasing order.
         stack: these alone.
-        config: of its run.
         found: map and poses of its particles.
         moved: particles that the last comparison gave to it.
     """
 
     rows: Int[Tensor, "n"]
     stack: ParticleStack
-    config: AbInitioConfig
     found: PosedMap
     moved: int
 
@@ -122,7 +120,10 @@ def separated(
     for number, own in enumerate(begun, start=1):
         width = (1 - PARTING_SHARE - COMPARISON_SHARE) / len(begun)
         shown = _part_of(callback, PARTING_SHARE + (number - 1) * width, width, f"class {number}")
-        found.append(initial_model(stack.subset(own), config, shown, kept.of(f"class {number}")))
+        try:
+            found.append(initial_model(stack.subset(own), config, shown, kept.of(f"class {number}")))
+        except InputError as error:
+            raise InputError(f"class {number} of {len(own)} particles: {error}") from error
     run.timer("classes")
     run.callback, run.total = _part_of(callback, 1 - COMPARISON_SHARE, COMPARISON_SHARE), _work(len(stack), len(begun))
     members = _compared(stack, config, begun, found, run)
@@ -199,7 +200,7 @@ def _compared(
         shifts[own] = each.shifts_px
     comparisons, compared = [], []
     for number, each in enumerate(found, start=1):
-        schedule = config.with_diameter(2 * each.radius_px * stack.pixel_size_A).schedule_for(stack)
+        schedule = config.with_diameter(each.image_statistics.diameter_A).schedule_for(stack)
         comparison = Comparison.of(stack, each, schedule, config.device)
         particles = ParticleState(shifts, RESIDUAL / float(comparison.coarse.grid.nodes[-1]))
         with run.working_on(f"class {number}"):
@@ -215,20 +216,17 @@ def _compared(
     for number, own in enumerate(rows):
         change = Change(begun[number], own, comparisons[number], compared[number])
         with run.working_on(f"class {number + 1}"):
-            renewed, settings = rebuilt(stack, config, found[number], change, run)
-        members.append(
-            Member(own, renewed, settings, change.moved, posterior[:, number], compared[number].log_likelihood)
-        )
+            renewed = rebuilt(stack, config, found[number], change, run)
+        members.append(Member(own, renewed, change.moved, posterior[:, number], compared[number].log_likelihood))
     return members
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A class of a comparison: rows, map, configuration, particles moved; its posterior and likelihood, (N,)."""
+    """A class of a comparison: rows, map, particles moved; its posterior and likelihood, (N,)."""
 
     rows: Int[Tensor, "n"]
     found: PosedMap
-    config: AbInitioConfig
     moved: int
     posterior: Float[Tensor, "N"]
     log_likelihood: Float[Tensor, "N"]
@@ -237,9 +235,7 @@ class Member:
 def _in_order(members: list[Member], first: Parted, asked: int, run: RunState, stack: ParticleStack) -> Separated:
     """The classes by falling number of particles, and what is to be said of them."""
     members = sorted(members, key=lambda each: len(each.rows), reverse=True)
-    classes = tuple(
-        OfClass(each.rows, stack.subset(each.rows), each.config, each.found, each.moved) for each in members
-    )
+    classes = tuple(OfClass(each.rows, stack.subset(each.rows), each.found, each.moved) for each in members)
     checks = []
     if len(members) < asked:
         checks.append(

@@ -16,6 +16,9 @@ from orbitrec.io.particle_table import ParticleStatistics
 from orbitrec.io.particles import ParticleStack
 from orbitrec.runtime.progress import RunState
 
+MANY = 0.05
+"""Share of particles that were posed by the whole map above which half-maps agree by more than their signal."""
+
 
 @dataclass(frozen=True, eq=False)
 class Change:
@@ -47,6 +50,8 @@ class Change:
         """Poses of the present particles: as they were, and refined from the comparison for those that are new."""
         old, place = ~self.new, torch.searchsorted(self.before, self.now)
         kept = place[old]
+        if self.moved == 0:
+            return Poses(found.rotations[kept], found.shifts_px[kept], found.statistics.subset(kept))
         added = self.comparison.refined(self.compared, self.now[self.new])
         rotations = found.rotations.new_zeros(len(self.now), 3, 3)
         shifts_px = found.shifts_px.new_zeros(len(self.now), 2)
@@ -66,9 +71,7 @@ class Change:
         return halves
 
 
-def rebuilt(
-    stack: ParticleStack, config: AbInitioConfig, found: PosedMap, change: Change, run: RunState
-) -> tuple[PosedMap, AbInitioConfig]:
+def rebuilt(stack: ParticleStack, config: AbInitioConfig, found: PosedMap, change: Change, run: RunState) -> PosedMap:
     """The map of a class's present particles; that of its own run where these are the same.
 
     Args:
@@ -79,24 +82,31 @@ def rebuilt(
         run: keeps the records.
 
     Returns:
-        Map and poses; and the configuration with the ball's diameter if it was given to the run.
+        Map and poses.
     """
     if change.moved == 0 and len(change.now) == len(change.before):
-        return found, config
-    read, pixel = found.image_statistics, stack.pixel_size_A
+        return found
+    read = found.image_statistics
     sub = stack.subset(change.now)
     groups = int(sub.noise_groups().max()) + 1
     own = read.applied(sub) if len(read.scales) == groups else replace(read, scales=torch.ones(groups)).applied(sub)
-    settings = replace(
-        config.with_diameter(2 * found.radius_px * pixel), flip=False, dense_is_dark=found.inverted
-    )  # the poses are those of the map as it is
+    # The poses are those of the map as it is.
+    settings = replace(config.with_diameter(read.diameter_A), flip=False, dense_is_dark=found.inverted)
     k_max = change.comparison.data.grid.nodes[-1]
     data = preprocess(own, float(k_max), found.radius_px + 3, device=config.device)
-    own_run = RunState(run.generator, 1.0, checkpoints=run.checkpoints.of(run.part), history=list(found.history))
+    own_run = RunState(
+        run.generator, 1.0, checkpoints=run.checkpoints.of(f"{run.part} rebuilt"), history=list(found.history)
+    )
     own_run.timers = dict(found.seconds)
     session = Session(own, with_outliers(data, found.radius_px), read, settings, own_run)
     again = session.result(
         change.joined(found), change.comparison.fine, change.halves(stack, found), found.selection, found.symmetry,
         agreement=found.agreement,
     )  # fmt: skip
-    return replace(again, search_resolution_A=found.search_resolution_A).noted(*found.told), config
+    notes = list(found.told)
+    if found.independent and change.moved > MANY * len(change.now):
+        notes.append(
+            f"{change.moved} of {len(change.now)} particles came from other classes, posed by the whole map: the "
+            "half-maps are no longer quite independent; refine the class."
+        )
+    return replace(again, search_resolution_A=found.search_resolution_A).noted(*notes)

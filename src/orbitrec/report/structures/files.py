@@ -111,7 +111,7 @@ def structures_summary(stack: ParticleStack, config: AbInitioConfig, asked: int,
     Returns:
         The record that goes to ``summary.json``.
     """
-    classes = tuple(_facts(number, each, found) for number, each in enumerate(found.classes, start=1))
+    classes = tuple(_facts(number, each, found, config) for number, each in enumerate(found.classes, start=1))
     own = [f"Class {each.number}: {check}" for each in classes for check in each.checks]
     return StructuresSummary(
         orbitrec=__version__,
@@ -134,8 +134,8 @@ def structures_summary(stack: ParticleStack, config: AbInitioConfig, asked: int,
     )
 
 
-def _facts(number: int, each: OfClass, found: Separated) -> StructureFacts:
-    summary = summary_of(each.stack, each.config, each.found, None)
+def _facts(number: int, each: OfClass, found: Separated, config: AbInitioConfig) -> StructureFacts:
+    summary = summary_of(each.stack, config, each.found, None)
     return StructureFacts(
         number=number,
         folder=f"class_{number}",
@@ -172,7 +172,7 @@ def write_structures(
         WriteError: if the disk is full, or the page cannot be made of what was written.
     """
     for facts, each in zip(summary.classes, found.classes, strict=True):
-        write_run(run.folder(facts.folder), each.stack, each.config, each.found, None, RunKind.INITIAL_MODEL)
+        write_run(run.folder(facts.folder), each.stack, config, each.found, None, RunKind.INITIAL_MODEL)
     _write_table(run, stack, summary, found)
     write_csv(run.file(CLASSES), _rows(found))
     write_json(run.file(SUMMARY), {"format": 1, **asdict(summary)})
