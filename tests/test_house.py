@@ -68,7 +68,7 @@ def public_functions(node: ast.Module | ast.ClassDef, prefix: str = "") -> Itera
         if isinstance(child, Definition) and not child.name.startswith("_"):
             if isinstance(child, ast.ClassDef):
                 yield from public_functions(child, f"{prefix}{child.name}.")
-            else:
+            elif "overload" not in map(ast.unparse, child.decorator_list):  # its implementation is documented
                 yield prefix + child.name, child
 
 

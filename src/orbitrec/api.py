@@ -4,10 +4,8 @@ Every task takes a configuration record, the same that the command line fills, a
 inspected, drawn in a notebook, and saved as the command would save it.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float
@@ -20,33 +18,28 @@ from orbitrec.cryoem.config import (
     SIZE,
     AbInitioConfig,
     RefineConfig,
-    SearchConfig,
     instance,
 )
 from orbitrec.cryoem.pipeline import initial_model
 from orbitrec.cryoem.refine import refined_map
-from orbitrec.cryoem.result import PosedMap
+from orbitrec.cryoem.species.pipeline import separated
 from orbitrec.densities.von_mises_fisher import VonMisesFisherMixture
 from orbitrec.errors import InputError
 from orbitrec.evaluation.alignment import Alignment, align, resampled
 from orbitrec.evaluation.fsc import FSC, fourier_shell_correlation
 from orbitrec.evaluation.masks import soft_sphere
 from orbitrec.io.particles import ParticleStack
-from orbitrec.io.runs import RunFolder, new_run
+from orbitrec.io.runs import new_run
 from orbitrec.io.simulation import write_simulation
 from orbitrec.models.ctf import CTFParameters
 from orbitrec.models.simulate import ParticleSimulation, random_poses
+from orbitrec.reconstruction import MapLike, Reconstruction, known_map, noted
 from orbitrec.report.classes import particles_of
-from orbitrec.report.notebook import notebook_html
-from orbitrec.report.run import KnownMap, compared_with_truth, summary_of, write_run
-from orbitrec.report.summary import RunKind, Summary
+from orbitrec.report.summary import RunKind
 from orbitrec.runtime.checkpoints import Checkpoints
 from orbitrec.runtime.progress import Callback, ignore
+from orbitrec.separation import Structures
 from orbitrec.volumes.voxel import VoxelVolume
-
-MapLike = Float[Tensor, "n n n"] | Path | str | KnownMap
-"""A map: density (z, y, x), dense positive, at the box and pixel size of the particles; or an MRC file of any.
-:meth:`orbitrec.report.run.KnownMap.read` reads a file whose header has a wrong voxel size."""
 
 
 def open_particles(
@@ -82,132 +75,69 @@ def open_particles(
     )
 
 
-class Poses(NamedTuple):
-    """The poses of particles.
+@overload
+def abinitio(
+    particles: ParticleStack | Path | str,
+    config: AbInitioConfig | None = None,
+    *,
+    classes: Literal[1] = 1,
+    truth: MapLike | None = None,
+    callback: Callback = ignore,
+    checkpoints: Checkpoints | None = None,
+) -> Reconstruction: ...
 
-    Attributes:
-        rotations: (N, 3, 3) RELION's rotation of each.
-        shifts_px: (N, 2) displacement (x, y) of its content, in pixels.
-    """
 
-    rotations: Float[Tensor, "N 3 3"]
-    shifts_px: Float[Tensor, "N 2"]
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """What :func:`abinitio` and :func:`refine` return. A notebook shows it as pictures and quality checks.
-
-    Attributes:
-        particles: the stack.
-        config: of the run.
-        found: everything that the run found.
-        kind: an initial model, or a refined map.
-        truth: a true map to compare with, where there is one.
-    """
-
-    particles: ParticleStack
-    config: SearchConfig
-    found: PosedMap
-    kind: RunKind
-    truth: KnownMap | None = None
-
-    @property
-    def map(self) -> Float[Tensor, "n n n"]:
-        """Density (z, y, x), dense positive, within the particle's ball, filtered by the half-maps' correlation."""
-        return self.found.combined.volume
-
-    @property
-    def voxel_size_A(self) -> float:
-        """Edge of a voxel in Å."""
-        return self.particles.pixel_size_A
-
-    @property
-    def half_maps(self) -> tuple[Float[Tensor, "n n n"], Float[Tensor, "n n n"]]:
-        """The maps of the two half-sets, neither masked nor filtered."""
-        return self.found.combined.half_maps
-
-    @property
-    def mask(self) -> Float[Tensor, "n n n"]:
-        """Soft mask, 1 where the particle is."""
-        return self.found.combined.mask
-
-    @property
-    def poses(self) -> Poses:
-        """Rotation and shift of every particle."""
-        return Poses(self.found.rotations, self.found.shifts_px)
-
-    @property
-    def fsc(self) -> FSC:
-        """Correlation of the half-maps within the mask, corrected for it (Chen et al. 2013)."""
-        return self.found.combined.masked.corrected
-
-    @property
-    def checks(self) -> tuple[str, ...]:
-        """One sentence for each reason to doubt the result; most results have none."""
-        return self.summary.checks
-
-    @cached_property
-    def summary(self) -> Summary:
-        """The facts of the run, as ``summary.json`` has them."""
-        truth = None if self.truth is None else compared_with_truth(self.map, self.voxel_size_A, self.truth)[1]
-        return summary_of(self.particles, self.config, self.found, truth)
-
-    def save(self, folder: Path | str) -> Summary:
-        """Write the files of the run into a new folder: map, half-maps, mask, posed particles, numbers, report.
-
-        Raises:
-            InputError: if the folder holds something already or cannot be made.
-            WriteError: if the disk is full.
-        """
-        with new_run(folder) as run:
-            return self.write(run)
-
-    def write(self, run: RunFolder) -> Summary:
-        """Write the same files into the folder of a run."""
-        return write_run(run, self.particles, self.config, self.found, self.truth, self.kind)
-
-    def __repr__(self) -> str:
-        """One line, since a map and thousands of poses are nothing to read."""
-        resolution, count = self.found.combined.masked.corrected.cutoff_A(0.143, self.voxel_size_A), len(self.checks)
-        told = "no quality check" if count == 0 else f"{count} quality check{'s' * (count > 1)}"
-        return (
-            f"<{type(self).__name__} of {len(self.particles):,} particles: {self.particles.n}³ voxels of "
-            f"{self.voxel_size_A:g} Å, half-maps agree to {resolution:.1f} Å, {told} to read>"
-        )
-
-    def _repr_html_(self) -> str:
-        return notebook_html(self.map, self.voxel_size_A, self.fsc, self.poses.rotations, self.checks, self.summary)
+@overload
+def abinitio(
+    particles: ParticleStack | Path | str,
+    config: AbInitioConfig | None = None,
+    *,
+    classes: int,
+    truth: MapLike | None = None,
+    callback: Callback = ignore,
+    checkpoints: Checkpoints | None = None,
+) -> Reconstruction | Structures: ...
 
 
 def abinitio(
     particles: ParticleStack | Path | str,
     config: AbInitioConfig | None = None,
     *,
+    classes: int = 1,
     truth: MapLike | None = None,
     callback: Callback = ignore,
     checkpoints: Checkpoints | None = None,
-) -> Reconstruction:
-    """A 3-D initial model and the pose of every particle, from a particle stack alone.
+) -> Reconstruction | Structures:
+    """A 3-D initial model and the pose of every particle, from a particle stack alone; or several.
 
     Args:
         particles: a stack, or the table that lists it with its CTF.
         config: of the search; every field has a default.
-        truth: a true map to compare the result with.
+        classes: how many structures the stack holds: different particles, or junk. Conformations of one are not told
+            apart.
+        truth: a true map to compare the result with, where there is one class.
         callback: called with the status of the run whenever work has been done.
         checkpoints: records of finished steps, to go on from where there are some: the result is the same.
 
     Returns:
-        The map, the poses and how far to believe them. The handedness cannot be found from projections.
+        The map, the poses and how far to believe them; of each structure if there are several. The handedness cannot be
+        found from projections.
 
     Raises:
         InputError: for too few particles, bad images, or a configuration that does not fit the stack.
     """
+    SIZE.check("classes", classes)
     stack, config = _opened(particles), AbInitioConfig() if config is None else config
     instance(AbInitioConfig, "an AbInitioConfig").check("config", config)
-    known = None if truth is None else _known(truth, stack)
+    if classes > 1:
+        if truth is not None:
+            raise InputError(
+                "`truth` is one map, which several classes cannot be compared with; compare them afterwards"
+            )
+        return Structures(stack, config, classes, separated(stack, config, classes, callback, checkpoints))
+    known = None if truth is None else known_map(truth, stack)
     found = initial_model(stack, config, callback, checkpoints)
-    return Reconstruction(stack, config, _noted(found, known), RunKind.INITIAL_MODEL, known)
+    return Reconstruction(stack, config, noted(found, known), RunKind.INITIAL_MODEL, known)
 
 
 def refine(
@@ -240,10 +170,10 @@ def refine(
     """
     stack, config = _opened(particles), RefineConfig() if config is None else config
     instance(RefineConfig, "a RefineConfig").check("config", config)
-    start = _known(initial, stack)
-    known = None if truth is None else _known(truth, stack)
+    start = known_map(initial, stack)
+    known = None if truth is None else known_map(truth, stack)
     found = refined_map(stack, start.grid, config, callback, checkpoints)
-    return Reconstruction(stack, config, _noted(found, start, known), RunKind.REFINED, known)
+    return Reconstruction(stack, config, noted(found, start, known), RunKind.REFINED, known)
 
 
 class Comparison(NamedTuple):
@@ -364,19 +294,3 @@ def simulate_particles(
 
 def _opened(particles: ParticleStack | Path | str) -> ParticleStack:
     return particles if isinstance(particles, ParticleStack) else open_particles(particles)
-
-
-def _noted(found: PosedMap, *maps: KnownMap | None) -> PosedMap:
-    """The result, with the notes on the maps that it was made from or is compared with among its checks."""
-    notes = [
-        f"{note}; if that is wrong, so is what the map was used for." for known in maps if known for note in known.notes
-    ]
-    return replace(found, checks=[*notes, *found.checks])
-
-
-def _known(known: MapLike, stack: ParticleStack) -> KnownMap:
-    if isinstance(known, KnownMap):
-        return known
-    if isinstance(known, Tensor):
-        return KnownMap.given(known, stack)
-    return KnownMap.read(Path(known), stack)

@@ -19,6 +19,7 @@ from orbitrec.cli.particle_runs import (
     ShiftPx,
     Symmetry,
     Truth,
+    print_structures,
     print_summary,
     progress,
     settings,
@@ -37,6 +38,12 @@ class StartName(StrEnum):
 def abinitio(
     particles: Particles,
     output: Output,
+    classes: Annotated[
+        int,
+        typer.Option(
+            "--classes", "-k", min=1, help="Structures in the stack: different particles, or junk. A map of each."
+        ),
+    ] = 1,
     diameter: Diameter = None,
     resolution: Resolution = None,
     shift_px: ShiftPx = None,
@@ -78,6 +85,9 @@ def abinitio(
     handedness cannot be found from projections: the map may be the mirror image. A run that was interrupted, even
     killed, goes on with the same command and --resume to the same result.
 
+    With --classes, OUTPUT/class_1, class_2 … are such folders, one for each structure; OUTPUT has
+    all particles with their class. Conformations of one complex are not told apart.
+
     Example:  orbitrec abinitio particles.star -o run
     """
     given = settings("abinitio", locals())
@@ -87,6 +97,7 @@ def abinitio(
     from orbitrec.api import open_particles
     from orbitrec.cryoem.config import AbInitioConfig, StartKind
     from orbitrec.geometry.point_groups import PointGroup
+    from orbitrec.report.summary import RunKind, Summary
 
     config = AbInitioConfig(
         diameter_A=diameter,
@@ -109,11 +120,15 @@ def abinitio(
         if solver is not None:
             config = replace(config, solver=solver.make(min(1.0, batch / len(stack))))
         with progress(run is not None) as callback:
-            result = compute(stack, config, truth=truth, callback=callback, checkpoints=checkpoints)
+            result = compute(
+                stack, config, classes=classes, truth=truth, callback=callback, checkpoints=checkpoints
+            )  # fmt: skip
         if run is None:  # one of several processes, of which the first writes
             return
         summary = result.write(run)
     if as_json:
         typer.echo(summary.to_json())
-        return
-    print_summary(output, summary, result.kind)
+    elif isinstance(summary, Summary):
+        print_summary(output, summary, RunKind.INITIAL_MODEL)
+    else:
+        print_structures(output, summary)

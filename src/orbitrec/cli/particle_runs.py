@@ -12,6 +12,7 @@ from orbitrec.cli.bars import staying_bar
 
 if TYPE_CHECKING:
     from orbitrec.io.runs import RunFolder
+    from orbitrec.report.structures.files import StructuresSummary
     from orbitrec.report.summary import HalfMaps, RunKind, Summary
     from orbitrec.runtime.checkpoints import Checkpoints
     from orbitrec.runtime.progress import Callback
@@ -129,6 +130,30 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
         console.print(f"[bold yellow]quality check:[/] {escape(for_command_line(check))}", soft_wrap=True)
     console.print(table)
     where = f"look at {folder / 'report.html'}; map {folder / f'{kind}.mrc'}; poses {folder / summary.posed}"
+    console.print(escape(where), soft_wrap=True)  # a path that is cut in two cannot be copied
+
+
+def print_structures(folder: Path, summary: "StructuresSummary") -> None:
+    """Print the facts of a run with several classes."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from orbitrec.cli.messages import for_command_line
+    from orbitrec.report.fsc_curves import resolution_text
+
+    table = Table("class", "particles", "share", "FSC 0.143", "ball", title=escape(f"Structures in {folder}"))
+    for each in summary.classes:
+        resolution, ball = resolution_text(each.fsc0143_A, 2), f"{each.diameter_A:.0f} Å"
+        table.add_row(str(each.number), str(each.particles), f"{100 * each.share:.0f} %", resolution, ball)
+    console = Console()
+    for check in summary.checks:
+        console.print(f"[bold yellow]quality check:[/] {escape(for_command_line(check))}", soft_wrap=True)
+    console.print(table)
+    memory = "" if summary.peak_memory_GiB is None else f", peak memory {summary.peak_memory_GiB:.2f} GiB"
+    where = (
+        f"{summary.seconds['total']:.0f} s{memory}; look at {folder / 'report.html'}; classes {folder / summary.posed}"
+    )
     console.print(escape(where), soft_wrap=True)  # a path that is cut in two cannot be copied
 
 

@@ -19,7 +19,7 @@ def select(
         float, typer.Option(min=0, max=1, help="Least probability that a particle is a view of the map, or its class.")
     ] = 0.5,
     classes: Annotated[
-        str | None, typer.Option("--class", help="Classes such as 3,7-12. [those that look like a molecule]")
+        str | None, typer.Option("--class", help="Classes such as 3,7-12. [of classify2d, those like a molecule]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -34,16 +34,19 @@ def select(
     from orbitrec.io.files import to_json
     from orbitrec.io.particle_table import require_new
     from orbitrec.report.classes import PARTICLE_TABLE
+    from orbitrec.report.structures.page import is_structures
 
-    classified = (run / PARTICLE_TABLE).is_file()
+    structures = is_structures(run)
+    classified = structures or (run / PARTICLE_TABLE).is_file()
     if classes is not None and not classified:
-        raise InputError(f"{run} holds no classes; name the folder of a finished orbitrec classify2d")
-    table, rows = _classified(run, classes, keep) if classified else _posed(run, keep)
+        raise InputError(f"{run} holds no classes; name the folder of a finished orbitrec classify2d, or of abinitio")
+    of_classes = _of_structures if structures else _classified
+    table, rows = of_classes(run, classes, keep) if classified else _posed(run, keep)
     if output.suffix.lower() != table.suffix:
         raise InputError(f"the table is written in the format of {table.path}; name it {output.stem}{table.suffix}")
     require_new(output, table)
     if len(rows) == 0:
-        what = f"of {'these' if classes else 'the good'} classes" if classified else "a view of its map"
+        what = f"of {'these' if classes or structures else 'the good'} classes" if classified else "a view of its map"
         raise InputError(f"no particle of {run} is {what} with a probability of {keep:g}; lower it")
     table.write_rows(output, rows)
     if as_json:
@@ -82,6 +85,23 @@ def _classified(run: Path, chosen: str | None, keep: float) -> "tuple[ParticleTa
     number = int(found["class"].to_numpy().max())
     own = found["kept"] == 1 if chosen is None else found["class"].isin(_numbers(chosen, number))
     wanted = own & (found["inlier_probability"] >= keep)
+    return table, torch.from_numpy(wanted.to_numpy().nonzero()[0])
+
+
+def _of_structures(run: Path, chosen: str | None, keep: float) -> "tuple[ParticleTable, Int[Tensor, 'K']]":
+    """The table of a run with several classes, and the rows of the chosen ones, or of all."""
+    import torch
+
+    from orbitrec.io.tables import read_table
+    from orbitrec.report.structures.files import CLASSES, structure_classes
+    from orbitrec.report.structures.page import read_structures
+
+    summary, found = read_structures(run), structure_classes(run)
+    table = read_table(run / summary["posed"])
+    _require_rows(len(found), table, run / CLASSES)
+    wanted = found["inlier_probability"] >= keep
+    if chosen is not None:
+        wanted &= found["class"].isin(_numbers(chosen, len(summary["classes"])))
     return table, torch.from_numpy(wanted.to_numpy().nonzero()[0])
 
 

@@ -1,7 +1,7 @@
 """Memory of a run, estimated before it begins from the number of particles, their box and the bandwidth."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orbitrec.cryoem.config import FEWEST_PARTICLES, FEWEST_SHELLS
 from orbitrec.cryoem.reconstruct import LARGEST_BOX
@@ -32,6 +32,7 @@ class MemoryEstimate:
         radius: of the particle's ball, in pixels.
         margin: pixels beyond the radius that images are kept to.
         copies: of the particles' modes that are held.
+        classes: structures whose templates are held at once.
     """
 
     count: int
@@ -40,6 +41,7 @@ class MemoryEstimate:
     radius: float
     margin: float = 3.0
     copies: float = 1.0
+    classes: int = 1
 
     @property
     def bytes_per_particle(self) -> float:
@@ -50,7 +52,7 @@ class MemoryEstimate:
     @property
     def fixed_GiB(self) -> float:
         """What is needed however few particles there are."""
-        search = SEARCH_GiB * (self.bandwidth / SEARCH_BANDWIDTH) ** 2
+        search = self.classes * SEARCH_GiB * (self.bandwidth / SEARCH_BANDWIDTH) ** 2
         return PROGRAM_GiB + max(search, BYTES_PER_VOXEL * min(self.box, LARGEST_BOX) ** 3 / GIB)
 
     @property
@@ -66,7 +68,7 @@ class MemoryEstimate:
         """The largest bandwidth, to 2 %, at which all particles fit; None where none does that recovers anything."""
         bandwidth = self.bandwidth
         while bandwidth >= FEWEST_SHELLS:
-            tried = MemoryEstimate(self.count, self.box, bandwidth, self.radius, self.margin, self.copies)
+            tried = replace(self, bandwidth=bandwidth)
             if tried.GiB <= available_GiB:
                 return bandwidth
             bandwidth *= 0.98
@@ -93,7 +95,7 @@ def small_enough(
     return tuple(e.bandwidth for e in estimates if e.count * e.bytes_per_particle <= FINER_GiB * GIB)
 
 
-def require_memory(stack: ParticleStack, k_max: float, radius: float, copies: float = 1.0) -> None:
+def require_memory(stack: ParticleStack, k_max: float, radius: float, copies: float = 1.0, classes: int = 1) -> None:
     """Refuse a run that does not fit into memory before it begins, and say what would fit.
 
     Args:
@@ -101,11 +103,15 @@ def require_memory(stack: ParticleStack, k_max: float, radius: float, copies: fl
         k_max: highest frequency of the search, in radians per pixel.
         radius: of the particle's ball, in pixels.
         copies: of the particles' modes that the run holds.
+        classes: structures whose templates it holds at once.
 
     Raises:
         InputError: if the estimate is above what is available.
     """
-    needs, available = MemoryEstimate(len(stack), stack.n, radius * k_max, radius, copies=copies), available_GiB()
+    needs, available = (
+        MemoryEstimate(len(stack), stack.n, radius * k_max, radius, copies=copies, classes=classes),
+        available_GiB(),
+    )
     if needs.GiB <= available:
         return
     particles, bandwidth = needs.most_particles(available), needs.widest(available)

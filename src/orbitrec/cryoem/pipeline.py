@@ -164,7 +164,7 @@ def _of_halves(session: Session, found: list[Marched], halves: Int[Tensor, "N"],
     result = session.result(
         together, first.volume.level, halves, chosen.selection, chosen.symmetry, agreement=moved.agreement
     )
-    return replace(result, checks=[*result.checks, *begun.checks])
+    return result.noted(*begun.checks)
 
 
 def _told(centring: Centring, particles: ParticleState, found: PosedMap) -> PosedMap:
@@ -175,7 +175,7 @@ def _told(centring: Centring, particles: ParticleState, found: PosedMap) -> Pose
         f"The images show where their content lies to {centring.residual_px:.1f} pixels only, so displacements were "
         "unknowns of the search, which took several times as long; more or cleaner particles help."
     )
-    return replace(found, checks=[*found.checks, sentence])
+    return found.noted(sentence)
 
 
 def _climbed(

@@ -1,7 +1,7 @@
 """The last steps of every run on particles: half-sets, refined poses, the map, and the result."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class PosedMap:
         seconds: of each part of the run.
         image_statistics: of the images, before the run.
         checks: what may be wrong with the result, one sentence each.
+        told: those of the checks that are about the search before the map, which hold for any map of its poses.
     """
 
     combined: CombinedMap
@@ -79,11 +80,16 @@ class PosedMap:
     seconds: dict[str, float]
     image_statistics: ImageStatistics
     checks: list[str]
+    told: list[str] = field(default_factory=list)
 
     @property
     def independent(self) -> bool:
         """Whether the half-sets were worked on apart."""
         return self.agreement is not None
+
+    def noted(self, *sentences: str) -> "PosedMap":
+        """The same, with sentences about the search among its checks."""
+        return replace(self, checks=[*self.checks, *sentences], told=[*self.told, *sentences])
 
 
 def half_sets(stack: ParticleStack) -> Int[Tensor, "N"]:

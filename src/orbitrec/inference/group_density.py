@@ -128,3 +128,53 @@ class EstimatedDirections:
         seen = occupancy.sum(1) + inertia * unknowns.softmax(0)
         density = mixed_with_uniform(seen, self.floor)
         return density.clamp(min=torch.finfo(density.dtype).eps).log()
+
+
+@dataclass(frozen=True)
+class EstimatedClasses:
+    """A density of directions for each of K objects, and their shares, by the logits of all pairs.
+
+    Attributes:
+        classes: K; the elements are the d directions of the first object, of the second …
+        directions: d.
+        angles: a.
+        floor: weight of the uniform density that is mixed into every estimate of directions.
+        equal: weight of equal shares that is mixed into the estimated ones. At 1 shares stay equal, so that no object
+            is given up while it is still a random one.
+        dtype: of the log density.
+    """
+
+    classes: int
+    directions: int
+    angles: int
+    floor: float = 0.0
+    equal: float = 0.0
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def dimension(self) -> int:
+        """One logit for each direction of each object."""
+        return self.classes * self.directions
+
+    @property
+    def _joint(self) -> EstimatedDirections:
+        return EstimatedDirections(self.dimension, self.angles, 0.0, self.dtype)
+
+    def log(self, unknowns: Float[Tensor, "d"]) -> Float[Tensor, "d a"]:
+        """``log softmax(logits) − log a`` over all pairs."""
+        return self._joint.log(unknowns)
+
+    def gradient(self, unknowns: Float[Tensor, "d"], occupancy: Float[Tensor, "d a"]) -> Float[Tensor, "d"]:
+        """As :meth:`EstimatedDirections.gradient`."""
+        return self._joint.gradient(unknowns, occupancy)
+
+    def updated(
+        self, unknowns: Float[Tensor, "d"], occupancy: Float[Tensor, "d a"], inertia: float
+    ) -> Float[Tensor, "d"]:
+        """Log of the mean posterior, object by object, with shares and directions mixed with uniform ones."""
+        seen = (occupancy.sum(1) + inertia * unknowns.softmax(0)).reshape(self.classes, -1)
+        seen = seen.clamp(min=torch.finfo(seen.dtype).tiny)
+        shares = mixed_with_uniform(seen.sum(1), self.equal)
+        views = torch.stack([mixed_with_uniform(own, self.floor) for own in seen])
+        density = (shares[:, None] * views).flatten()
+        return density.clamp(min=torch.finfo(density.dtype).eps).log()

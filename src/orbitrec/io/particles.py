@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orbitrec.geometry.fourier import centred_fft, centred_ifft
 from orbitrec.geometry.resampling import resampling_matrix
 from orbitrec.io.mrc import MrcHeader, read_header
 from orbitrec.io.particle_table import ImageSources, ParticleStatistics, ParticleTable
+from orbitrec.io.selected import SelectedTable
 from orbitrec.io.tables import read_table
 from orbitrec.models.aberrations import Aberrations
 from orbitrec.models.background import Background
@@ -169,6 +170,20 @@ class ParticleStack:
     def pixel_size_A(self) -> float:
         """Pixel size in Å."""
         return self.grid.pixel_size_A
+
+    def subset(self, rows: Int[Tensor, "n"]) -> "ParticleStack":
+        """The particles ``rows`` alone, which are named in increasing order."""
+        at = rows.numpy()
+        return replace(
+            self,
+            table=SelectedTable(self.table, rows),
+            ctf=None if self.ctf is None else self.ctf.select(rows),
+            sources=replace(self.sources, stack=self.sources.stack[at], section=self.sources.section[at]),
+            grid=replace(self.grid, kind=self.grid.kind[at]),
+            factors=self.factors[at],
+            premultiplied=self.premultiplied[rows],
+            phase_flipped=self.phase_flipped[rows],
+        )
 
     def noise_groups(self) -> Int[Tensor, "N"]:
         """Which images share a noise spectrum: those of one optics group, taken and extracted alike.

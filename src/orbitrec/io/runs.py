@@ -21,11 +21,19 @@ class RunFolder:
 
     path: Path
     _names: set[str] = field(default_factory=set, repr=False)
+    _folders: "list[RunFolder]" = field(default_factory=list, repr=False)
 
     def file(self, name: str) -> Path:
         """Path of the output file ``name``, which is removed again if the run ends in an :class:`InputError`."""
         self._names.add(name)
         return self.path / name
+
+    def folder(self, name: str) -> "RunFolder":
+        """A folder in it, for a run that is a part of this one; it is removed with this one's files."""
+        inner = RunFolder(self.path / name)
+        inner.path.mkdir(exist_ok=True)
+        self._folders.append(inner)
+        return inner
 
     @property
     def checkpoint(self) -> Path:
@@ -36,6 +44,10 @@ class RunFolder:
         for name in self._names:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
+        for inner in self._folders:
+            inner._remove_files()
+            with suppress(OSError):  # something else is in it
+                inner.path.rmdir()
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def draw_run(path: Path, picture: RunPicture) -> None:
         left, right = lower.subfigures(1, 2, width_ratios=(1.6, 1))
         draw_history(left, picture.history, picture.chosen)
         plot_fsc(right.subplots(), picture.fsc, picture.voxel_size_A)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def draw_fsc(path: Path, fsc: FSC, voxel_size_A: float) -> None:
@@ -96,10 +96,15 @@ def draw_fsc(path: Path, fsc: FSC, voxel_size_A: float) -> None:
     """
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained", facecolor="white")
     plot_fsc(figure.subplots(), fsc, voxel_size_A)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a picture, atomically.
+
+    Raises:
+        InputError: if ``path`` cannot be written or its suffix is not that of a picture.
+    """
     kind = path.suffix[1:].lower()
     if kind not in FigureCanvasAgg(figure).get_supported_filetypes():
         raise InputError(f"{path}: no picture has the suffix {path.suffix or '(none)'}; name it .png, .pdf or .svg")

@@ -68,10 +68,11 @@ class Checkpoints:
 
     Args:
         folder: where the files are; it is made if it does not exist. None keeps nothing.
+        part: put before every name, say of a run that is one of several in a folder.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, part: str = "") -> None:
+        self._folder, self._part = folder, part
         if folder is not None:
             folder.mkdir(exist_ok=True)
 
@@ -112,7 +113,12 @@ class Checkpoints:
 
     def file(self, name: str) -> Path | None:
         """Path of the record ``name``, whether it exists or not; None without a folder."""
-        return None if self._folder is None else self._folder / f"{name.replace(' ', '-')}.safetensors"
+        whole = f"{self._part} {name}".strip().replace(" ", "-")
+        return None if self._folder is None else self._folder / f"{whole}.safetensors"
+
+    def of(self, part: str) -> "Checkpoints":
+        """The records of a part, beside these."""
+        return Checkpoints(self._folder, f"{self._part} {part}".strip())
 
 
 def flattened(state: object, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

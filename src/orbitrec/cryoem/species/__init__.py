@@ -1,0 +1,1 @@
+"""Several structures in one stack: which particle is of which, and a map of each."""
