@@ -67,9 +67,9 @@ def real_spherical_harmonics(points: Float[Tensor, "*shape 3"], degree: int) -> 
         # Degrees l = m, m + 1, … by the recursion of three terms (Holmes and Featherstone 2002, eq. 11).
         before, legendre, last = np.zeros_like(diagonal), diagonal, 0.0
         for l in range(m, degree + 1):
-            out[harmonic_index(l, m)] = legendre * turned.real
+            out[harmonic_index(l, m)] = legendre * np.real(turned)
             if m:
-                out[harmonic_index(l, -m)] = legendre * turned.imag
+                out[harmonic_index(l, -m)] = legendre * np.imag(turned)
             factor = math.sqrt((4 * (l + 1) ** 2 - 1) / ((l + 1) ** 2 - m**2))
             before, legendre, last = legendre, factor * (cosine * legendre - last * before), 1 / factor
     return torch.from_numpy(out).mT.reshape(*points.shape[:-1], -1)
