@@ -5,7 +5,7 @@
         --json docs/results/confidence.json --chart docs/images/confidence.png
 
 Runs that left no map, or cannot tell (one start; T, O or I), have no part. Weights are those of the most probable
-logistic regression under a normal prior on the standardised terms, of variance 1/:data:`RIDGE`.
+logistic regression under a half-normal prior on the standardised terms, of variance 1/:data:`RIDGE`.
 """
 
 import argparse
@@ -66,7 +66,9 @@ def fitted(witnesses: Sequence[Witnesses], right: Sequence[bool]) -> Calibration
         odds = w[0] + (terms - mean) / scale @ w[1:]
         return float(np.logaddexp(0, -sign * odds).sum() + RIDGE / 2 * (w[1:] @ w[1:]))
 
-    found = minimize(loss, np.zeros(len(names) + 1), method="BFGS").x
+    # Nothing that speaks for a map may count against it, however few the runs.
+    bounds = [(None, None), *[(0, None)] * len(names)]
+    found = minimize(loss, np.zeros(len(names) + 1), method="L-BFGS-B", bounds=bounds).x
     weights = found[1:] / scale
     rounded = {name: round(float(weight), 4) for name, weight in zip(names, weights, strict=True)}
     return Calibration(round(float(found[0] - weights @ mean), 4), rounded, len(terms))
