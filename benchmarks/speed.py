@@ -25,7 +25,7 @@ from orbitrec.io.files import write_json
 from orbitrec.volumes.phantoms import protein_phantom
 
 HERE = Path(__file__).resolve().parents[1]
-QUICK = 600
+QUICK, PHANTOM = 600, "phantom"
 TIMED = """
 import json, resource, sys, time
 from pathlib import Path
@@ -58,6 +58,7 @@ def measured(checkout: Path, star: Path, folder: Path) -> dict[str, object]:
     file, truth = folder.with_suffix(".json"), star.parent / "truth.mrc"
     if not file.exists():
         arguments = ["abinitio", str(star), "-o", str(folder), *(["--truth", str(truth)] if truth.exists() else [])]
+        arguments += ["--no-ctf"] if star.parent.name == PHANTOM else []
         own = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-c", TIMED, str(checkout), str(file), *arguments]
         subprocess.run(command, env=own, check=True, stdout=subprocess.DEVNULL, cwd=folder.parent)
@@ -91,7 +92,7 @@ def main() -> None:
     results, sets = {}, [star.resolve() for star in arguments.sets]
     with tempfile.TemporaryDirectory() as folder:
         if arguments.quick or not sets:
-            made = Path(folder) / "phantom"
+            made = Path(folder) / PHANTOM
             phantom = protein_phantom(40, 14, torch.Generator().manual_seed(1)).to_grid(48)
             simulate_particles(made, phantom, 4.0, QUICK)
             sets.append(made / "particles.star")

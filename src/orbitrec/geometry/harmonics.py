@@ -56,20 +56,20 @@ def real_spherical_harmonics(points: Float[Tensor, "*shape 3"], degree: int) -> 
     m > 0, so that ``Y_1`` is (y, z, x) up to a positive factor.
     """
     x, y, z = points.to(torch.float64).cpu().numpy().reshape(-1, 3).T
-    theta, turn = np.arctan2(np.hypot(x, y), z), np.exp(1j * np.arctan2(y, x))
-    cosine, sine, turned = np.cos(theta), np.sin(theta), np.ones_like(turn)
+    theta, phi = np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
+    cosine, sine = np.cos(theta), np.sin(theta)
     diagonal = np.full(len(x), 1 / math.sqrt(4 * math.pi))  # √2 times the normalised Legendre function P_mm, for m > 0
     out = np.empty((harmonic_count(degree), len(x)))
     for m in range(degree + 1):
         if m:
             diagonal = diagonal * sine * math.sqrt((2 * m + 1) / (2 * m) * (2 if m == 1 else 1))
-            turned = turned * turn
+        along, across = np.cos(m * phi), np.sin(m * phi)
         # Degrees l = m, m + 1, … by the recursion of three terms (Holmes and Featherstone 2002, eq. 11).
         before, legendre, last = np.zeros_like(diagonal), diagonal, 0.0
         for l in range(m, degree + 1):
-            out[harmonic_index(l, m)] = legendre * np.real(turned)
+            out[harmonic_index(l, m)] = legendre * along
             if m:
-                out[harmonic_index(l, -m)] = legendre * np.imag(turned)
+                out[harmonic_index(l, -m)] = legendre * across
             factor = math.sqrt((4 * (l + 1) ** 2 - 1) / ((l + 1) ** 2 - m**2))
             before, legendre, last = legendre, factor * (cosine * legendre - last * before), 1 / factor
     return torch.from_numpy(out).mT.reshape(*points.shape[:-1], -1)

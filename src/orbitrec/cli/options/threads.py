@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 
-def _taken(count: int | None) -> int | None:
+def take_threads(count: int | None) -> int | None:
     """Tell the numerical libraries, none of which is loaded before a command begins, of their number of threads.
 
     Matrices of numpy and scipy are so small here that threads would only wait for one another; torch and finufft have
@@ -21,4 +21,4 @@ def _taken(count: int | None) -> int | None:
     return count
 
 
-Threads = Annotated[int | None, typer.Option(min=1, callback=_taken, help="Cores to use. [all]")]
+Threads = Annotated[int | None, typer.Option(min=1, callback=take_threads, help="Cores to use. [all]")]
