@@ -109,6 +109,13 @@ def test_particles_of_classes_are_selected(run, tmp_path, capsys):
     assert "classes 1 to 2" in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.parametrize("command", ["expand", "transfer"])
+def test_what_needs_one_map_says_so(run, tmp_path, capsys, command):
+    onto = ["--onto", run / "particles.star"] if command == "transfer" else []
+    assert _run(command, run, *onto, "-o", tmp_path / "out.star") == 2
+    assert "several classes" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_interrupted_run_goes_on_to_the_same_result(run, particles, tmp_path, monkeypatch):
     """Stopped in the second class's run, and again in the last comparison."""
     arguments = ["abinitio", particles, "-k", 2, "-o", tmp_path / "run", *OPTIONS]

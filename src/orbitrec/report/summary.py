@@ -261,6 +261,8 @@ class Summary:
         """
         try:
             data = data if "format" in data else _from_format_1(data)
+            if "kind" in data:  # as summaries of several classes have, two- or three-dimensional
+                raise InputError("it is of a run with several classes; name the folder of one with a map, as class_1")
             if data["format"] != FORMAT:
                 raise InputError(f"its format is {data['format']}, which this version does not know; use a later one")
             nested = {

@@ -35,10 +35,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, phantom_particles: Callable[
 
 def changed(stack: ParticleStack, found: PosedMap, checkpoints: Checkpoints) -> tuple[PosedMap, Change]:
     run = RunState(torch.Generator().manual_seed(1), checkpoints=checkpoints)
-    comparison = Comparison.of(stack, found, SCHEDULE, "cpu")
+    comparison = Comparison.of(stack, found, CONFIG)
     with run.working_on("class 1"):
         compared = comparison.made(ParticleState(torch.zeros(300, 2, dtype=torch.float64), 1.0), 32, run)
-        change = Change(BEFORE, NOW, comparison, compared)
+        change = Change(BEFORE, NOW, compared)
         return rebuilt(stack, CONFIG, found, change, run), change
 
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from orbitrec.cryoem.config import Schedule
+from orbitrec.cryoem.config import AbInitioConfig
 from orbitrec.cryoem.outliers import with_outliers
-from orbitrec.cryoem.pose_refinement import FittedPoses, Poses, refine_poses
+from orbitrec.cryoem.pose_refinement import Poses, refine_poses
 from orbitrec.cryoem.preprocess import ParticleModes, preprocess
 from orbitrec.cryoem.result import PosedMap
 from orbitrec.cryoem.search.level import ResolutionLevel, VolumeAndViews
@@ -56,42 +56,44 @@ class Compared:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A finished map, and all particles on the polar grid of its ball.
+    """A finished map, and particles on the polar grid of its ball.
 
     Attributes:
+        stack: the particles, as the map's own were read.
         data: the particles.
         coarse: the level at which all directions are compared.
         fine: the level at which the likelihood is taken.
         volume: the map, (z, y, x), in the contrast of the images.
     """
 
+    stack: ParticleStack
     data: ParticleModes
     coarse: ResolutionLevel
     fine: ResolutionLevel
     volume: Float[Tensor, "n n n"]
 
     @classmethod
-    def of(cls, stack: ParticleStack, found: PosedMap, schedule: Schedule, device: str) -> "Comparison":
-        """Read all particles as the map's own were read.
+    def of(cls, stack: ParticleStack, found: PosedMap, config: AbInitioConfig) -> "Comparison":
+        """Read particles as the map's own were read.
 
         Args:
             stack: the particles, as they are on disk.
             found: the map.
-            schedule: of its search: the bandwidths are its second and the last of frequency marching.
-            device: where images are compared.
+            config: of its run: the bandwidths are the second of its search and the last of frequency marching.
 
         Returns:
             The comparison, ready to be made.
         """
-        radius, (second, last) = found.radius_px, (schedule.select_bandwidth, schedule.bandwidths[-1])
-        read = found.image_statistics
-        if len(read.scales) != int(stack.noise_groups().max()) + 1:  # it has particles of some optics groups only
-            read = replace(read, scales=torch.ones(int(stack.noise_groups().max()) + 1))
-        data = preprocess(read.applied(stack), last / radius, radius + 3, device=device)
-        data = with_outliers(data, radius)
+        read, radius, device = found.image_statistics, found.radius_px, config.device
+        groups = int(stack.noise_groups().max()) + 1
+        if len(read.scales) != groups:  # there are optics groups here or there alone
+            read = replace(read, scales=torch.ones(groups))
+        stack, schedule = read.applied(stack), config.with_diameter(read.diameter_A).schedule_for(stack)
+        second, last = schedule.select_bandwidth, schedule.bandwidths[-1]
+        data = with_outliers(preprocess(stack, last / radius, radius + 3, device=device), radius)
         coarse, fine = (ResolutionLevel.at(data.grid, radius, b, device=device) for b in (min(second, last), last))
         volume = found.combined.volume.double()
-        return cls(data, coarse, fine, -volume if found.inverted else volume)
+        return cls(stack, data, coarse, fine, -volume if found.inverted else volume)
 
     def model(self, level: ResolutionLevel) -> VolumeAndViews:
         """The map at a level, with uniform views: nothing is known of the views of other classes' particles."""
@@ -120,19 +122,20 @@ class Comparison:
 
         return Compared(**run.step("comparison", compared))
 
-    def refined(self, compared: Compared, rows: Int[Tensor, "n"]) -> Poses:
+    def refined(self, compared: Compared, rows: Int[Tensor, "n"], places: Int[Tensor, "n"]) -> Poses:
         """Poses of some particles, refined off the grid of the search.
 
         Args:
             compared: all particles.
             rows: (n,) which of them.
+            places: (n,) where these are among the particles here.
 
         Returns:
             Their poses and statistics.
         """
         volume = self.fine.volume(self.model(self.fine))
-        fitted: FittedPoses = refine_poses(
-            self.data.subset(rows), self.fine.grid, volume, compared.rotations[rows], compared.shifts_px[rows]
+        fitted = refine_poses(
+            self.data.subset(places), self.fine.grid, volume, compared.rotations[rows], compared.shifts_px[rows]
         )
         return fitted.joined(compared.posterior.subset(rows))
 

@@ -198,14 +198,12 @@ def _compared(
     shifts = torch.zeros(len(stack), 2, dtype=torch.float64)
     for own, each in zip(begun, found, strict=True):
         shifts[own] = each.shifts_px
-    comparisons, compared = [], []
+    compared = []
     for number, each in enumerate(found, start=1):
-        schedule = config.with_diameter(each.image_statistics.diameter_A).schedule_for(stack)
-        comparison = Comparison.of(stack, each, schedule, config.device)
+        comparison = Comparison.of(stack, each, config)
         particles = ParticleState(shifts, RESIDUAL / float(comparison.coarse.grid.nodes[-1]))
         with run.working_on(f"class {number}"):
-            compared.append(comparison.made(particles, schedule.candidates, run))
-        comparisons.append(comparison)
+            compared.append(comparison.made(particles, config.schedule.candidates, run))
     counts = torch.tensor([len(own) for own in begun]).double()
     posterior = class_posterior(compared, counts / counts.sum())
     most, images, fewest = posterior.argmax(1), stack.image_numbers(), fewest_images(stack)
@@ -214,7 +212,7 @@ def _compared(
         rows = begun
     members = []
     for number, own in enumerate(rows):
-        change = Change(begun[number], own, comparisons[number], compared[number])
+        change = Change(begun[number], own, compared[number])
         with run.working_on(f"class {number + 1}"):
             renewed = rebuilt(stack, config, found[number], change, run)
         members.append(Member(own, renewed, change.moved, posterior[:, number], compared[number].log_likelihood))

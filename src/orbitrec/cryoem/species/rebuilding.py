@@ -7,9 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from orbitrec.cryoem.config import AbInitioConfig
-from orbitrec.cryoem.outliers import with_outliers
 from orbitrec.cryoem.pose_refinement import Poses
-from orbitrec.cryoem.preprocess import preprocess
 from orbitrec.cryoem.result import PosedMap, Session, half_sets
 from orbitrec.cryoem.species.comparison import Compared, Comparison
 from orbitrec.io.particle_table import ParticleStatistics
@@ -27,13 +25,11 @@ class Change:
     Attributes:
         before: (n,) rows of the stack in increasing order, when its map was made.
         now: (m,) the same after the comparison.
-        comparison: of all particles with its map.
-        compared: what it found.
+        compared: what the comparison of all particles with its map found.
     """
 
     before: Int[Tensor, "n"]
     now: Int[Tensor, "m"]
-    comparison: Comparison
     compared: Compared
 
     @property
@@ -46,13 +42,13 @@ class Change:
         """How many particles came from other classes."""
         return int(self.new.sum())
 
-    def joined(self, found: PosedMap) -> Poses:
-        """Poses of the present particles: as they were, and refined from the comparison for those that are new."""
+    def joined(self, found: PosedMap, comparison: Comparison) -> Poses:
+        """Poses of the present particles, which the comparison has: those that are new are refined from it."""
         old, place = ~self.new, torch.searchsorted(self.before, self.now)
         kept = place[old]
         if self.moved == 0:
             return Poses(found.rotations[kept], found.shifts_px[kept], found.statistics.subset(kept))
-        added = self.comparison.refined(self.compared, self.now[self.new])
+        added = comparison.refined(self.compared, self.now[self.new], self.new.nonzero().flatten())
         rotations = found.rotations.new_zeros(len(self.now), 3, 3)
         shifts_px = found.shifts_px.new_zeros(len(self.now), 2)
         rotations[old], rotations[~old] = found.rotations[kept], added.rotations
@@ -87,21 +83,15 @@ def rebuilt(stack: ParticleStack, config: AbInitioConfig, found: PosedMap, chang
     if change.moved == 0 and len(change.now) == len(change.before):
         return found
     read = found.image_statistics
-    sub = stack.subset(change.now)
-    groups = int(sub.noise_groups().max()) + 1
-    own = read.applied(sub) if len(read.scales) == groups else replace(read, scales=torch.ones(groups)).applied(sub)
+    comparison = Comparison.of(stack.subset(change.now), found, config)
     # The poses are those of the map as it is.
     settings = replace(config.with_diameter(read.diameter_A), flip=False, dense_is_dark=found.inverted)
-    k_max = change.comparison.data.grid.nodes[-1]
-    data = preprocess(own, float(k_max), found.radius_px + 3, device=config.device)
-    own_run = RunState(
-        run.generator, 1.0, checkpoints=run.checkpoints.of(f"{run.part} rebuilt"), history=list(found.history)
-    )
-    own_run.timers = dict(found.seconds)
-    session = Session(own, with_outliers(data, found.radius_px), read, settings, own_run)
+    own_run = RunState(run.generator, checkpoints=run.checkpoints.of(f"{run.part} rebuilt"))
+    own_run.history, own_run.timers = list(found.history), dict(found.seconds)
+    session = Session(comparison.stack, comparison.data, read, settings, own_run)
     again = session.result(
-        change.joined(found), change.comparison.fine, change.halves(stack, found), found.selection, found.symmetry,
-        agreement=found.agreement,
+        change.joined(found, comparison), comparison.fine, change.halves(stack, found), found.selection,
+        found.symmetry, agreement=found.agreement,
     )  # fmt: skip
     notes = list(found.told)
     if found.independent and change.moved > MANY * len(change.now):
