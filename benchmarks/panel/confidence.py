@@ -27,7 +27,7 @@ from orbitrec.io.files import write_json
 from plan import Half
 from rates import interval, within
 
-RIDGE = 0.3
+RIDGE = 1.0
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Edges of the probabilities that are put together in the reliability curve."""
 Record = Mapping[str, Any]

@@ -1,15 +1,11 @@
 """What the page of a run says in words and numbers."""
 
-from orbitrec.cryoem.confidence import verdict
+from orbitrec.cryoem.confidence import calibration, verdict
 from orbitrec.report.fsc_curves import resolution_text
 from orbitrec.report.run_files import RunFiles
 from orbitrec.report.summary import Confidence, HalfSetKind, Handedness, Summary
 
 Facts = dict[str, str]
-CALIBRATED = (
-    "Right is a map that agrees with the truth (FSC 0.5) to at least half the resolution that known poses would give; "
-    "the probability is calibrated on simulated runs whose truth is known, many of them wrong."
-)
 
 
 def tile_facts(run: RunFiles) -> Facts:
@@ -65,6 +61,14 @@ def confidence_text(found: Confidence) -> str:
     )
 
 
+def _calibrated() -> str:
+    """What the probability means, and how much it rests on."""
+    return (
+        "Right is a map that agrees with the truth (FSC 0.5) to at least half the resolution that known poses would give; "
+        f"the probability is fitted to {calibration().runs} simulated runs, some of which went wrong."
+    )
+
+
 def handedness_text(handedness: Handedness) -> str:
     """What is known of the map's handedness."""
     mirrored = "; mirrored, as asked" if handedness is Handedness.MIRRORED else ""
@@ -81,7 +85,7 @@ def resolution_sentences(run: RunFiles) -> list[str]:
         "how far it is right it does not say."
     )
     told = run.summary.confidence
-    sentences = [] if told is None else [f"The map is right {confidence_text(told)}. {CALIBRATED}"]
+    sentences = [] if told is None else [f"The map is right {confidence_text(told)}. {_calibrated()}"]
     sentences.append(
         f"The maps of two halves of the particles agree to {resolution_text(halves.fsc0143_A)} (FSC 0.143, within the "
         "mask and corrected for its effect on the correlation; "
