@@ -64,7 +64,7 @@ def confidence_text(found: Confidence) -> str:
 def _calibrated() -> str:
     """What the probability means, and how much it rests on."""
     return (
-        "Right is a map that agrees with the truth (FSC 0.5) to at least half the resolution that known poses would give; "
+        "Right is a map that agrees with the truth (FSC 0.5) to at least half the resolution of known poses; "
         f"the probability is fitted to {calibration().runs} simulated runs, some of which went wrong."
     )
 
