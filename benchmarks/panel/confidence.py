@@ -27,7 +27,7 @@ from orbitrec.io.files import write_json
 from plan import Half
 from rates import interval, within
 
-RIDGE = 1.0
+RIDGE = 3.0
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Edges of the probabilities that are put together in the reliability curve."""
 Record = Mapping[str, Any]
@@ -77,6 +77,8 @@ def fitted(witnesses: Sequence[Witnesses], right: Sequence[bool]) -> Calibration
 def tested(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     """How well probabilities agree with what was right: Brier score, what "right" is worth, and the reliability curve.
 
+    Beside the score is that of saying the share of right runs each time: a probability that is worth anything is below.
+
     Args:
         probability: of each run.
         right: whether its map is right.
@@ -93,6 +95,7 @@ def tested(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
             })  # fmt: skip
     return {
         "runs": len(right), "right": int(right.sum()), "brier": float(np.mean((probability - right) ** 2)),
+        "brier_of_mean": float(np.var(right)),
         "called_right": int(called.sum()), "called_right_and_wrong": int((called & ~right).sum()),
         "right_and_called_so": int((called & right).sum()), "curve": curve,
     }  # fmt: skip
@@ -100,12 +103,24 @@ def tested(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 def as_markdown(found: Mapping[str, Any]) -> str:
     """The test as a table for the documentation."""
-    lines = [("maps", "runs", "right", "Brier score", "called right (≥ 0.9)", "of these wrong", "right ones called so")]
+    lines = [
+        (
+            "maps",
+            "runs",
+            "right",
+            "Brier score",
+            "of their mean",
+            "likely right (≥ 0.9)",
+            "of these wrong",
+            "right ones called so",
+        )
+    ]
     lines.append(("---",) * len(lines[0]))
     for half in Half:
         part = found[half.value]
         lines.append((
-            half.value, str(part["runs"]), str(part["right"]), f"{part['brier']:.3f}", str(part["called_right"]),
+            half.value, str(part["runs"]), str(part["right"]), f"{part['brier']:.3f}",
+            f"{part['brier_of_mean']:.3f}", str(part["called_right"]),
             str(part["called_right_and_wrong"]), f"{part['right_and_called_so']} of {part['right']}",
         ))  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

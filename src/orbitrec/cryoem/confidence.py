@@ -19,7 +19,7 @@ from orbitrec.evaluation.fsc import FSC
 FURTHEST = 1.25
 """Frequencies up to this many times the finest of the search are beyond it."""
 SURE, DOUBTFUL = 0.9, 0.5
-"""Probabilities from which on a map is called right, and below which a run says that it is probably wrong."""
+"""Probabilities from which on a map is called likely right, and below which a run says that it is probably wrong."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ def correlation_beyond(curve: FSC, k_max: float) -> float:
 def verdict(probability: float) -> str:
     """The probability in words."""
     if probability >= SURE:
-        return "right"
+        return "likely right"
     return "probably wrong" if probability < DOUBTFUL else "uncertain"
 
 
 def doubt(probability: float) -> list[str]:
-    """A sentence where the map may be wrong, with what to try; none where it is called right."""
-    if probability >= SURE:
+    """A sentence where the map is probably wrong, with what to try."""
+    if probability >= DOUBTFUL:
         return []
-    begins = "This map is probably wrong" if probability < DOUBTFUL else "This map may be wrong"
     return [
-        f"{begins}: of maps with such likelihood, half-maps, starts and views {100 * probability:.0f} % are right. Try "
-        "more or cleaner particles (`orbitrec classify2d`), other seeds, the symmetry or the diameter if you know them."
+        f"This map is probably wrong: of maps with such likelihood, half-maps and views {100 * probability:.0f} % are "
+        "right. Try more or cleaner particles (`orbitrec classify2d`), other seeds, the symmetry or the diameter if "
+        "you know them."
     ]
 
 
