@@ -30,6 +30,7 @@ OPTIONS = {
     "shift_px": "--shift-px",
     "sigma": "--sigma",
     "steps": "--steps",
+    "truth": "--truth",
     "voxel_size_A": "--pixel-size",
     "width": "--width",
 }

@@ -20,7 +20,7 @@ from orbitrec.geometry.polar import PolarGrid
 from orbitrec.io.particles import ParticleStack
 from orbitrec.volumes.spherical_bessel import SphericalBesselBasis
 
-PROFILE_BANDWIDTH = 20.0
+PROFILE_BANDWIDTH = 16.0
 """Bandwidth, in the ball that is assumed at first, up to which the radial profile is used."""
 SMALLEST, LARGEST = 0.15, 0.48
 """Radii in boxes between which the ball is looked for."""
