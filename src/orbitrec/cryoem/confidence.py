@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-import torch
-
 from orbitrec.evaluation.fsc import FSC
 
 FURTHEST = 1.25
@@ -69,7 +67,8 @@ class Calibration:
     def probability(self, witnesses: Witnesses) -> float:
         """That the map is right."""
         terms = witnesses.terms()
-        return _sigmoid(self.intercept + sum(weight * terms[name] for name, weight in self.weights.items()))
+        log_odds = self.intercept + sum(weight * terms[name] for name, weight in self.weights.items())
+        return 1 / (1 + math.exp(-log_odds))
 
 
 @cache
@@ -103,7 +102,3 @@ def doubt(probability: float) -> list[str]:
         "right. Try more or cleaner particles (`orbitrec classify2d`), other seeds, the symmetry or the diameter if "
         "you know them."
     ]
-
-
-def _sigmoid(x: float) -> float:
-    return float(torch.sigmoid(torch.tensor(x, dtype=torch.float64)))
