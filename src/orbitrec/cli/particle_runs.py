@@ -112,7 +112,7 @@ def print_summary(folder: Path, summary: "Summary", kind: "RunKind") -> None:
         + ("" if summary.peak_memory_GiB is None else f", peak memory {summary.peak_memory_GiB:.2f} GiB"),
     }
     if (told := summary.confidence) is not None:
-        rows = {"the map is right": confidence_text(told)} | rows
+        rows = {"right, at a first guess": confidence_text(told)} | rows
     if (found := summary.directions) is not None:
         rows["by direction"] = (
             f"{resolution_text(found.finest_A, 2)} to {resolution_text(found.coarsest_A, 2)}, cFAR {found.cfar:.2f}; "

@@ -13,7 +13,7 @@ def tile_facts(run: RunFiles) -> Facts:
     summary = run.summary
     tiles = {"particles": f"{summary.particles:,}"}
     if summary.confidence is not None:
-        tiles["the map is right"] = f"{100 * summary.confidence.probability:.0f} %"
+        tiles["right, at a first guess"] = f"{100 * summary.confidence.probability:.0f} %"
     if summary.truth is not None:
         tiles["FSC 0.5 with the truth"] = resolution_text(summary.truth.fsc05_A)
     tiles["half-maps, FSC 0.143"] = resolution_text(summary.half_maps.fsc0143_A)
